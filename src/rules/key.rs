@@ -1,0 +1,310 @@
+//! Under which key a response is stored, and which variant of it a request selects.
+//!
+//! The key is one string of bytes in which no two different sets of components can collide: no component can
+//! hold a NUL (a request with one is malformed), so NUL separates them. The values of selecting fields enter
+//! as a digest, because they may be secrets and keys are shown to operators.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::head::{Fields, RequestHead};
+use super::policy::QueryPolicy;
+
+const SEPARATOR: char = '\0';
+
+/// The key of a stored response. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct CacheKey(Arc<[u8]>);
+
+impl CacheKey {
+    /// The primary key of a request (RFC 9111 section 2): what is known before any response is.
+    ///
+    /// The route is part of it, because two routes may lead to different applications.
+    pub fn primary(route: &str, request: &RequestHead<'_>, policy: &QueryPolicy) -> Self {
+        let target = &request.target;
+        let mut key = String::with_capacity(96);
+        for part in [route, target.scheme.as_str(), &target.host, &target.path] {
+            key.push_str(part);
+            key.push(SEPARATOR);
+        }
+        // `/?` with an empty query and `/` are one page; a present query is marked apart from none.
+        if let Some(query) = target.key_query(policy) {
+            key.push('?');
+            key.push_str(&query);
+        }
+        Self(Arc::from(key.into_bytes()))
+    }
+
+    /// The key of one variant below a primary key (RFC 9111 section 4.1).
+    pub fn variant(&self, vary: &Vary, fields: Fields<'_>) -> Self {
+        let mut key = Vec::with_capacity(self.0.len() + 17);
+        key.extend_from_slice(&self.0);
+        key.push(SEPARATOR as u8);
+        key.extend_from_slice(&vary.select(fields));
+        Self(Arc::from(key))
+    }
+
+    /// Bytes the key occupies.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether the key is empty; it never is.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for CacheKey {
+    /// `route http host /path ?query`, with the variant's digest in hexadecimal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = self.0.splitn(6, |b| *b == SEPARATOR as u8);
+        for (at, part) in parts.by_ref().take(5).enumerate() {
+            let gap = if at == 0 || part.is_empty() { "" } else { " " };
+            write!(f, "{gap}{}", String::from_utf8_lossy(part))?;
+        }
+        if let Some(digest) = parts.next() {
+            f.write_str(" variant=")?;
+            digest.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for CacheKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CacheKey({self})")
+    }
+}
+
+/// The request fields that select among the variants of a response (RFC 9110 section 12.5.5), in lower case,
+/// sorted, without the ones that parvis itself fixes in the upstream request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vary(Vec<String>);
+
+/// Why a `Vary` cannot be honoured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VaryError {
+    /// `*`: the response depends on more than the request's fields.
+    Star,
+    /// It names a field that parvis writes for each client, such as the client's address.
+    PerClient,
+    /// It names more fields than [`Vary::MAX`].
+    TooMany,
+}
+
+/// Same for every request that is looked up: the origin is asked for identity, and no cookie, condition or
+/// range is forwarded. The host is in the primary key.
+const FIXED: &[&str] = &[
+    "accept-encoding",
+    "cache-control",
+    "connection",
+    "cookie",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "pragma",
+    "range",
+    "te",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+];
+
+/// Different for every client.
+const PER_CLIENT: &[&str] = &["forwarded", "x-forwarded-for", "x-real-ip", "x-request-id"];
+
+impl Vary {
+    /// The most fields a response may vary on.
+    pub const MAX: usize = 16;
+
+    /// Reads the `Vary` lines of a response.
+    pub fn parse(response: Fields<'_>) -> Result<Self, VaryError> {
+        let mut names: Vec<String> = response.list("vary").map(str::to_ascii_lowercase).collect();
+        if names.iter().any(|name| name == "*") {
+            return Err(VaryError::Star);
+        }
+        if names.iter().any(|name| PER_CLIENT.contains(&name.as_str())) {
+            return Err(VaryError::PerClient);
+        }
+        names.retain(|name| !FIXED.contains(&name.as_str()));
+        names.sort_unstable();
+        names.dedup();
+        if names.len() > Self::MAX {
+            return Err(VaryError::TooMany);
+        }
+        Ok(Self(names))
+    }
+
+    /// Whether every request selects the same variant.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Bytes the names occupy.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|name| name.len() + size_of::<String>()).sum()
+    }
+
+    /// A digest of the selecting values of a request.
+    ///
+    /// A field that `Connection` nominates never reaches the origin, so it selects nothing.
+    fn select(&self, request: Fields<'_>) -> [u8; 16] {
+        let mut digest = Sha256::new();
+        for name in &self.0 {
+            digest.update(name);
+            let dropped = request
+                .list("connection")
+                .any(|nominated| nominated.eq_ignore_ascii_case(name));
+            for value in request.all(name).filter(|_| !dropped) {
+                // Combining lines and white space around commas is insignificant (RFC 9111 section 4.1).
+                for member in value.split(|b| *b == b',') {
+                    digest.update([0, 1]);
+                    digest.update(member.trim_ascii());
+                }
+            }
+            digest.update([0, 0]);
+        }
+        let mut half = [0; 16];
+        half.copy_from_slice(&digest.finalize()[..16]);
+        half
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::target::{Scheme, Target};
+    use crate::rules::testing;
+    use proptest::prelude::*;
+
+    fn key(route: &str, scheme: Scheme, host: &str, path: &str) -> CacheKey {
+        let request = RequestHead {
+            method: "GET",
+            target: Target::new(scheme, host, path),
+            fields: Fields::default(),
+            has_body: false,
+        };
+        CacheKey::primary(route, &request, &testing::policy().query)
+    }
+
+    #[test]
+    fn spellings_of_one_page_share_a_key() {
+        let page = key("r", Scheme::Http, "shop", "/a?x=1&y=2");
+        for (host, path) in [
+            ("SHOP", "/a?y=2&x=1"),
+            ("shop:80", "/%61?x=1&y=2&utm_source=m"),
+            ("shop", "/a?&x=1&&y=2"),
+        ] {
+            assert_eq!(key("r", Scheme::Http, host, path), page, "{host}{path}");
+        }
+    }
+
+    #[test]
+    fn different_pages_never_share_a_key() {
+        let pages = [
+            key("r", Scheme::Http, "shop", "/a"),
+            key("q", Scheme::Http, "shop", "/a"),
+            key("r", Scheme::Https, "shop", "/a"),
+            key("r", Scheme::Http, "shop2", "/a"),
+            key("r", Scheme::Http, "shop", "/a/"),
+            key("r", Scheme::Http, "shop", "/A"),
+            key("r", Scheme::Http, "shop", "/a?b"),
+            key("r", Scheme::Http, "shop", "/a%3Fb"),
+            key("r", Scheme::Http, "shop/a", ""),
+        ];
+        for (i, one) in pages.iter().enumerate() {
+            for other in &pages[i + 1..] {
+                assert_ne!(one, other);
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_shown_without_the_values_that_select() {
+        let primary = key("r", Scheme::Http, "shop", "/a?b=1");
+        assert_eq!(primary.to_string(), "r http shop /a ?b=1");
+        let vary = Vary::parse(Fields(&[("Vary", b"X-Token")])).unwrap();
+        let shown = primary
+            .variant(&vary, Fields(&[("x-token", b"secret")]))
+            .to_string();
+        assert!(
+            shown.starts_with("r http shop /a ?b=1 variant=") && !shown.contains("secret"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn vary_is_read_from_all_lines_in_any_case() {
+        let vary = |lines: &[&'static str]| {
+            let fields: Vec<_> = lines.iter().map(|line| ("vary", line.as_bytes())).collect();
+            Vary::parse(Fields(&fields))
+        };
+        assert_eq!(
+            vary(&["Accept, Cookie", "accept-language"]),
+            vary(&["ACCEPT-LANGUAGE,accept"])
+        );
+        assert_eq!(vary(&["Cookie, Accept-Encoding"]), Ok(Vary::default()));
+        assert_eq!(vary(&["", "Accept, *"]), Err(VaryError::Star));
+        assert_eq!(vary(&["X-Forwarded-For"]), Err(VaryError::PerClient));
+        let many: String = (0..40).map(|n| format!("x-{n},")).collect();
+        assert_eq!(
+            Vary::parse(Fields(&[("vary", many.as_bytes())])),
+            Err(VaryError::TooMany)
+        );
+    }
+
+    #[test]
+    fn a_variant_is_selected_by_values_not_by_their_spelling() {
+        let primary = key("r", Scheme::Http, "shop", "/a");
+        let vary = Vary::parse(Fields(&[("vary", b"accept, accept-language")])).unwrap();
+        let variant = |fields: &[(&str, &[u8])]| primary.variant(&vary, Fields(fields));
+        let html = variant(&[("Accept", b"text/html, */*")]);
+        assert_eq!(html, variant(&[("accept", b"text/html"), ("ACCEPT", b"*/*")]));
+        assert_eq!(html, variant(&[("accept", b"text/html,*/*")]));
+        assert_ne!(html, variant(&[("accept", b"application/json")]));
+        assert_ne!(html, variant(&[]));
+        assert_ne!(
+            variant(&[]),
+            variant(&[("accept", b"")]),
+            "empty differs from absent"
+        );
+        assert_ne!(
+            variant(&[("accept", b"fr")]),
+            variant(&[("accept-language", b"fr")])
+        );
+    }
+
+    #[test]
+    fn a_field_nominated_by_connection_selects_nothing() {
+        let primary = key("r", Scheme::Http, "shop", "/a");
+        let vary = Vary::parse(Fields(&[("vary", b"accept")])).unwrap();
+        let nominated = Fields(&[("accept", b"text/html"), ("connection", b"close, Accept")]);
+        assert_eq!(
+            primary.variant(&vary, nominated),
+            primary.variant(&vary, Fields::default())
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_fields_never_changes_a_variant(
+            mut fields in proptest::collection::vec(("accept|accept-language|x-other", "[a-z]{0,4}"), 0..6),
+        ) {
+            // Lines of one name keep their order; lines of different names may come in any.
+            let vary = Vary::parse(Fields(&[("vary", b"accept, accept-language")])).unwrap();
+            let primary = key("r", Scheme::Http, "h", "/");
+            let variant = |fields: &[(String, String)]| {
+                let lent: Vec<_> = fields.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
+                primary.variant(&vary, Fields(&lent))
+            };
+            let as_given = variant(&fields);
+            fields.sort_by(|a, b| a.0.cmp(&b.0));
+            prop_assert_eq!(as_given, variant(&fields));
+        }
+    }
+}

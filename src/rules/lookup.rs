@@ -1,0 +1,156 @@
+//! Whether a request may be answered from a stored response at all.
+//!
+//! This is the first line of the promise: a request that names a person, or that the store cannot answer
+//! rightly, passes to the origin, with the reason. It is decided before any key is made.
+
+use super::cookies;
+use super::head::RequestHead;
+use super::policy::{CachePolicy, Mode};
+
+/// Why a request goes to the origin without touching the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PassReason {
+    /// Neither GET nor HEAD.
+    Method,
+    /// The route's `mode` is `off`.
+    Off,
+    /// It asks to change the protocol.
+    Upgrade,
+    /// A GET or HEAD with content: the key would not cover it.
+    Body,
+    /// It carries a field that names a person (`Authorization`, an API key).
+    Authorization,
+    /// It carries a cookie that is not on the ignore list.
+    Cookie,
+    /// Its path may name another resource than it seems to.
+    Path,
+    /// It asks for a part of a response that is not stored.
+    Range,
+    /// The key proved uncacheable a moment ago.
+    Uncacheable,
+    /// Another request's fetch of the same key took longer than `lock.timeout`.
+    LockTimeout,
+    /// Too many fetches, or too many bytes of them, are under way to keep one more.
+    FillLimit,
+}
+
+impl PassReason {
+    /// The word used in the header, the log, the metric and the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::Off => "off",
+            Self::Upgrade => "upgrade",
+            Self::Body => "body",
+            Self::Authorization => "authorization",
+            Self::Cookie => "cookie",
+            Self::Path => "path",
+            Self::Range => "range",
+            Self::Uncacheable => "uncacheable",
+            Self::LockTimeout => "lock-timeout",
+            Self::FillLimit => "fill-limit",
+        }
+    }
+
+    /// One sentence for a person.
+    pub fn explain(self) -> &'static str {
+        match self {
+            Self::Method => "only GET and HEAD are answered from the store",
+            Self::Off => "this route's cache mode is off",
+            Self::Upgrade => "the request asks to change the protocol",
+            Self::Body => "a GET or HEAD with content is not covered by the key",
+            Self::Authorization => "the request carries a field that names a person",
+            Self::Cookie => "the request carries a cookie that is not on the ignore list",
+            Self::Path => "the path contains dot segments and may name another resource",
+            Self::Range => "a part is asked for and no complete response is stored",
+            Self::Uncacheable => "the response to this key was not cacheable a moment ago",
+            Self::LockTimeout => "another request's fetch of this key took too long",
+            Self::FillLimit => "too many fetches are under way to keep one more",
+        }
+    }
+}
+
+/// Decides whether `request` may be answered from the store under `policy`.
+pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), PassReason> {
+    if !request.is_read() {
+        return Err(PassReason::Method);
+    }
+    if policy.mode == Mode::Off {
+        return Err(PassReason::Off);
+    }
+    if request.fields.has("upgrade") {
+        return Err(PassReason::Upgrade);
+    }
+    if request.has_body {
+        return Err(PassReason::Body);
+    }
+    // RFC 9111 section 3.5 lets a shared cache reuse some of these; the default is stricter.
+    if policy.bypass_headers.iter().any(|name| request.fields.has(name)) {
+        return Err(PassReason::Authorization);
+    }
+    if cookies::first_identifying(request.fields, &policy.ignore_cookies).is_some() {
+        return Err(PassReason::Cookie);
+    }
+    if request.target.is_ambiguous() {
+        return Err(PassReason::Path);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::head::Fields;
+    use crate::rules::target::{Scheme, Target};
+    use crate::rules::testing;
+
+    fn verdict(method: &str, path: &str, fields: &[(&str, &[u8])], has_body: bool) -> Result<(), PassReason> {
+        let request = RequestHead {
+            method,
+            target: Target::new(Scheme::Http, "shop", path),
+            fields: Fields(fields),
+            has_body,
+        };
+        allowed(&request, &testing::policy())
+    }
+
+    #[test]
+    fn anonymous_reads_are_looked_up() {
+        assert_eq!(verdict("GET", "/", &[], false), Ok(()));
+        assert_eq!(verdict("HEAD", "/a?b=c", &[("cookie", b"_ga=1")], false), Ok(()));
+    }
+
+    #[test]
+    fn every_reason_to_pass_is_named() {
+        use PassReason::*;
+        for (method, path, fields, has_body, reason) in [
+            ("POST", "/", &[][..], false, Method),
+            ("get", "/", &[][..], false, Method),
+            ("GET", "/", &[("Upgrade", &b"websocket"[..])][..], false, Upgrade),
+            ("GET", "/", &[][..], true, Body),
+            (
+                "GET",
+                "/",
+                &[("AUTHORIZATION", &b"Token x"[..])][..],
+                false,
+                Authorization,
+            ),
+            ("GET", "/", &[("x-api-key", &b""[..])][..], false, Authorization),
+            ("GET", "/", &[("Cookie", &b"sessionid=1"[..])][..], false, Cookie),
+            ("GET", "/static/../me", &[][..], false, Path),
+        ] {
+            assert_eq!(verdict(method, path, fields, has_body), Err(reason), "{reason:?}");
+        }
+        let off = CachePolicy {
+            mode: Mode::Off,
+            ..testing::policy()
+        };
+        let request = RequestHead {
+            method: "GET",
+            target: Target::new(Scheme::Http, "shop", "/"),
+            fields: Fields::default(),
+            has_body: false,
+        };
+        assert_eq!(allowed(&request, &off), Err(Off));
+    }
+}

@@ -1,0 +1,39 @@
+//! Every decision of the cache, as pure functions.
+//!
+//! Nothing in here waits, reads a clock, opens a socket or knows the HTTP library: a function takes borrowed
+//! heads, a policy and the present moment, and returns an enum whose refusals carry a named reason. Whoever
+//! asks (the proxy, the front, `parvis explain`) gets the same answer in the same words.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`head`] | what a request or response head is to the rules |
+//! | [`policy`] | what the operator wants, per route |
+//! | [`target`] | how a URL is spelled: percent-encoding, host, query |
+//! | [`route`] | which route takes a request, and why not the ones before it |
+//! | [`cookies`] | which cookies carry identity |
+//! | [`lookup`] | whether a request may be answered from a stored response |
+//! | [`key`] | under which key, and which variant |
+//! | [`cache_control`] | what `Cache-Control` says |
+//! | [`freshness`] | how long a response is fresh |
+//! | [`verdict`] | hit, stale, revalidate or miss |
+//! | [`admission`] | whether a response may be stored |
+//! | [`conditional`] | whether the client already has it (304), and which bytes it asks for (206) |
+//! | [`validation`] | what a 304 from the origin changes in the stored response |
+//! | [`invalidate`] | what a purge or a write removes |
+
+pub mod admission;
+pub mod cache_control;
+pub mod conditional;
+pub mod cookies;
+pub mod freshness;
+pub mod head;
+pub mod invalidate;
+pub mod key;
+pub mod lookup;
+pub mod policy;
+pub mod route;
+pub mod target;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod validation;
+pub mod verdict;

@@ -1,0 +1,195 @@
+//! What the operator wants, per route, in the form the rules can use at once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+/// Whether a route may store and reuse responses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Responses are stored and reused.
+    Enforce,
+    /// Every request goes to the origin.
+    Off,
+}
+
+/// Who decides how long a response is fresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OriginControl {
+    /// An explicit lifetime from the origin wins over the route's.
+    Honour,
+    /// The route's lifetime replaces the origin's. `no-store`, `private` and `no-cache` are still obeyed.
+    Override,
+}
+
+/// The caching policy of one route.
+#[derive(Clone, Debug)]
+pub struct CachePolicy {
+    /// Whether the route takes part in caching at all.
+    pub mode: Mode,
+    /// Lifetime of a successful response to which the origin gave none; zero stores only what the origin
+    /// marks as fresh.
+    pub ttl: Duration,
+    /// Lifetime by status, before [`CachePolicy::ttl`].
+    pub status_ttl: BTreeMap<u16, Duration>,
+    /// Whose lifetime wins.
+    pub origin_cache_control: OriginControl,
+    /// Labels that a purge can name.
+    pub tags: Vec<Arc<str>>,
+    /// Cookies that carry no identity: out of the key and out of the upstream request.
+    pub ignore_cookies: Patterns,
+    /// Request fields that make a request personal, in lower case.
+    pub bypass_headers: Vec<String>,
+    /// How the query takes part in the key.
+    pub query: QueryPolicy,
+    /// How long a request waits for another one's fetch of the same key.
+    pub lock_timeout: Duration,
+    /// How long a key is remembered as uncacheable.
+    pub uncacheable_ttl: Duration,
+    /// How long after expiry a response may be served while it is refreshed (RFC 5861 section 3).
+    pub stale_while_revalidate: Duration,
+    /// How long after expiry a response may be served when the origin fails (RFC 5861 section 4).
+    pub stale_if_error: Duration,
+}
+
+/// How the query string takes part in the key.
+#[derive(Clone, Debug)]
+pub struct QueryPolicy {
+    /// Parameters that change nothing in the response: out of the key and out of the upstream request.
+    pub exclude: Patterns,
+    /// Whether parameters are ordered by name, so that `?a=1&b=2` and `?b=2&a=1` are one entry.
+    pub sort: bool,
+}
+
+/// A list of names with `*` and `?` as wildcards, matched case-sensitively.
+#[derive(Clone, Debug, Default)]
+pub struct Patterns {
+    set: GlobSet,
+    sources: Vec<String>,
+}
+
+impl Patterns {
+    /// Compiles the patterns; the error names the first one that is malformed.
+    pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Self, String> {
+        let mut builder = GlobSetBuilder::new();
+        for pattern in patterns {
+            builder.add(glob(pattern.as_ref())?);
+        }
+        let set = builder.build().map_err(|error| error.to_string())?;
+        Ok(Self {
+            set,
+            sources: patterns.iter().map(|p| p.as_ref().to_owned()).collect(),
+        })
+    }
+
+    /// Whether any of the patterns matches the whole name.
+    pub fn matches(&self, name: &str) -> bool {
+        !self.sources.is_empty() && self.set.is_match(name)
+    }
+
+    /// The patterns as written.
+    pub fn sources(&self) -> &[String] {
+        &self.sources
+    }
+}
+
+/// Compiles one pattern. `*` also crosses `/`, so that `/static/*` covers everything below; only `*` and `?`
+/// are special, since brackets and braces occur in real query parameters (`filter[name]`).
+pub fn glob(pattern: &str) -> Result<globset::Glob, String> {
+    let mut escaped = String::with_capacity(pattern.len() + 8);
+    for c in pattern.chars() {
+        match c {
+            '[' => escaped.push_str("[[]"),
+            ']' => escaped.push_str("[]]"),
+            '{' => escaped.push_str("[{]"),
+            '}' => escaped.push_str("[}]"),
+            '!' => escaped.push_str("[!]"),
+            _ => escaped.push(c),
+        }
+    }
+    // In a class, `!` means "not" only in front of another character.
+    let escaped = escaped.replace("[!]", "!");
+    GlobBuilder::new(&escaped)
+        .literal_separator(false)
+        .backslash_escape(false)
+        .build()
+        .map_err(|error| format!("malformed pattern `{pattern}`: {}", error.kind()))
+}
+
+/// Cookies set by analytics scripts in the browser. The server side does not read them, and one of them on every request would otherwise turn every page into a pass.
+pub const ANALYTICS_COOKIES: &[&str] = &[
+    "_ga",
+    "_ga_*",
+    "_gid",
+    "_gat*",
+    "_gcl_*",
+    "_dc_gtm_*",
+    "__utm*",
+    "_fbp",
+    "_fbc",
+    "_hj*",
+    "_pk_*",
+    "_clck",
+    "_clsk",
+    "_uetsid",
+    "_uetvid",
+    "_ttp",
+    "_scid",
+    "_pin_unauth",
+    "ajs_*",
+    "amplitude_*",
+    "mp_*_mixpanel",
+    "__hs*",
+    "hubspotutk",
+];
+
+/// Parameters that campaigns append to links. Applications do not read them.
+pub const CAMPAIGN_PARAMETERS: &[&str] = &[
+    "utm_*", "gclid", "gclsrc", "gbraid", "wbraid", "dclid", "fbclid", "msclkid", "mc_cid", "mc_eid", "_gl",
+];
+
+/// Request fields that name a person, whatever the route says.
+pub const IDENTITY_HEADERS: &[&str] = &["authorization", "x-api-key", "api-key", "x-auth-token"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_crosses_slashes_and_brackets_are_literal() {
+        let patterns = Patterns::new(&["/static/*", "filter[*]", "a!b", "x{1}"]).unwrap();
+        for (name, expected) in [
+            ("/static/a/b.css", true),
+            ("/static/", true),
+            ("/static", false),
+            ("filter[name]", true),
+            ("filtern", false),
+            ("a!b", true),
+            ("x{1}", true),
+        ] {
+            assert_eq!(patterns.matches(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_match_whole_and_case_sensitively() {
+        let patterns = Patterns::new(ANALYTICS_COOKIES).unwrap();
+        for (name, expected) in [
+            ("_ga", true),
+            ("_ga_X1", true),
+            ("_gax", false),
+            ("_GA", false),
+            ("sessionid", false),
+        ] {
+            assert_eq!(patterns.matches(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_empty_list_matches_nothing() {
+        assert!(!Patterns::default().matches(""));
+        assert!(!Patterns::new::<&str>(&[]).unwrap().matches("a"));
+    }
+}

@@ -1,0 +1,253 @@
+//! Which route takes a request, and why not the ones before it. The first match wins, in file order.
+
+use std::fmt;
+use std::sync::Arc;
+
+use regex::Regex;
+
+use super::head::RequestHead;
+use super::invalidate::Selector;
+use super::policy::{CachePolicy, Patterns};
+
+/// One rule of the plan: what it matches, and what then applies.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Unique within the plan.
+    pub name: Arc<str>,
+    /// Which requests it takes.
+    pub matcher: Matcher,
+    /// The name of the upstream its requests go to.
+    pub upstream: Arc<str>,
+    /// How its responses are cached.
+    pub cache: CachePolicy,
+    /// What a successful write through it removes besides its target.
+    pub purge_on_success: Vec<Selector>,
+}
+
+/// Which requests a route takes. Criteria left empty match everything; all given ones must hold.
+#[derive(Clone, Debug, Default)]
+pub struct Matcher {
+    /// Host patterns, in lower case, without port unless the client sends one.
+    pub hosts: Patterns,
+    /// Path patterns; `*` also crosses `/`.
+    pub paths: Patterns,
+    /// A regular expression searched for in the path.
+    pub path_regex: Option<Regex>,
+    /// Methods, in upper case.
+    pub methods: Vec<String>,
+    /// Fields that must be present, with a pattern for their value.
+    pub headers: Vec<(String, Patterns)>,
+}
+
+/// Why a route does not take a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// The method is not listed.
+    Method,
+    /// No host pattern matches.
+    Host,
+    /// No path pattern matches.
+    Path,
+    /// The regular expression does not match the path.
+    PathRegex,
+    /// This field is absent or has another value.
+    Header(String),
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method => f.write_str("method"),
+            Self::Host => f.write_str("host"),
+            Self::Path => f.write_str("path"),
+            Self::PathRegex => f.write_str("path_regex"),
+            Self::Header(name) => write!(f, "header {name}"),
+        }
+    }
+}
+
+impl Matcher {
+    /// Whether the matcher takes `request`; otherwise the first criterion that fails.
+    pub fn check(&self, request: &RequestHead<'_>) -> Result<(), Mismatch> {
+        let lists =
+            |patterns: &Patterns, value: &str| patterns.sources().is_empty() || patterns.matches(value);
+        if !self.methods.is_empty() && !self.methods.iter().any(|method| method == request.method) {
+            return Err(Mismatch::Method);
+        }
+        if !lists(&self.hosts, &request.target.host) {
+            return Err(Mismatch::Host);
+        }
+        if !lists(&self.paths, &request.target.path) {
+            return Err(Mismatch::Path);
+        }
+        if self
+            .path_regex
+            .as_ref()
+            .is_some_and(|regex| !regex.is_match(&request.target.path))
+        {
+            return Err(Mismatch::PathRegex);
+        }
+        for (name, pattern) in &self.headers {
+            let held = request
+                .fields
+                .0
+                .iter()
+                .filter(|(field, _)| field.eq_ignore_ascii_case(name))
+                .any(|(_, value)| {
+                    std::str::from_utf8(value).is_ok_and(|value| pattern.matches(value.trim()))
+                });
+            if !held {
+                return Err(Mismatch::Header(name.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this matcher certainly takes every request that `later` takes, so that `later` is unreachable
+    /// behind it. Conservative: `false` when unsure.
+    pub fn covers(&self, later: &Self) -> bool {
+        let methods = self.methods.is_empty()
+            || (!later.methods.is_empty()
+                && later.methods.iter().all(|method| self.methods.contains(method)));
+        let regex = match (&self.path_regex, &later.path_regex) {
+            (None, _) => true,
+            (Some(ours), Some(theirs)) => ours.as_str() == theirs.as_str(),
+            (Some(_), None) => false,
+        };
+        let headers = self.headers.iter().all(|(name, pattern)| {
+            later
+                .headers
+                .iter()
+                .any(|(n, p)| n == name && p.sources() == pattern.sources())
+        });
+        methods
+            && regex
+            && headers
+            && list_covers(&self.hosts, &later.hosts)
+            && list_covers(&self.paths, &later.paths)
+    }
+}
+
+fn list_covers(ours: &Patterns, theirs: &Patterns) -> bool {
+    let all = |pattern: &String| matches!(pattern.as_str(), "*" | "/*");
+    if ours.sources().is_empty() || ours.sources().iter().any(all) {
+        return true;
+    }
+    !theirs.sources().is_empty()
+        && theirs
+            .sources()
+            .iter()
+            .all(|their| ours.sources().iter().any(|our| pattern_covers(our, their)))
+}
+
+fn pattern_covers(ours: &str, theirs: &str) -> bool {
+    if ours == theirs {
+        return true;
+    }
+    // `/api/*` covers `/api/products/*` and `/api/7`: what follows a literal beginning does not matter to it.
+    match ours.strip_suffix('*') {
+        Some(beginning) if !beginning.contains(['*', '?']) => theirs.starts_with(beginning),
+        _ => false,
+    }
+}
+
+/// Finds the route that takes `request`.
+pub fn select<'r>(routes: &'r [Arc<Route>], request: &RequestHead<'_>) -> Option<&'r Arc<Route>> {
+    routes.iter().find(|route| route.matcher.check(request).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::head::{Field, Fields};
+    use crate::rules::target::{Scheme, Target};
+
+    fn patterns(list: &[&str]) -> Patterns {
+        Patterns::new(list).unwrap()
+    }
+
+    fn check(
+        matcher: &Matcher,
+        method: &str,
+        host: &str,
+        path: &str,
+        fields: &[Field<'_>],
+    ) -> Result<(), Mismatch> {
+        matcher.check(&RequestHead {
+            method,
+            target: Target::new(Scheme::Http, host, path),
+            fields: Fields(fields),
+            has_body: false,
+        })
+    }
+
+    #[test]
+    fn all_given_criteria_must_hold() {
+        let matcher = Matcher {
+            hosts: patterns(&["*.shop.example", "shop.example"]),
+            paths: patterns(&["/api/*"]),
+            path_regex: Some(Regex::new("^/api/v[0-9]+/").unwrap()),
+            methods: vec!["GET".into(), "HEAD".into()],
+            headers: vec![("accept".into(), patterns(&["application/json*"]))],
+        };
+        let json: &[Field<'_>] = &[("Accept", b"application/json; q=1")];
+        assert_eq!(
+            check(&matcher, "GET", "WWW.shop.example", "/api/v1/x?y", json),
+            Ok(())
+        );
+        assert_eq!(
+            check(&matcher, "POST", "shop.example", "/api/v1/x", json),
+            Err(Mismatch::Method)
+        );
+        assert_eq!(
+            check(&matcher, "GET", "example", "/api/v1/x", json),
+            Err(Mismatch::Host)
+        );
+        assert_eq!(
+            check(&matcher, "GET", "shop.example", "/apis", json),
+            Err(Mismatch::Path)
+        );
+        assert_eq!(
+            check(&matcher, "GET", "shop.example", "/api/x", json),
+            Err(Mismatch::PathRegex)
+        );
+        let header = Err(Mismatch::Header("accept".into()));
+        assert_eq!(check(&matcher, "GET", "shop.example", "/api/v1/x", &[]), header);
+        assert_eq!(check(&Matcher::default(), "BREW", "", "*", &[]), Ok(()));
+    }
+
+    #[test]
+    fn the_query_takes_no_part_in_matching_and_encoding_none() {
+        let matcher = Matcher {
+            paths: patterns(&["/a"]),
+            ..Default::default()
+        };
+        assert_eq!(check(&matcher, "GET", "", "/a?b/c", &[]), Ok(()));
+        assert_eq!(check(&matcher, "GET", "", "/%61", &[]), Ok(()));
+    }
+
+    #[test]
+    fn a_later_route_behind_a_wider_one_is_unreachable() {
+        let paths = |list: &[&str]| Matcher {
+            paths: patterns(list),
+            ..Default::default()
+        };
+        let get = Matcher {
+            methods: vec!["GET".into()],
+            ..Default::default()
+        };
+        for (earlier, later, expected) in [
+            (paths(&["/*"]), paths(&["/a"]), true),
+            (Matcher::default(), get.clone(), true),
+            (get.clone(), Matcher::default(), false),
+            (get.clone(), get.clone(), true),
+            (paths(&["/api/*"]), paths(&["/api/products/*", "/api/7"]), true),
+            (paths(&["/api/*"]), paths(&["/api/products/*", "/b"]), false),
+            (paths(&["/api/*"]), Matcher::default(), false),
+            (paths(&["/a?c*"]), paths(&["/abcd"]), false),
+            (paths(&["/*/x"]), paths(&["/*/x"]), true),
+        ] {
+            assert_eq!(earlier.covers(&later), expected, "{earlier:?} {later:?}");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! How a URL is spelled.
+//!
+//! The same page has many spellings (`%7Euser` and `~user`, `HOST:80` and `host`, parameters in any order).
+//! Keys, purges and route matching must all see one, or an invalidation misses what it names; so this module is
+//! the only place that normalises, and the origin still receives what the client sent.
+
+use std::borrow::Cow;
+
+use super::policy::QueryPolicy;
+
+/// The scheme a client used, as far as the origin is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// Plain HTTP.
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// The scheme as written in a URL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    fn default_port(self) -> &'static str {
+        match self {
+            Self::Http => ":80",
+            Self::Https => ":443",
+        }
+    }
+}
+
+/// The target of a request, normalised (RFC 3986 section 6.2.2) except for the query, whose form depends on
+/// the route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// Plain or over TLS.
+    pub scheme: Scheme,
+    /// Lower case, without the default port. Empty when the client named none.
+    pub host: Cow<'a, str>,
+    /// Percent-encoding normalised; never decoded further, so `%2F` stays apart from `/`.
+    pub path: Cow<'a, str>,
+    /// As sent, without the `?`.
+    pub query: Option<&'a str>,
+}
+
+impl<'a> Target<'a> {
+    /// Splits and normalises a request target in origin form (`/path?query`) and the host it was sent to.
+    pub fn new(scheme: Scheme, host: &'a str, path_and_query: &'a str) -> Self {
+        let (path, query) = match path_and_query.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path_and_query, None),
+        };
+        Self {
+            scheme,
+            host: normal_host(scheme, host),
+            path: normal_encoding(path),
+            query,
+        }
+    }
+
+    /// Whether the path may name another resource at the origin than it seems to: a segment `.` or `..`, also
+    /// behind an encoded slash or a backslash. Such a path could reach a personal page through a route for
+    /// static files, so it is never answered from the store.
+    pub fn is_ambiguous(&self) -> bool {
+        let path = self
+            .path
+            .to_ascii_lowercase()
+            .replace("%2f", "/")
+            .replace("%5c", "/")
+            .replace('\\', "/");
+        path.split('/').any(|segment| {
+            // Some servers cut a segment's parameters off before they look at it: `/..;x/`.
+            matches!(segment.split(';').next(), Some("." | ".."))
+        })
+    }
+
+    /// The query as part of the key: parameters that the policy excludes left out, the rest in normal spelling
+    /// and order. An empty query equals none.
+    pub fn key_query(&self, policy: &QueryPolicy) -> Option<String> {
+        let mut kept: Vec<Cow<'_, str>> = self.kept_parameters(policy).map(normal_encoding).collect();
+        if policy.sort {
+            // Stable: equal names keep their order, which may carry meaning.
+            kept.sort_by(|a, b| parameter_name(a).cmp(parameter_name(b)));
+        }
+        (!kept.is_empty()).then(|| kept.join("&"))
+    }
+
+    /// The query to send to the origin: as received, without the excluded parameters. A stored page must not
+    /// depend on what is not in its key.
+    pub fn upstream_query(&self, policy: &QueryPolicy) -> Option<String> {
+        let kept: Vec<&str> = self.kept_parameters(policy).collect();
+        (!kept.is_empty()).then(|| kept.join("&"))
+    }
+
+    fn kept_parameters<'s>(&'s self, policy: &'s QueryPolicy) -> impl Iterator<Item = &'a str> + use<'a, 's> {
+        self.query
+            .unwrap_or_default()
+            .split('&')
+            .filter(|parameter| !parameter.is_empty())
+            .filter(|parameter| {
+                !policy
+                    .exclude
+                    .matches(parameter_name(&normal_encoding(parameter)))
+            })
+    }
+}
+
+fn parameter_name(parameter: &str) -> &str {
+    parameter.split('=').next().unwrap_or(parameter)
+}
+
+/// Lower case, without the scheme's default port (RFC 3986 section 6.2.3).
+pub fn normal_host(scheme: Scheme, host: &str) -> Cow<'_, str> {
+    let host = host.trim();
+    let host = host.strip_suffix(scheme.default_port()).unwrap_or(host);
+    if host.bytes().any(|b| b.is_ascii_uppercase()) {
+        host.to_ascii_lowercase().into()
+    } else {
+        host.into()
+    }
+}
+
+/// Decodes what never needed encoding and writes the rest in upper case (RFC 3986 sections 6.2.2.1 and 6.2.2.2).
+pub fn normal_encoding(text: &str) -> Cow<'_, str> {
+    if !text.contains('%') {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..at]);
+        match rest.get(at + 1..at + 3).and_then(hex_byte) {
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => out.push(byte.into()),
+            Some(_) => out.push_str(&rest[at..at + 3].to_ascii_uppercase()),
+            // A stray percent sign is data: keep it and go on behind it.
+            None => {
+                out.push('%');
+                rest = &rest[at + 1..];
+                continue;
+            }
+        }
+        rest = &rest[at + 3..];
+    }
+    out.push_str(rest);
+    out.into()
+}
+
+fn hex_byte(digits: &str) -> Option<u8> {
+    // `from_str_radix` alone would accept a sign.
+    digits
+        .bytes()
+        .all(|b| b.is_ascii_hexdigit())
+        .then(|| u8::from_str_radix(digits, 16).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::policy::Patterns;
+    use proptest::prelude::*;
+
+    fn policy(exclude: &[&str], sort: bool) -> QueryPolicy {
+        QueryPolicy {
+            exclude: Patterns::new(exclude).unwrap(),
+            sort,
+        }
+    }
+
+    #[test]
+    fn one_page_has_one_spelling() {
+        for (given, normal) in [
+            ("/%7euser", "/~user"),
+            ("/%7Euser", "/~user"),
+            ("/a%2fb", "/a%2Fb"),
+            ("/%", "/%"),
+            ("/%+1", "/%+1"),
+            ("/%zz%41", "/%zzA"),
+            ("/caf%c3%a9", "/caf%C3%A9"),
+            ("/100%", "/100%"),
+            ("/é%41", "/éA"),
+        ] {
+            assert_eq!(Target::new(Scheme::Http, "h", given).path, normal, "{given}");
+        }
+    }
+
+    #[test]
+    fn hosts_lose_case_and_default_port() {
+        for (scheme, given, normal) in [
+            (Scheme::Http, "Example.COM:80", "example.com"),
+            (Scheme::Http, "example.com:443", "example.com:443"),
+            (Scheme::Https, "example.com:443", "example.com"),
+            (Scheme::Http, "example.com:8080", "example.com:8080"),
+            (Scheme::Http, "[::1]:80", "[::1]"),
+            (Scheme::Http, "", ""),
+        ] {
+            assert_eq!(normal_host(scheme, given), normal, "{given}");
+        }
+    }
+
+    #[test]
+    fn paths_that_climb_are_ambiguous() {
+        for (path, expected) in [
+            ("/static/../account", true),
+            ("/static/%2e%2e/account", true),
+            ("/static/..%2faccount", true),
+            ("/static/..%5Caccount", true),
+            ("/static/..;a=b/account", true),
+            ("/static/..", true),
+            ("/./a", true),
+            ("/static\\..\\account", true),
+            ("/static/..hidden", false),
+            ("/a..b/c.", false),
+            ("/.well-known/x", false),
+        ] {
+            assert_eq!(
+                Target::new(Scheme::Http, "h", path).is_ambiguous(),
+                expected,
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_query_keeps_what_matters() {
+        let campaign = policy(&["utm_*", "gclid"], true);
+        for (given, key, upstream) in [
+            ("/", None, None),
+            ("/?", None, None),
+            ("/?&&", None, None),
+            ("/?utm_source=x", None, None),
+            ("/?%75tm_source=x", None, None),
+            ("/?b=2&a=1", Some("a=1&b=2"), Some("b=2&a=1")),
+            ("/?b=2&gclid=7&a=1", Some("a=1&b=2"), Some("b=2&a=1")),
+            ("/?a=2&a=1", Some("a=2&a=1"), Some("a=2&a=1")),
+            ("/?q=a%2fb", Some("q=a%2Fb"), Some("q=a%2fb")),
+            ("/?a", Some("a"), Some("a")),
+            ("/?x?y", Some("x?y"), Some("x?y")),
+        ] {
+            let target = Target::new(Scheme::Http, "h", given);
+            assert_eq!(target.key_query(&campaign).as_deref(), key, "{given}");
+            assert_eq!(target.upstream_query(&campaign).as_deref(), upstream, "{given}");
+        }
+        let as_sent = policy(&[], false);
+        assert_eq!(
+            Target::new(Scheme::Http, "h", "/?b&a")
+                .key_query(&as_sent)
+                .as_deref(),
+            Some("b&a")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn normalising_twice_changes_nothing_more(
+            parts in proptest::collection::vec("[/a-zA-Z0-9~é.?&=]{0,4}(%[013-9a-fA-F][0-9a-fA-F])?", 0..8),
+        ) {
+            // `%25` is left out: what it encodes is a percent sign, and `%2541` must not become `A`.
+            let once = normal_encoding(&parts.concat()).into_owned();
+            prop_assert_eq!(normal_encoding(&once), once.as_str());
+        }
+
+        #[test]
+        fn an_encoded_percent_sign_is_never_decoded(text in "[a-z%0-9]{0,20}") {
+            let encoded = text.replace('%', "%25");
+            prop_assert_eq!(normal_encoding(&encoded), encoded.as_str());
+        }
+
+        #[test]
+        fn sorting_makes_the_order_of_parameters_irrelevant(mut names in proptest::collection::hash_set("[a-z]{1,3}", 1..6)) {
+            let given: Vec<String> = names.drain().map(|n| format!("{n}=1")).collect();
+            let reversed: Vec<String> = given.iter().rev().cloned().collect();
+            let (given, reversed) = (format!("/?{}", given.join("&")), format!("/?{}", reversed.join("&")));
+            let sorted = policy(&[], true);
+            prop_assert_eq!(
+                Target::new(Scheme::Http, "h", &given).key_query(&sorted),
+                Target::new(Scheme::Http, "h", &reversed).key_query(&sorted)
+            );
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Policies and heads for the tests of the rules.
+
+use std::time::Duration;
+
+use super::policy::*;
+
+/// What a route has when the operator says nothing, with a lifetime of one minute.
+pub fn policy() -> CachePolicy {
+    CachePolicy {
+        mode: Mode::Enforce,
+        ttl: Duration::from_secs(60),
+        status_ttl: [(404, Duration::from_secs(10))].into(),
+        origin_cache_control: OriginControl::Honour,
+        tags: vec!["products".into()],
+        ignore_cookies: Patterns::new(ANALYTICS_COOKIES).expect("constants compile"),
+        bypass_headers: IDENTITY_HEADERS.iter().map(|name| (*name).to_owned()).collect(),
+        query: QueryPolicy {
+            exclude: Patterns::new(CAMPAIGN_PARAMETERS).expect("constants compile"),
+            sort: true,
+        },
+        lock_timeout: Duration::from_secs(5),
+        uncacheable_ttl: Duration::from_secs(120),
+        stale_while_revalidate: Duration::ZERO,
+        stale_if_error: Duration::ZERO,
+    }
+}
