@@ -1,0 +1,179 @@
+//! Where in the file a key or value stands.
+//!
+//! serde reads values without their places. A second, marked reading of the same text finds the place of a path
+//! such as `routes[2].cache.ttl`.
+
+use std::fmt;
+use std::ops::Range;
+
+use saphyr::{LoadableYamlNode, MarkedYaml, YamlData};
+
+/// One step into the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The value under this key.
+    Key(String),
+    /// This item of a list.
+    Item(usize),
+}
+
+/// The way to a value, from the top of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Path(pub Vec<Step>);
+
+impl Path {
+    /// The path one key further.
+    pub fn key(&self, key: impl Into<String>) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(Step::Key(key.into()));
+        Self(steps)
+    }
+
+    /// The path to an item of the list at this path.
+    pub fn item(&self, index: usize) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(Step::Item(index));
+        Self(steps)
+    }
+
+    /// Whether one path leads through the other.
+    pub fn touches(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).all(|(one, two)| one == two)
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Key(key) if at == 0 => write!(f, "{key}")?,
+                Step::Key(key) => write!(f, ".{key}")?,
+                Step::Item(index) => write!(f, "[{index}]")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What of the value at a path a mistake points at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Its key.
+    Key,
+    /// Itself.
+    Value,
+}
+
+/// The bytes of `text` at which the value (or key) at `path` stands; those of its closest ancestor where it does
+/// not exist. An empty range at the start when the text is not YAML.
+pub fn find(text: &str, path: &Path, part: Part) -> Range<usize> {
+    let Some(document) = MarkedYaml::load_from_str(text)
+        .ok()
+        .and_then(|documents| documents.into_iter().next())
+    else {
+        return 0..0;
+    };
+    let mut node = &document;
+    let mut range = 0..0;
+    for step in &path.0 {
+        match (step, &node.data) {
+            (Step::Key(wanted), YamlData::Mapping(mapping)) => {
+                let Some((key, value)) = mapping
+                    .iter()
+                    .find(|(key, _)| scalar(key).as_deref() == Some(wanted))
+                else {
+                    break;
+                };
+                range = match part {
+                    Part::Key => span(text, key),
+                    // A whole block would drown the reader: point at the key that opens it.
+                    Part::Value if is_block(value) => span(text, key),
+                    Part::Value => span(text, value),
+                };
+                node = value;
+            }
+            (Step::Item(index), YamlData::Sequence(items)) => {
+                let Some(item) = items.get(*index) else { break };
+                range = if is_block(item) {
+                    first_key(text, item)
+                } else {
+                    span(text, item)
+                };
+                node = item;
+            }
+            _ => break,
+        }
+    }
+    range
+}
+
+fn is_block(node: &MarkedYaml<'_>) -> bool {
+    matches!(&node.data, YamlData::Mapping(_) | YamlData::Sequence(_))
+}
+
+fn first_key(text: &str, node: &MarkedYaml<'_>) -> Range<usize> {
+    match &node.data {
+        YamlData::Mapping(mapping) => mapping
+            .iter()
+            .next()
+            .map_or_else(|| span(text, node), |(key, _)| span(text, key)),
+        _ => {
+            let span = span(text, node);
+            span.start..(span.start + 1).min(text.len())
+        }
+    }
+}
+
+fn scalar(node: &MarkedYaml<'_>) -> Option<String> {
+    match &node.data {
+        YamlData::Value(saphyr::Scalar::String(text)) => Some(text.to_string()),
+        YamlData::Value(saphyr::Scalar::Integer(number)) => Some(number.to_string()),
+        YamlData::Representation(text, _, _) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+/// The node's bytes. The parser counts characters.
+fn span(text: &str, node: &MarkedYaml<'_>) -> Range<usize> {
+    let byte = |chars: usize| text.char_indices().nth(chars).map_or(text.len(), |(at, _)| at);
+    let start = byte(node.span.start.index());
+    let end = byte(node.span.end.index()).max(start);
+    let trimmed = text[start..end].trim_end().len();
+    start..start + trimmed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "# é\nlisten: \":80\"\nroutes:\n  - name: one\n    cache: {ttl: 5}\n  - name: two\n    status_ttl:\n      404: x\n";
+
+    fn at(path: &Path, part: Part) -> &'static str {
+        &TEXT[find(TEXT, path, part)]
+    }
+
+    #[test]
+    fn keys_and_values_are_found() {
+        let routes = Path::default().key("routes");
+        assert_eq!(at(&Path::default().key("listen"), Part::Value), "\":80\"");
+        assert_eq!(at(&Path::default().key("listen"), Part::Key), "listen");
+        assert_eq!(at(&routes.item(0).key("cache").key("ttl"), Part::Value), "5");
+        assert_eq!(at(&routes.item(1).key("name"), Part::Value), "two");
+        assert_eq!(at(&routes.item(1).key("status_ttl").key("404"), Part::Value), "x");
+        assert_eq!(at(&routes.item(1), Part::Value), "name");
+        assert_eq!(at(&routes.item(1).key("absent"), Part::Value), "name");
+        assert_eq!(find("{", &routes, Part::Value), 0..0);
+    }
+
+    #[test]
+    fn paths_touch_when_one_leads_through_the_other() {
+        let ttl = Path::default().key("cache").key("ttl");
+        assert!(ttl.touches(&Path::default().key("cache")));
+        assert!(Path::default().key("cache").touches(&ttl));
+        assert!(!ttl.touches(&Path::default().key("cache").key("tags")));
+        assert_eq!(
+            Path::default().key("routes").item(2).key("cache").to_string(),
+            "routes[2].cache"
+        );
+    }
+}

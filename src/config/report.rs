@@ -1,0 +1,173 @@
+//! Mistakes in a file, and how they are shown: `file:line:column`, the line with a caret, and a remedy.
+
+use std::fmt;
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+
+use super::locate::{Part, Path, find};
+
+/// Whether a mistake keeps the file from being used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// It does.
+    Error,
+    /// It does not, but names a risk.
+    Warning,
+}
+
+/// One mistake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Whether the file can still be used.
+    pub severity: Severity,
+    /// Where, unless the place is known in bytes already.
+    pub path: Path,
+    /// What of the value at the path is wrong.
+    pub part: Part,
+    /// The place in bytes, when the reader of the YAML knows it (a file that is not YAML has no paths).
+    pub offset: Option<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead; empty when the message says it.
+    pub remedy: String,
+}
+
+impl Mistake {
+    /// An error about the value at `path`.
+    pub fn error(path: &Path, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            path: path.clone(),
+            part: Part::Value,
+            offset: None,
+            message: message.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// A warning about the value at `path`.
+    pub fn warning(path: &Path, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(path, message, remedy)
+        }
+    }
+}
+
+/// All mistakes of one file, with its text to point into.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The name of the file as given.
+    pub file: String,
+    /// Its text.
+    pub text: String,
+    /// In the order of the file.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl Report {
+    /// A report of `mistakes`, sorted by place.
+    pub fn new(file: &str, text: &str, mut mistakes: Vec<Mistake>) -> Self {
+        mistakes.sort_by_key(|mistake| place(text, mistake).start);
+        Self {
+            file: file.to_owned(),
+            text: text.to_owned(),
+            mistakes,
+        }
+    }
+
+    /// Whether any mistake keeps the file from being used.
+    pub fn has_errors(&self) -> bool {
+        self.mistakes
+            .iter()
+            .any(|mistake| mistake.severity == Severity::Error)
+    }
+
+    /// The place of a mistake as `file:line:column`, counted from one.
+    pub fn position(&self, mistake: &Mistake) -> String {
+        let at = place(&self.text, mistake).start;
+        let before = &self.text[..at];
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        format!("{}:{line}:{column}", self.file)
+    }
+
+    /// The whole report as text, in colour for a terminal.
+    pub fn render(&self, colour: bool) -> String {
+        let renderer = if colour {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
+        let mut out = String::new();
+        for mistake in &self.mistakes {
+            let range = place(&self.text, mistake);
+            let level = match mistake.severity {
+                Severity::Error => Level::ERROR,
+                Severity::Warning => Level::WARNING,
+            };
+            let mut group = level.primary_title(&mistake.message).element(
+                Snippet::source(&self.text)
+                    .path(&self.file)
+                    .annotation(AnnotationKind::Primary.span(range)),
+            );
+            if !mistake.remedy.is_empty() {
+                group = group.element(Level::HELP.message(&mistake.remedy));
+            }
+            out.push_str(&renderer.render(&[group]));
+            out.push_str("\n\n");
+        }
+        out.push_str(&self.summary());
+        out
+    }
+
+    fn summary(&self) -> String {
+        let count = |severity| {
+            self.mistakes
+                .iter()
+                .filter(|mistake| mistake.severity == severity)
+                .count()
+        };
+        let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+        match (errors, warnings) {
+            (0, 0) => format!("{}: no mistakes", self.file),
+            (0, _) => format!("{}: {}", self.file, plural(warnings, "warning")),
+            (_, 0) => format!("{}: {}", self.file, plural(errors, "error")),
+            _ => format!(
+                "{}: {}, {}",
+                self.file,
+                plural(errors, "error"),
+                plural(warnings, "warning")
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+/// The bytes a mistake points at: never empty where there is text, so that the caret has something to stand
+/// under.
+fn place(text: &str, mistake: &Mistake) -> Range<usize> {
+    let range = match mistake.offset {
+        Some(offset) => offset..offset,
+        None => find(text, &mistake.path, mistake.part),
+    };
+    if !range.is_empty() {
+        return range;
+    }
+    let start = (0..=range.start.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
+    let end = text[start..]
+        .chars()
+        .next()
+        .map_or(start, |c| start + c.len_utf8());
+    start..end
+}

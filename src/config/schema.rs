@@ -1,0 +1,287 @@
+//! The YAML as written. Every key is optional and unknown keys are mistakes; what a key left out means stands
+//! in its comment, and [`crate::plan`] gives it that meaning.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::values::{OneOrMany, Period, Secret, Size};
+
+/// The whole file.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where clients connect: `:8080`, `127.0.0.1:8080`, `[::1]:8080`, or a list. Default `:8080`, which is every
+    /// address of the machine.
+    pub listen: Option<OneOrMany>,
+    /// Networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed. Default none.
+    pub trusted_proxies: Vec<String>,
+    /// The operators' own listener.
+    pub admin: Admin,
+    /// The applications behind parvis, by name.
+    pub upstreams: BTreeMap<String, Upstream>,
+    /// Where responses are kept.
+    pub storage: Storage,
+    /// What every route's `cache` starts from.
+    pub cache_defaults: Cache,
+    /// The rules; the first match wins.
+    pub routes: Vec<Route>,
+    /// What is added to every response.
+    pub response_headers: ResponseHeaders,
+    /// Logs.
+    pub observability: Observability,
+}
+
+/// The operators' own listener: purge, metrics, health.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Default `127.0.0.1:9180`. Anything but a loopback address draws a warning.
+    pub listen: Option<String>,
+    /// Who may purge. Default nobody.
+    pub tokens: Vec<Token>,
+}
+
+/// A bearer token of the admin API.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Token {
+    /// Named in the audit log.
+    pub name: Option<String>,
+    /// At least 16 bytes; best from the environment: `${PARVIS_CI_TOKEN}`.
+    pub secret: Option<Secret>,
+    /// What it allows.
+    pub scopes: Vec<Scope>,
+}
+
+/// What a token allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Purge by URL, prefix and tag.
+    Purge,
+    /// Purge everything.
+    PurgeAll,
+}
+
+/// An application behind parvis.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Upstream {
+    /// `host:port`, with or without `http://`; requests take turns.
+    pub servers: Vec<String>,
+    /// How long to wait for it.
+    pub timeouts: Timeouts,
+}
+
+/// How long to wait for the origin.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// For a connection. Default `1s`.
+    pub connect: Option<Period>,
+    /// For the next bytes of a response. Default `30s`.
+    pub read: Option<Period>,
+    /// For the origin to take bytes of a request. Default `30s`.
+    pub write: Option<Period>,
+    /// How long an unused connection is kept. Below the origin's own keep-alive time (gunicorn: 2 s), or
+    /// requests meet a closing connection. Default `1500ms`.
+    pub idle: Option<Period>,
+}
+
+/// Where responses are kept.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// In the process.
+    pub memory: Memory,
+}
+
+/// The memory tier.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Memory {
+    /// What stored responses may occupy, their bookkeeping included. Default `256MiB`.
+    pub max_size: Option<Size>,
+    /// The largest body stored; larger ones stream through. Default `8MiB`.
+    pub max_object_size: Option<Size>,
+}
+
+/// How responses are cached. A key set on a route replaces the one in `cache_defaults`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cache {
+    /// `enforce` (default) or `off`.
+    pub mode: Option<Mode>,
+    /// How long a successful response is fresh when the origin does not say. Default `0s`: only what the origin
+    /// marks as fresh is stored.
+    pub ttl: Option<Period>,
+    /// The same by status, such as `{404: 30s}`; wins over `ttl`.
+    pub status_ttl: Option<BTreeMap<u16, Period>>,
+    /// `honour` (default): a lifetime from the origin wins. `override`: the route's wins; `no-store`, `private`,
+    /// `no-cache` and `Set-Cookie` are obeyed all the same.
+    pub origin_cache_control: Option<OriginCacheControl>,
+    /// Labels for purges. Default none.
+    pub tags: Option<Vec<String>>,
+    /// Cookies that change nothing, with `*` as wildcard: left out of the key and of what the origin is sent.
+    /// Default the cookies of the usual analytics scripts.
+    pub ignore_cookies: Option<Vec<String>>,
+    /// What else makes a request personal.
+    pub bypass: Bypass,
+    /// What makes two requests the same.
+    pub key: Key,
+    /// Waiting for another request's fetch.
+    pub lock: Lock,
+    /// How long a key that proved uncacheable is not waited for. Default `2m`.
+    pub uncacheable_ttl: Option<Period>,
+    /// How long an expired response is served while it is refreshed. Default `0s`.
+    pub stale_while_revalidate: Option<Period>,
+    /// How long an expired response is served when the origin fails. Default `0s`.
+    pub stale_if_error: Option<Period>,
+}
+
+/// Whether a route caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It does.
+    Enforce,
+    /// Every request goes to the origin.
+    Off,
+}
+
+/// Whose lifetime wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OriginCacheControl {
+    /// The origin's, where it gives one.
+    Honour,
+    /// The route's.
+    Override,
+}
+
+/// What else makes a request personal.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bypass {
+    /// Field names, besides `Authorization`, `X-API-Key`, `API-Key` and `X-Auth-Token`, which always count.
+    pub headers: Option<Vec<String>>,
+}
+
+/// What makes two requests the same.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Key {
+    /// The query string.
+    pub query: Query,
+}
+
+/// How the query takes part in the key.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Query {
+    /// Parameters that change nothing, with `*` as wildcard: left out of the key and of what the origin is sent.
+    /// Default those of the usual campaigns.
+    pub exclude: Option<Vec<String>>,
+    /// Whether `?a=1&b=2` and `?b=2&a=1` are one page. Default `true`.
+    pub sort: Option<bool>,
+}
+
+/// Waiting for another request's fetch of the same key.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Lock {
+    /// Then the request goes to the origin by itself. Default `5s`.
+    pub timeout: Option<Period>,
+}
+
+/// One rule.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Route {
+    /// Unique; part of the key, and a label in logs and metrics.
+    pub name: Option<String>,
+    /// Which requests it takes. Default all.
+    pub r#match: Match,
+    /// A name from `upstreams`. May be left out where there is only one.
+    pub upstream: Option<String>,
+    /// How its responses are cached.
+    pub cache: Cache,
+    /// What a successful write through it removes, besides its own URL.
+    pub purge_on_success: Vec<Removal>,
+}
+
+/// Which requests a route takes; all given criteria must hold.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Match {
+    /// Host names, with `*` as wildcard.
+    pub host: Option<OneOrMany>,
+    /// Paths, with `*` as wildcard that also crosses `/`.
+    pub path: Option<OneOrMany>,
+    /// A regular expression searched for in the path.
+    pub path_regex: Option<String>,
+    /// Methods. Default all.
+    pub methods: Option<OneOrMany>,
+    /// Fields that must be present, with a pattern for their value; `*` for any.
+    pub headers: Option<BTreeMap<String, String>>,
+}
+
+/// What a write removes. One key per item.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Removal {
+    /// Everything with one of these tags.
+    pub tags: Option<OneOrMany>,
+    /// Everything whose path begins like this.
+    pub prefix: Option<OneOrMany>,
+    /// These pages.
+    pub url: Option<OneOrMany>,
+}
+
+/// What is added to every response where the origin set none.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResponseHeaders {
+    /// `basic` (default): `X-Content-Type-Options: nosniff`, `X-Frame-Options: DENY`,
+    /// `Referrer-Policy: strict-origin-when-cross-origin`. `off`: nothing.
+    pub preset: Option<Preset>,
+}
+
+/// A set of security headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// None.
+    Off,
+    /// The three that break nothing.
+    Basic,
+}
+
+/// Logs.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Observability {
+    /// One line per request.
+    pub access_log: AccessLog,
+    /// Requests slower than this are logged with where the time went. Default `1s`.
+    pub slow_request: Option<Period>,
+}
+
+/// One line per request, to standard output.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessLog {
+    /// `json` (default) or `off`.
+    pub format: Option<LogFormat>,
+}
+
+/// How a line of the access log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// No access log.
+    Off,
+}

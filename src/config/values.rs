@@ -1,0 +1,220 @@
+//! Values with a unit, lists of one or many, and secrets.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// A duration with its unit: `250ms`, `2s`, `5m`, `1h 30m`, `1d`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Period(pub Duration);
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if is_number(text) {
+            return Err(format!(
+                "`{text}` has no unit; write `{text}s`, `{text}m`, `{text}h` or `{text}d`"
+            ));
+        }
+        humantime::parse_duration(text).map(Self).map_err(|error| {
+            format!("`{text}` is not a duration ({error}); write `250ms`, `2s`, `5m`, `1h`, `1d`")
+        })
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+/// A number of bytes with its unit: `800B`, `8MiB`, `1GB`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if is_number(text) {
+            return Err(format!(
+                "`{text}` has no unit; write `{text}B`, `{text}KiB` or `{text}MiB`"
+            ));
+        }
+        text.parse::<bytesize::ByteSize>()
+            .map(|size| Self(size.as_u64()))
+            .map_err(|_| format!("`{text}` is not a size; write `800B`, `64KiB`, `256MiB`, `1GiB`"))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", bytesize::ByteSize(self.0))
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    text.trim().parse::<f64>().is_ok()
+}
+
+/// A secret. It shows as `***` wherever it is printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The secret itself, for the one place that compares it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+impl FromStr for Secret {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Reads a scalar of any YAML type as its text, since `ttl: 5` and `secret: 12345` arrive as numbers and deserve
+/// an answer about their meaning, not about their type.
+struct ScalarVisitor<T> {
+    expecting: &'static str,
+    kind: std::marker::PhantomData<T>,
+}
+
+impl<T: FromStr<Err = String>> Visitor<'_> for ScalarVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expecting)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        number.to_string().parse().map_err(E::custom)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        number.to_string().parse().map_err(E::custom)
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<T, E> {
+        number.to_string().parse().map_err(E::custom)
+    }
+}
+
+macro_rules! scalar {
+    ($type:ty, $expecting:literal) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let kind = std::marker::PhantomData;
+                deserializer.deserialize_any(ScalarVisitor::<$type> {
+                    expecting: $expecting,
+                    kind,
+                })
+            }
+        }
+    };
+}
+
+macro_rules! as_text {
+    ($type:ty) => {
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    };
+}
+
+scalar!(Period, "a duration such as `5m`");
+scalar!(Size, "a size such as `8MiB`");
+scalar!(Secret, "a secret");
+as_text!(Period);
+as_text!(Size);
+
+/// One value or a list of them: `listen: ":80"` or `listen: [":80", ":81"]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct OneOrMany(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = OneOrMany;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text or a list of texts")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMany, E> {
+                Ok(OneOrMany(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
+                let mut values = Vec::new();
+                while let Some(value) = list.next_element()? {
+                    values.push(value);
+                }
+                Ok(OneOrMany(values))
+            }
+        }
+        deserializer.deserialize_any(List)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_need_a_unit() {
+        assert_eq!("5m".parse(), Ok(Period(Duration::from_secs(300))));
+        assert_eq!("1h 30m".parse(), Ok(Period(Duration::from_secs(5400))));
+        assert_eq!("0s".parse(), Ok(Period(Duration::ZERO)));
+        assert!("5".parse::<Period>().unwrap_err().contains("`5s`"));
+        assert!("-5m".parse::<Period>().is_err());
+        assert_eq!("800B".parse(), Ok(Size(800)));
+        assert_eq!("8MiB".parse(), Ok(Size(8 << 20)));
+        assert_eq!("1.5 KiB".parse(), Ok(Size(1536)));
+        assert!("800".parse::<Size>().unwrap_err().contains("`800B`"));
+        assert!("big".parse::<Size>().is_err());
+    }
+
+    #[test]
+    fn a_secret_never_shows() {
+        let secret: Secret = serde_yaml::from_str("hunter2").unwrap();
+        assert_eq!(
+            format!("{secret:?} {}", serde_yaml::to_string(&secret).unwrap().trim()),
+            "*** '***'"
+        );
+        assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn a_number_in_place_of_text_is_told_what_it_lacks() {
+        let error = serde_yaml::from_str::<Period>("5").unwrap_err().to_string();
+        assert!(error.contains("no unit"), "{error}");
+    }
+}

@@ -1,0 +1,373 @@
+//! Config to Plan, with every mistake at once.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+
+use super::{Admin, Memory, Plan, Token, Upstream, routes};
+use crate::config::locate::Path;
+use crate::config::schema::{self, Config, LogFormat, Preset};
+use crate::config::values::Period;
+use crate::config::{Mistake, Severity};
+
+const DEFAULT_PORT: u16 = 8080;
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
+const DEFAULT_MAX_SIZE: u64 = 256 << 20;
+const DEFAULT_MAX_OBJECT_SIZE: u64 = 8 << 20;
+/// Below this the store's own tables would not fit.
+const MIN_MAX_SIZE: u64 = 1 << 20;
+/// A stored object may take this share of the store at most, so that one cannot push out everything else.
+const MAX_OBJECT_SHARE: u64 = 4;
+/// Shorter secrets can be guessed.
+const MIN_SECRET: usize = 16;
+const MAX_TOKENS: usize = 100;
+const MAX_SERVERS: usize = 64;
+const MAX_LISTENERS: usize = 64;
+
+const BASIC_HEADERS: &[(&str, &str)] = &[
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "strict-origin-when-cross-origin"),
+];
+
+/// Collects mistakes while the parts are compiled.
+#[derive(Default)]
+pub(super) struct Mistakes(pub Vec<Mistake>);
+
+impl Mistakes {
+    pub fn error(&mut self, path: &Path, message: impl Into<String>, remedy: impl Into<String>) {
+        self.0.push(Mistake::error(path, message, remedy));
+    }
+
+    pub fn warn(&mut self, path: &Path, message: impl Into<String>, remedy: impl Into<String>) {
+        self.0.push(Mistake::warning(path, message, remedy));
+    }
+
+    /// The value, or nothing and the error noted.
+    pub fn take<T>(&mut self, path: &Path, result: Result<T, String>, remedy: &str) -> Option<T> {
+        result.map_err(|message| self.error(path, message, remedy)).ok()
+    }
+
+    pub fn limit(&mut self, path: &Path, found: usize, max: usize, what: &str) {
+        if found > max {
+            self.error(path, format!("{found} {what}; at most {max} are allowed"), "");
+        }
+    }
+}
+
+/// Compiles a configuration. The plan is `None` when a mistake keeps it from being made.
+pub fn compile(config: &Config) -> (Option<Plan>, Vec<Mistake>) {
+    let mut mistakes = Mistakes::default();
+    let top = Path::default();
+    let listen = listeners(config, &top.key("listen"), &mut mistakes);
+    let trusted_proxies = networks(config, &top.key("trusted_proxies"), &mut mistakes);
+    let admin = admin(&config.admin, &top.key("admin"), &mut mistakes);
+    let upstreams = upstreams(config, &top.key("upstreams"), &mut mistakes);
+    let memory = memory(config, &top.key("storage").key("memory"), &mut mistakes);
+    let routes = routes::compile(config, &mut mistakes);
+    let query_policies = routes::query_policies(&routes);
+    let plan = Plan {
+        listen,
+        trusted_proxies,
+        admin,
+        upstreams,
+        memory,
+        routes,
+        query_policies,
+        security_headers: match config.response_headers.preset.unwrap_or(Preset::Basic) {
+            Preset::Basic => BASIC_HEADERS,
+            Preset::Off => &[],
+        },
+        access_log: config.observability.access_log.format.unwrap_or(LogFormat::Json) == LogFormat::Json,
+        slow_request: period(config.observability.slow_request, Duration::from_secs(1)),
+    };
+    let failed = mistakes
+        .0
+        .iter()
+        .any(|mistake| mistake.severity == Severity::Error);
+    ((!failed).then_some(plan), mistakes.0)
+}
+
+pub(super) fn period(written: Option<Period>, default: Duration) -> Duration {
+    written.map_or(default, |period| period.0)
+}
+
+fn listeners(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Vec<SocketAddr> {
+    let Some(written) = &config.listen else {
+        return vec![SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), DEFAULT_PORT)];
+    };
+    if written.0.is_empty() {
+        mistakes.error(
+            path,
+            "no address to listen on",
+            "write `:8080`, or leave `listen` out",
+        );
+    }
+    mistakes.limit(path, written.0.len(), MAX_LISTENERS, "addresses");
+    let mut addresses = Vec::new();
+    for (index, text) in written.0.iter().enumerate() {
+        let place = if written.0.len() > 1 {
+            path.item(index)
+        } else {
+            path.clone()
+        };
+        let Some(address) = mistakes.take(&place, address(text), "write `:8080` or `127.0.0.1:8080`") else {
+            continue;
+        };
+        if addresses.contains(&address) {
+            mistakes.error(&place, format!("`{text}` is listed twice"), "remove one");
+        }
+        addresses.push(address);
+    }
+    addresses
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let full = if text.starts_with(':') {
+        format!("0.0.0.0{text}")
+    } else {
+        text.to_owned()
+    };
+    full.parse()
+        .map_err(|_| format!("`{text}` is not an address with a port"))
+}
+
+fn networks(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Vec<IpNet> {
+    let mut networks = Vec::new();
+    for (index, text) in config.trusted_proxies.iter().enumerate() {
+        let place = path.item(index);
+        let network = text
+            .parse::<IpNet>()
+            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        let network = network.map_err(|_| format!("`{text}` is not a network"));
+        let Some(network) = mistakes.take(&place, network, "write `10.0.0.0/8`, `::1` or `192.0.2.7`") else {
+            continue;
+        };
+        if network.prefix_len() == 0 {
+            mistakes.warn(
+                &place,
+                format!("`{text}` trusts every client to name its own address and scheme"),
+                "list the networks of your own proxies",
+            );
+        }
+        networks.push(network);
+    }
+    networks
+}
+
+fn admin(written: &schema::Admin, path: &Path, mistakes: &mut Mistakes) -> Admin {
+    let place = path.key("listen");
+    let listen = written
+        .listen
+        .as_deref()
+        .and_then(|text| mistakes.take(&place, address(text), "write `127.0.0.1:9180`"))
+        .unwrap_or(DEFAULT_ADMIN);
+    if !listen.ip().is_loopback() {
+        mistakes.warn(
+            &place,
+            format!("the admin listener is reachable from outside at {listen}; metrics need no token"),
+            "listen on 127.0.0.1, or make sure that a firewall stands before it",
+        );
+    }
+    let place = path.key("tokens");
+    mistakes.limit(&place, written.tokens.len(), MAX_TOKENS, "tokens");
+    let mut tokens: Vec<Token> = Vec::new();
+    for (index, token) in written.tokens.iter().enumerate() {
+        let place = place.item(index);
+        let Some(name) = token.name.clone().filter(|name| !name.is_empty()) else {
+            mistakes.error(
+                &place,
+                "a token without a name",
+                "add `name: ci`; it is what the audit log shows",
+            );
+            continue;
+        };
+        if tokens.iter().any(|other| other.name == name) {
+            mistakes.error(
+                &place.key("name"),
+                format!("two tokens are called `{name}`"),
+                "rename one",
+            );
+        }
+        let Some(secret) = token.secret.as_ref() else {
+            mistakes.error(
+                &place.key("secret"),
+                format!("token `{name}` has no secret"),
+                "add `secret: \"${VAR}\"`",
+            );
+            continue;
+        };
+        if secret.expose().len() < MIN_SECRET {
+            mistakes.error(
+                &place.key("secret"),
+                format!("the secret of token `{name}` is shorter than {MIN_SECRET} bytes"),
+                "make one with `openssl rand -hex 32`",
+            );
+        }
+        if token.scopes.is_empty() {
+            let place = place.key("scopes");
+            mistakes.error(
+                &place,
+                format!("token `{name}` allows nothing"),
+                "add `scopes: [purge]`",
+            );
+        }
+        let digest = Sha256::digest(secret.expose()).into();
+        tokens.push(Token {
+            name,
+            digest,
+            scopes: token.scopes.clone(),
+        });
+    }
+    Admin { listen, tokens }
+}
+
+fn upstreams(config: &Config, path: &Path, mistakes: &mut Mistakes) -> BTreeMap<Arc<str>, Upstream> {
+    if config.upstreams.is_empty() {
+        mistakes.error(
+            path,
+            "no upstreams",
+            "add `upstreams: {app: {servers: [\"127.0.0.1:8000\"]}}`",
+        );
+    }
+    let mut compiled = BTreeMap::new();
+    for (name, written) in &config.upstreams {
+        let path = path.key(name);
+        if !is_name(name) {
+            mistakes.error(&path, format!("`{name}` is not a name"), NAME_REMEDY);
+        }
+        let place = path.key("servers");
+        if written.servers.is_empty() {
+            let remedy = "add `servers: [\"127.0.0.1:8000\"]`";
+            mistakes.error(&place, format!("upstream `{name}` has no servers"), remedy);
+        }
+        mistakes.limit(&place, written.servers.len(), MAX_SERVERS, "servers");
+        let mut servers = Vec::new();
+        for (index, text) in written.servers.iter().enumerate() {
+            servers.extend(mistakes.take(&place.item(index), server(text), "write `127.0.0.1:8000`"));
+        }
+        let timeouts = &written.timeouts;
+        let place = path.key("timeouts");
+        let mut positive = |key: &str, written: Option<Period>, default: Duration| {
+            let value = period(written, default);
+            if value.is_zero() {
+                let remedy = "a request that may wait forever holds a connection forever; write `30s`";
+                mistakes.error(&place.key(key), format!("`{key}` is zero"), remedy);
+            }
+            value
+        };
+        let upstream = Upstream {
+            servers,
+            connect_timeout: positive("connect", timeouts.connect, Duration::from_secs(1)),
+            read_timeout: positive("read", timeouts.read, Duration::from_secs(30)),
+            write_timeout: positive("write", timeouts.write, Duration::from_secs(30)),
+            idle_timeout: positive("idle", timeouts.idle, Duration::from_millis(1500)),
+        };
+        compiled.insert(Arc::from(name.as_str()), upstream);
+    }
+    compiled
+}
+
+/// Reads `host:port` or `http://host[:port]`.
+fn server(text: &str) -> Result<String, String> {
+    if text.starts_with("https://") {
+        return Err(format!("`{text}`: TLS to the origin is not supported yet"));
+    }
+    let (with_scheme, rest) = match text.strip_prefix("http://") {
+        Some(rest) => (true, rest.strip_suffix('/').unwrap_or(rest)),
+        None => (false, text),
+    };
+    if rest.is_empty() || rest.contains(['/', '?', '#', '@', ' ']) {
+        return Err(format!(
+            "`{text}` is not a server: a host and a port, without a path"
+        ));
+    }
+    // An IPv6 address has colons of its own.
+    let has_port = rest.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty()
+            && (!host.contains(':') || host.ends_with(']'))
+            && port.parse::<u16>().is_ok_and(|p| p > 0)
+    });
+    match (has_port, with_scheme) {
+        (true, _) => Ok(rest.to_owned()),
+        (false, true) if !rest.contains(':') || rest.ends_with(']') => Ok(format!("{rest}:80")),
+        _ => Err(format!("`{text}` has no port")),
+    }
+}
+
+fn memory(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Memory {
+    let written = &config.storage.memory;
+    let max_size = written.max_size.map_or(DEFAULT_MAX_SIZE, |size| size.0);
+    if max_size < MIN_MAX_SIZE {
+        mistakes.error(
+            &path.key("max_size"),
+            "`max_size` is below 1MiB",
+            "write `256MiB`",
+        );
+    }
+    let largest = max_size / MAX_OBJECT_SHARE;
+    let max_object_size = match written.max_object_size {
+        None => DEFAULT_MAX_OBJECT_SIZE.min(largest),
+        Some(size) => {
+            if size.0 > largest {
+                mistakes.error(
+                    &path.key("max_object_size"),
+                    "`max_object_size` is more than a quarter of `max_size`",
+                    "one object could push out most others; raise `max_size` or lower this",
+                );
+            }
+            size.0
+        }
+    };
+    Memory {
+        max_size,
+        max_object_size,
+    }
+}
+
+pub(super) const NAME_REMEDY: &str = "use letters, digits, `-` and `_`, at most 64 of them";
+
+/// Names appear in keys, metrics and logs.
+pub(super) fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_a_host_and_a_port() {
+        for (text, expected) in [
+            ("127.0.0.1:8000", Some("127.0.0.1:8000")),
+            ("http://127.0.0.1:8000/", Some("127.0.0.1:8000")),
+            ("http://app", Some("app:80")),
+            ("[::1]:8000", Some("[::1]:8000")),
+            ("http://[::1]", Some("[::1]:80")),
+            ("app", None),
+            ("app:0", None),
+            ("app:99999", None),
+            ("::1", None),
+            ("http://app/path", None),
+            ("https://app", None),
+            ("", None),
+        ] {
+            assert_eq!(server(text).ok().as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_may_leave_out_the_host() {
+        assert_eq!(address(":80"), Ok("0.0.0.0:80".parse().unwrap()));
+        assert_eq!(address("[::1]:80"), Ok("[::1]:80".parse().unwrap()));
+        assert!(address("80").is_err());
+        assert!(address("localhost:80").is_err());
+    }
+}

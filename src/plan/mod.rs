@@ -1,0 +1,133 @@
+//! The configuration, compiled: validated, immutable, and in the form the request path uses.
+//!
+//! [`compile`](compile::compile) turns a [`crate::config::Config`] into a [`Plan`] and reports every mistake that
+//! only the whole shows. A plan is swapped whole on reload, so a request sees one plan from its beginning to its
+//! end.
+
+pub mod compile;
+mod routes;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::config::{self, Report, schema::Scope};
+use crate::rules::policy::QueryPolicy;
+use crate::rules::route::Route;
+
+/// A validated configuration.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where clients connect.
+    pub listen: Vec<SocketAddr>,
+    /// Whose forwarding fields are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The operators' listener.
+    pub admin: Admin,
+    /// The applications, by name.
+    pub upstreams: BTreeMap<Arc<str>, Upstream>,
+    /// The memory tier.
+    pub memory: Memory,
+    /// In file order.
+    pub routes: Vec<Arc<Route>>,
+    /// The distinct query policies of the routes: the spellings under which one URL may be stored.
+    pub query_policies: Vec<QueryPolicy>,
+    /// Set on responses where the origin set none.
+    pub security_headers: &'static [(&'static str, &'static str)],
+    /// Whether requests are logged.
+    pub access_log: bool,
+    /// From when a request counts as slow.
+    pub slow_request: Duration,
+}
+
+/// The operators' listener.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Loopback unless the operator says otherwise.
+    pub listen: SocketAddr,
+    /// Who may do what.
+    pub tokens: Vec<Token>,
+}
+
+/// A bearer token, kept as its digest only.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// For the audit log.
+    pub name: String,
+    /// SHA-256 of the secret: equal lengths make the comparison constant in time.
+    pub digest: [u8; 32],
+    /// What it allows.
+    pub scopes: Vec<Scope>,
+}
+
+/// An application behind parvis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// `host:port`; requests take turns.
+    pub servers: Vec<String>,
+    /// For a connection.
+    pub connect_timeout: Duration,
+    /// For the next bytes of a response.
+    pub read_timeout: Duration,
+    /// For the origin to take bytes of a request.
+    pub write_timeout: Duration,
+    /// How long an unused connection is kept.
+    pub idle_timeout: Duration,
+}
+
+/// Budgets of the memory tier, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// For all that is stored.
+    pub max_size: u64,
+    /// For one body.
+    pub max_object_size: u64,
+}
+
+/// Why a file gave no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It could not be read.
+    #[error("{0}")]
+    Unreadable(String),
+    /// It has mistakes.
+    #[error("{0}")]
+    Mistakes(Box<Report>),
+}
+
+impl Plan {
+    /// Reads and compiles a file. The report of a usable file holds its warnings.
+    pub fn load(file: &Path) -> Result<(Self, Report), LoadError> {
+        let loaded = config::load(file).map_err(LoadError::Unreadable)?;
+        Self::from_loaded(&loaded)
+    }
+
+    /// Compiles what was read.
+    pub fn from_loaded(loaded: &config::Loaded) -> Result<(Self, Report), LoadError> {
+        let (plan, mistakes) = compile::compile(&loaded.config);
+        let report = loaded.report(mistakes);
+        match plan {
+            Some(plan) if !report.has_errors() => Ok((plan, report)),
+            _ => Err(LoadError::Mistakes(Box::new(report))),
+        }
+    }
+
+    /// What of another plan cannot take effect without a restart.
+    pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
+        let mut changed = Vec::new();
+        if self.listen != next.listen {
+            changed.push("listen");
+        }
+        if self.admin.listen != next.admin.listen {
+            changed.push("admin.listen");
+        }
+        if self.memory != next.memory {
+            changed.push("storage.memory");
+        }
+        changed
+    }
+}
