@@ -7,6 +7,7 @@
 //! | module | decides |
 //! |---|---|
 //! | [`head`] | what a request or response head is to the rules |
+//! | [`hop`] | which fields belong to a connection and not to a message |
 //! | [`policy`] | what the operator wants, per route |
 //! | [`target`] | how a URL is spelled: percent-encoding, host, query |
 //! | [`route`] | which route takes a request, and why not the ones before it |
@@ -27,6 +28,7 @@ pub mod conditional;
 pub mod cookies;
 pub mod freshness;
 pub mod head;
+pub mod hop;
 pub mod invalidate;
 pub mod key;
 pub mod lookup;

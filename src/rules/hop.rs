@@ -1,0 +1,45 @@
+//! Which fields belong to one connection and not to the message (RFC 9110 section 7.6.1).
+
+use super::head::Fields;
+
+/// Fields that are about the connection even when `Connection` forgets to name them.
+const HOP_BY_HOP: &[&str] = &[
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authentication-info", "proxy-authorization",
+    "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+];
+
+/// Of one exchange: parvis writes its own.
+const PER_EXCHANGE: &[&str] = &["age", "content-length", "x-request-id", "x-processing-time"];
+
+/// Whether a field is for the next hop only.
+pub fn is_hop_by_hop(name: &str, head: Fields<'_>) -> bool {
+    HOP_BY_HOP.iter().any(|hop| hop.eq_ignore_ascii_case(name))
+        || head.list("connection").any(|nominated| nominated.eq_ignore_ascii_case(name))
+}
+
+/// Whether a field of a response is stored with it (RFC 9111 section 3.1).
+pub fn is_stored(name: &str, head: Fields<'_>) -> bool {
+    !is_hop_by_hop(name, head) && !PER_EXCHANGE.iter().any(|own| own.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_belongs_to_the_connection_is_not_stored() {
+        let head = Fields(&[("Connection", b"close, X-Mine"), ("connection", b"x-other")]);
+        for (name, stored) in [
+            ("Content-Type", true),
+            ("ETag", true),
+            ("Transfer-Encoding", false),
+            ("KEEP-ALIVE", false),
+            ("x-mine", false),
+            ("X-Other", false),
+            ("Age", false),
+            ("Content-Length", false),
+        ] {
+            assert_eq!(is_stored(name, head), stored, "{name}");
+        }
+    }
+}

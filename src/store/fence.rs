@@ -1,0 +1,116 @@
+//! Which purges a fetch under way has missed.
+//!
+//! A fetch that began before a purge may carry what the purge removed. Each purge gets the next number of one
+//! sequence; a fetch remembers the number at its beginning; when it wants to be stored, every later purge is
+//! held against it.
+
+use std::collections::VecDeque;
+
+use crate::rules::invalidate::{Facts, Selector};
+
+/// A position in the order of purges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sequence(pub u64);
+
+/// The most purges remembered.
+const MAX_PURGES: usize = 4096;
+/// The most bytes of selectors remembered.
+const MAX_BYTES: usize = 1 << 20;
+
+/// The purges of the recent past.
+#[derive(Debug, Default)]
+pub struct Fence {
+    last: Sequence,
+    /// Purges up to here are forgotten; fetches from before them cannot be vouched for.
+    forgotten: Sequence,
+    recent: VecDeque<(Sequence, Selector)>,
+    bytes: usize,
+}
+
+impl Fence {
+    /// The number of the latest purge.
+    pub fn now(&self) -> Sequence {
+        self.last
+    }
+
+    /// Takes note of a purge and returns its number.
+    pub fn advance(&mut self, selectors: &[Selector]) -> Sequence {
+        self.last = Sequence(self.last.0 + 1);
+        for selector in selectors {
+            self.bytes += size_of_selector(selector);
+            self.recent.push_back((self.last, selector.clone()));
+        }
+        while self.recent.len() > MAX_PURGES || self.bytes > MAX_BYTES {
+            let Some((sequence, selector)) = self.recent.pop_front() else { break };
+            self.bytes -= size_of_selector(&selector);
+            self.forgotten = sequence;
+        }
+        self.last
+    }
+
+    /// Whether what was fetched since `begun` and is known by `facts` may be stored.
+    pub fn admits(&self, begun: Sequence, facts: &Facts) -> bool {
+        begun >= self.forgotten
+            && !self
+                .recent
+                .iter()
+                .rev()
+                .take_while(|(sequence, _)| *sequence > begun)
+                .any(|(_, selector)| selector.matches(facts))
+    }
+}
+
+fn size_of_selector(selector: &Selector) -> usize {
+    let text = match selector {
+        Selector::Url { host, path, queries } => {
+            host.as_ref().map_or(0, String::len)
+                + path.len()
+                + queries.iter().flatten().map(String::len).sum::<usize>()
+        }
+        Selector::Prefix { host, path } => host.as_ref().map_or(0, String::len) + path.len(),
+        Selector::Tag(tag) => tag.len(),
+        Selector::All => 0,
+    };
+    size_of::<(Sequence, Selector)>() + text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(path: &str) -> Facts {
+        Facts { host: "shop".into(), path: path.into(), query: None, tags: ["t".into()].into() }
+    }
+
+    #[test]
+    fn only_purges_after_the_beginning_count() {
+        let mut fence = Fence::default();
+        let before = fence.now();
+        let purge = fence.advance(&[Selector::prefix("/a").unwrap()]);
+        assert!(!fence.admits(before, &page("/a/1")));
+        assert!(fence.admits(before, &page("/b")));
+        assert!(fence.admits(purge, &page("/a/1")));
+    }
+
+    #[test]
+    fn what_began_before_a_forgotten_purge_is_refused() {
+        let mut fence = Fence::default();
+        let before = fence.now();
+        for _ in 0..=MAX_PURGES {
+            fence.advance(&[Selector::prefix("/other").unwrap()]);
+        }
+        assert!(!fence.admits(before, &page("/a")));
+        assert!(fence.admits(fence.now(), &page("/a")));
+        assert_eq!(fence.recent.len(), MAX_PURGES);
+    }
+
+    #[test]
+    fn long_selectors_are_forgotten_earlier() {
+        let mut fence = Fence::default();
+        let long = Selector::prefix(&format!("/{}", "x".repeat(8000))).unwrap();
+        for _ in 0..1000 {
+            fence.advance(std::slice::from_ref(&long));
+        }
+        assert!(fence.bytes <= MAX_BYTES && fence.recent.len() < 200, "{}", fence.recent.len());
+    }
+}

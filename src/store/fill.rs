@@ -1,0 +1,424 @@
+//! One response on its way from the origin, and its readers.
+//!
+//! Whoever asks first leads: a fetch of its own task fills the response in, and the leader reads along like
+//! everyone who comes later. So no reader, however slow or gone, holds back the fetch or the others.
+//!
+//! A fill keeps all chunks as long as they may be stored, so that a later reader starts from the beginning. Once
+//! it is clear that the response will not be stored (it is personal, or too large), the fill becomes a window: no
+//! new readers, and a chunk is let go when the slowest reader has taken it. Then the fetch waits for the slowest
+//! reader, whose own write timeout bounds that.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use super::fence::Sequence;
+use super::response::{Head, StoredResponse};
+use crate::rules::admission::DiscardReason;
+use crate::rules::invalidate::Facts;
+use crate::rules::key::{CacheKey, Vary};
+
+/// Bytes a window holds before the fetch waits.
+const WINDOW: u64 = 1 << 20;
+
+/// The head of a response under way.
+#[derive(Debug)]
+pub struct Streaming {
+    /// Status and fields.
+    pub head: Head,
+    /// The length of its body, where the origin told.
+    pub length: Option<u64>,
+    /// What selects among its variants, and the key of this one.
+    pub vary: Vary,
+    /// The key under which it is stored, of its variant.
+    pub key: CacheKey,
+    /// `None` when it is about to be stored.
+    pub discard: Option<DiscardReason>,
+    /// How old it was on arrival, in seconds, where the origin said so.
+    pub age: Option<u64>,
+}
+
+/// What a fetch turned out to be, as its readers see it.
+#[derive(Clone, Debug)]
+pub enum Opening {
+    /// A new response; its body is read from the fill.
+    Streaming(Arc<Streaming>),
+    /// The stored response still holds (304).
+    Validated(Arc<StoredResponse>),
+    /// The origin failed, and the stored response stands in for it.
+    StaleOnError(Arc<StoredResponse>),
+    /// The origin failed.
+    Failed(Failure),
+}
+
+/// How the origin failed before a response head arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection, or it broke.
+    Unreachable,
+    /// It took too long.
+    Timeout,
+    /// The fetch itself broke; a bug on our side.
+    Internal,
+}
+
+/// The bytes that all fills together hold.
+#[derive(Debug)]
+pub struct InFlight {
+    used: AtomicU64,
+    max: u64,
+}
+
+impl InFlight {
+    /// A budget of `max` bytes.
+    pub fn new(max: u64) -> Arc<Self> {
+        Arc::new(Self { used: AtomicU64::new(0), max })
+    }
+
+    /// Bytes held now.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn reserve(&self, bytes: u64) -> bool {
+        let fits = |used: u64| used.checked_add(bytes).filter(|total| *total <= self.max);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
+    fn release(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    opening: Option<Opening>,
+    chunks: VecDeque<Bytes>,
+    /// The number of the first chunk held.
+    first: u64,
+    held: u64,
+    reserved: u64,
+    window: bool,
+    /// By reader, the number of the chunk it takes next.
+    readers: HashMap<u64, u64>,
+    last_reader: u64,
+    end: Option<End>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Complete,
+    Broken,
+}
+
+/// A response on its way. Held by its fetch, its readers and the table of fills.
+#[derive(Debug)]
+pub struct Fill {
+    /// What it is known by until its head arrives.
+    pub facts: Facts,
+    /// When it began, in the order of purges.
+    pub begun: Sequence,
+    state: Mutex<State>,
+    /// Counts changes, for readers to wait on.
+    version: watch::Sender<u64>,
+    /// Tells the fetch that a reader took a chunk or left.
+    taken: Notify,
+    in_flight: Arc<InFlight>,
+}
+
+impl Fill {
+    /// A fill that has just begun.
+    pub fn new(facts: Facts, begun: Sequence, in_flight: Arc<InFlight>) -> Self {
+        Self {
+            facts,
+            begun,
+            state: Mutex::default(),
+            version: watch::Sender::new(0),
+            taken: Notify::new(),
+            in_flight,
+        }
+    }
+
+    /// A reader from the first chunk on; `None` when the beginning has been let go already.
+    pub fn join(self: &Arc<Self>) -> Option<Reader> {
+        let mut state = self.state.lock();
+        if state.first > 0 {
+            return None;
+        }
+        state.last_reader += 1;
+        let id = state.last_reader;
+        state.readers.insert(id, 0);
+        Some(Reader { fill: self.clone(), id, version: self.version.subscribe() })
+    }
+
+    fn changed(&self) {
+        self.version.send_modify(|version| *version = version.wrapping_add(1));
+    }
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        self.in_flight.release(self.state.get_mut().reserved);
+    }
+}
+
+/// The filling end. Dropping it before the end breaks the response off for its readers.
+#[derive(Debug)]
+pub struct Filler(pub Arc<Fill>);
+
+/// Nobody reads a response that nobody may store: its fetch may stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abandoned;
+
+impl Filler {
+    /// Announces the head. A response that will not be stored becomes a window.
+    pub fn open(&self, opening: Opening) {
+        let mut state = self.0.state.lock();
+        if let Opening::Streaming(streaming) = &opening {
+            state.window |= streaming.discard.is_some();
+        }
+        state.opening = Some(opening);
+        drop(state);
+        self.0.changed();
+    }
+
+    /// Hands a chunk to the readers. Returns whether the response is still whole, i.e. may be stored; waits
+    /// while a window is full.
+    pub async fn push(&self, chunk: Bytes) -> Result<bool, Abandoned> {
+        if chunk.is_empty() {
+            return Ok(!self.0.state.lock().window);
+        }
+        let whole = {
+            let mut state = self.0.state.lock();
+            let length = chunk.len() as u64;
+            if !state.window {
+                if self.0.in_flight.reserve(length) {
+                    state.reserved += length;
+                } else {
+                    state.window = true;
+                }
+            }
+            state.held += length;
+            state.chunks.push_back(chunk);
+            !state.window
+        };
+        self.0.changed();
+        if whole { Ok(true) } else { self.wait_for_room().await.map(|()| false) }
+    }
+
+    /// Gives up storing: from now on chunks are let go once every reader has taken them.
+    pub fn stop_keeping(&self) {
+        self.0.state.lock().window = true;
+    }
+
+    /// All chunks, if none has been let go.
+    pub fn body(&self) -> Option<Bytes> {
+        let state = self.0.state.lock();
+        if state.window {
+            return None;
+        }
+        // One allocation of exactly the body's length: chunks pin larger read buffers.
+        let mut body = Vec::with_capacity(usize::try_from(state.held).ok()?);
+        state.chunks.iter().for_each(|chunk| body.extend_from_slice(chunk));
+        Some(body.into())
+    }
+
+    /// The response is complete.
+    pub fn finish(self) {
+        self.end(End::Complete);
+    }
+
+    fn end(&self, end: End) {
+        self.0.state.lock().end.get_or_insert(end);
+        self.0.changed();
+    }
+
+    async fn wait_for_room(&self) -> Result<(), Abandoned> {
+        loop {
+            let taken = self.0.taken.notified();
+            tokio::pin!(taken);
+            // Registered before the look, so that a reader in between is not missed.
+            taken.as_mut().enable();
+            {
+                let mut state = self.0.state.lock();
+                state.let_go();
+                if state.readers.is_empty() {
+                    return Err(Abandoned);
+                }
+                if state.held <= WINDOW {
+                    return Ok(());
+                }
+            }
+            taken.await;
+        }
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        self.end(End::Broken);
+    }
+}
+
+impl State {
+    /// Lets go of the chunks that every reader has taken.
+    fn let_go(&mut self) {
+        let slowest = self.readers.values().copied().min().unwrap_or(u64::MAX);
+        while self.first < slowest {
+            let Some(chunk) = self.chunks.pop_front() else { break };
+            self.held -= chunk.len() as u64;
+            self.first += 1;
+        }
+    }
+}
+
+/// One reader of a fill.
+#[derive(Debug)]
+pub struct Reader {
+    fill: Arc<Fill>,
+    id: u64,
+    version: watch::Receiver<u64>,
+}
+
+/// The fetch broke off in the middle of the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BrokenOff;
+
+impl Reader {
+    /// Waits for the head.
+    pub async fn opening(&mut self) -> Opening {
+        self.until(|state, _| match (&state.opening, state.end) {
+            (Some(opening), _) => Some(opening.clone()),
+            (None, Some(_)) => Some(Opening::Failed(Failure::Internal)),
+            (None, None) => None,
+        })
+        .await
+    }
+
+    /// The next chunk; `None` at the end.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, BrokenOff> {
+        let result = self
+            .until(|state, id| {
+                let next = state.readers.get_mut(&id)?;
+                let at = usize::try_from(*next - state.first).unwrap_or(usize::MAX);
+                if let Some(chunk) = state.chunks.get(at) {
+                    *next += 1;
+                    return Some(Ok(Some(chunk.clone())));
+                }
+                state.end.map(|end| if end == End::Complete { Ok(None) } else { Err(BrokenOff) })
+            })
+            .await;
+        self.fill.taken.notify_one();
+        result
+    }
+
+    async fn until<T>(&mut self, mut look: impl FnMut(&mut State, u64) -> Option<T>) -> T {
+        loop {
+            // Seen before the look, so that a change in between wakes us.
+            self.version.borrow_and_update();
+            if let Some(found) = look(&mut self.fill.state.lock(), self.id) {
+                return found;
+            }
+            // The sender lives in the fill that this reader holds.
+            let _ = self.version.changed().await;
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.fill.state.lock().readers.remove(&self.id);
+        self.fill.taken.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::target::{Scheme, Target};
+    use crate::rules::testing;
+
+    fn fill(max: u64) -> (Filler, Arc<Fill>) {
+        let request = crate::rules::head::RequestHead {
+            method: "GET",
+            target: Target::new(Scheme::Http, "shop", "/"),
+            fields: Default::default(),
+            has_body: false,
+        };
+        let facts = Facts::new(&request, &testing::policy().query, &[]);
+        let fill = Arc::new(Fill::new(facts, Sequence(0), InFlight::new(max)));
+        (Filler(fill.clone()), fill)
+    }
+
+    async fn drain(mut reader: Reader) -> Result<Vec<u8>, BrokenOff> {
+        let mut body = Vec::new();
+        while let Some(chunk) = reader.chunk().await? {
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    #[tokio::test]
+    async fn early_and_late_readers_get_the_whole_body() {
+        let (filler, fill) = fill(100);
+        let early = tokio::spawn(drain(fill.join().unwrap()));
+        assert_eq!(filler.push("one ".into()).await, Ok(true));
+        let late = tokio::spawn(drain(fill.join().unwrap()));
+        assert_eq!(filler.push("two".into()).await, Ok(true));
+        assert_eq!(filler.body().unwrap(), "one two");
+        filler.finish();
+        assert_eq!(early.await.unwrap().unwrap(), b"one two");
+        assert_eq!(late.await.unwrap().unwrap(), b"one two");
+        assert_eq!(drain(fill.join().unwrap()).await.unwrap(), b"one two");
+    }
+
+    #[tokio::test]
+    async fn a_dropped_fill_breaks_off_and_never_looks_complete() {
+        let (filler, fill) = fill(100);
+        let reader = fill.join().unwrap();
+        filler.push("half".into()).await.unwrap();
+        drop(filler);
+        assert_eq!(drain(reader).await, Err(BrokenOff));
+        assert!(matches!(fill.join().unwrap().opening().await, Opening::Failed(Failure::Internal)));
+    }
+
+    #[tokio::test]
+    async fn a_window_waits_for_its_slowest_reader_and_lets_go() {
+        let (filler, fill) = fill(u64::MAX);
+        let mut slow = fill.join().unwrap();
+        filler.stop_keeping();
+        let chunk = Bytes::from(vec![0; 700_000]);
+        assert_eq!(filler.push(chunk.clone()).await, Ok(false));
+        let pushing = tokio::spawn(async move {
+            let result = filler.push(Bytes::from(vec![1; 700_000])).await;
+            (filler, result)
+        });
+        tokio::task::yield_now().await;
+        assert!(!pushing.is_finished(), "above the window");
+        assert_eq!(slow.chunk().await.unwrap().unwrap().len(), 700_000);
+        let (filler, result) = pushing.await.unwrap();
+        assert_eq!(result, Ok(false));
+        assert!(fill.join().is_none(), "its beginning is gone");
+        assert!(filler.body().is_none());
+        drop(slow);
+        assert_eq!(filler.push("more".into()).await, Err(Abandoned));
+    }
+
+    #[tokio::test]
+    async fn bytes_under_way_have_a_budget_and_are_given_back() {
+        let (filler, fill) = fill(10);
+        let reader = fill.join().unwrap();
+        assert_eq!(filler.push("0123456789".into()).await, Ok(true));
+        assert_eq!(filler.push("x".into()).await, Ok(false));
+        let in_flight = fill.in_flight.clone();
+        assert_eq!(in_flight.used(), 10);
+        filler.finish();
+        assert_eq!(drain(reader).await.unwrap(), b"0123456789x");
+        drop(fill);
+        assert_eq!(in_flight.used(), 0);
+    }
+}

@@ -1,0 +1,421 @@
+//! The memory tier: a byte-budgeted map from key to response, an index for purges, and the fence.
+//!
+//! Lookups touch the map only. Everything that changes the store holds the index's lock, so that a purge and an
+//! insertion have an order: either the insertion sees the purge in the fence and is refused, or the purge sees
+//! the insertion in the index and removes it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
+
+use super::fence::{Fence, Sequence};
+use super::index::{EntryId, Index};
+use super::response::StoredResponse;
+use crate::plan::Memory as Budget;
+use crate::rules::head::Fields;
+use crate::rules::invalidate::Selector;
+use crate::rules::key::{CacheKey, Vary};
+
+/// What lies under a key.
+#[derive(Clone)]
+enum Slot {
+    /// The response itself.
+    Response { id: EntryId, response: Arc<StoredResponse> },
+    /// Under a primary key whose responses have variants: what selects among them.
+    Varies(Arc<Vary>),
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<CacheKey, Slot> for ByBytes {
+    fn weight(&self, key: &CacheKey, slot: &Slot) -> u64 {
+        // The key is held by the map and by the index.
+        let key = (key.len() * 2) as u64;
+        key + match slot {
+            Slot::Response { response, .. } => response.weight(),
+            Slot::Varies(vary) => 128 + vary.len() as u64,
+        }
+    }
+}
+
+/// Collects what an insertion pushed out, so that it leaves the index too.
+#[derive(Clone, Default)]
+struct PushedOut;
+
+impl Lifecycle<CacheKey, Slot> for PushedOut {
+    type RequestState = Vec<(CacheKey, EntryId)>;
+
+    // Called for a replaced value as well as for an evicted one.
+    fn on_evict(&self, out: &mut Self::RequestState, key: CacheKey, slot: Slot) {
+        if let Slot::Response { id, .. } = slot {
+            out.push((key, id));
+        }
+    }
+}
+
+#[derive(Default)]
+struct Books {
+    fence: Fence,
+    index: Index,
+    last_id: EntryId,
+}
+
+/// The memory tier.
+pub struct Memory {
+    map: Cache<CacheKey, Slot, ByBytes, DefaultHashBuilder, PushedOut>,
+    books: Mutex<Books>,
+    evictions: AtomicU64,
+}
+
+/// What a lookup found.
+pub struct Found {
+    /// The key the request selects: of a variant where the responses have any.
+    pub key: CacheKey,
+    /// The response under it.
+    pub response: Option<Arc<StoredResponse>>,
+}
+
+/// What a purge removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Purged {
+    /// Its place in the order of purges.
+    pub sequence: Sequence,
+    /// Per selector, in the order given: entries and bytes.
+    pub removed: Vec<(usize, u64)>,
+}
+
+impl Purged {
+    /// All entries and bytes.
+    pub fn total(&self) -> (usize, u64) {
+        self.removed.iter().fold((0, 0), |(entries, bytes), (n, b)| (entries + n, bytes + b))
+    }
+}
+
+/// Why an insertion was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// A purge that covers it came after its fetch began.
+    Purged,
+    /// It does not fit.
+    TooLarge,
+}
+
+impl Memory {
+    /// An empty tier within `budget`.
+    pub fn new(budget: Budget) -> Self {
+        // A shard must hold several of the largest objects, or they would not be admitted at all.
+        let shards = (budget.max_size / (budget.max_object_size.max(1) * 2)).clamp(1, 64);
+        // Rounded down to a power of two; the library rounds up.
+        let shards = 1 << shards.ilog2();
+        let options = OptionsBuilder::new()
+            .shards(shards)
+            .estimated_items_capacity(usize::try_from(budget.max_size / 4096).unwrap_or(usize::MAX).max(shards * 32))
+            .weight_capacity(budget.max_size)
+            .build()
+            .expect("both capacities are set above");
+        Self {
+            map: Cache::with_options(options, ByBytes, DefaultHashBuilder::default(), PushedOut),
+            books: Mutex::default(),
+            evictions: AtomicU64::new(0),
+        }
+    }
+
+    /// Finds the response that a request with these fields selects under a primary key.
+    pub fn lookup(&self, primary: &CacheKey, request: Fields<'_>) -> Found {
+        match self.map.get(primary) {
+            None => Found { key: primary.clone(), response: None },
+            Some(Slot::Response { response, .. }) => Found { key: primary.clone(), response: Some(response) },
+            Some(Slot::Varies(vary)) => {
+                let key = primary.variant(&vary, request);
+                let response = match self.map.get(&key) {
+                    Some(Slot::Response { response, .. }) => Some(response),
+                    _ => None,
+                };
+                Found { key, response }
+            }
+        }
+    }
+
+    /// The point in the order of purges from which a fetch that begins now counts.
+    pub fn begin(&self) -> Sequence {
+        self.books.lock().fence.now()
+    }
+
+    /// Learns that the responses under a primary key have variants.
+    pub fn note_vary(&self, primary: &CacheKey, vary: &Vary) {
+        if vary.is_empty() {
+            return;
+        }
+        if let Some(Slot::Varies(known)) = self.map.peek(primary)
+            && *known == *vary
+        {
+            return;
+        }
+        let mut books = self.books.lock();
+        self.put(&mut books, primary.clone(), Slot::Varies(Arc::new(vary.clone())));
+    }
+
+    /// Stores what was fetched since `begun`, unless a purge since then covers it.
+    pub fn insert(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: Sequence) -> Result<(), Refused> {
+        let mut books = self.books.lock();
+        if !books.fence.admits(begun, &response.facts) {
+            return Err(Refused::Purged);
+        }
+        books.last_id += 1;
+        let id = books.last_id;
+        books.index.add(id, key.clone(), response.facts.clone());
+        self.put(&mut books, key.clone(), Slot::Response { id, response });
+        if books.index.contains(id) { Ok(()) } else { Err(Refused::TooLarge) }
+    }
+
+    /// Removes the response under `key` if it still is this one.
+    pub fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
+        let mut books = self.books.lock();
+        let same = |slot: &Slot| matches!(slot, Slot::Response { response: r, .. } if Arc::ptr_eq(r, response));
+        if let Some((_, Slot::Response { id, .. })) = self.map.remove_if(key, same) {
+            books.index.remove(id);
+        }
+    }
+
+    /// Removes what `selectors` name.
+    pub fn purge(&self, selectors: &[Selector]) -> Purged {
+        let mut books = self.books.lock();
+        let sequence = books.fence.advance(selectors);
+        let mut removed = Vec::with_capacity(selectors.len());
+        for selector in selectors {
+            let (mut entries, mut bytes) = (0, 0);
+            for id in books.index.find(selector) {
+                let Some(key) = books.index.remove(id) else { continue };
+                let same = |slot: &Slot| matches!(slot, Slot::Response { id: found, .. } if *found == id);
+                if let Some((key, slot)) = self.map.remove_if(&key, same) {
+                    entries += 1;
+                    bytes += ByBytes.weight(&key, &slot);
+                }
+            }
+            removed.push((entries, bytes));
+        }
+        if selectors.contains(&Selector::All) {
+            // What selects among variants goes too.
+            self.map.clear();
+        }
+        Purged { sequence, removed }
+    }
+
+    fn put(&self, books: &mut Books, key: CacheKey, slot: Slot) {
+        let mut pushed_out = Vec::new();
+        self.map.insert_with_lifecycle(key.clone(), slot, &mut pushed_out);
+        for (gone, id) in pushed_out {
+            books.index.remove(id);
+            if gone != key {
+                self.evictions.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Stored responses.
+    pub fn entries(&self) -> usize {
+        self.books.lock().index.len()
+    }
+
+    /// Bytes they are charged with.
+    pub fn bytes(&self) -> u64 {
+        self.map.weight()
+    }
+
+    /// The budget, in bytes.
+    pub fn capacity(&self) -> u64 {
+        self.map.capacity()
+    }
+
+    /// Responses pushed out to make room, since the start.
+    pub fn evictions(&self) -> u64 {
+        self.evictions.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::rules::freshness::Freshness;
+    use crate::rules::head::RequestHead;
+    use crate::rules::invalidate::Facts;
+    use crate::rules::target::{Scheme, Target};
+    use crate::rules::testing;
+    use crate::store::response::Head;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+    use std::time::Duration;
+
+    const BUDGET: Budget = Budget { max_size: 1 << 20, max_object_size: 1 << 18 };
+
+    fn request(path: &str) -> RequestHead<'_> {
+        let target = Target::new(Scheme::Http, "shop", path);
+        RequestHead { method: "GET", target, fields: Fields::default(), has_body: false }
+    }
+
+    fn key(path: &str) -> CacheKey {
+        CacheKey::primary("route", &request(path), &testing::policy().query)
+    }
+
+    fn response(path: &str, tags: &[&str], body: usize) -> Arc<StoredResponse> {
+        let tags: Vec<Arc<str>> = tags.iter().map(|tag| Arc::from(*tag)).collect();
+        Arc::new(StoredResponse {
+            head: Head::from_fields(200, [("etag", &b"\"1\""[..])].into_iter()),
+            body: vec![0; body].into(),
+            freshness: Freshness {
+                stored_at: Timestamp(0),
+                initial_age: Duration::ZERO,
+                lifetime: Duration::from_secs(60),
+                stale_while_revalidate: Duration::ZERO,
+                stale_if_error: Duration::ZERO,
+                always_revalidate: false,
+            },
+            facts: Arc::new(Facts::new(&request(path), &testing::policy().query, &tags)),
+            vary: Vary::default(),
+        })
+    }
+
+    fn stored(memory: &Memory, path: &str) -> bool {
+        memory.lookup(&key(path), Fields::default()).response.is_some()
+    }
+
+    #[test]
+    fn variants_live_side_by_side_and_are_purged_together() {
+        let memory = Memory::new(BUDGET);
+        let vary = Vary::parse(Fields(&[("vary", b"accept")])).unwrap();
+        let (html, json) = (Fields(&[("accept", b"text/html")]), Fields(&[("accept", b"application/json")]));
+        memory.note_vary(&key("/a"), &vary);
+        for fields in [html, json] {
+            memory.insert(&key("/a").variant(&vary, fields), response("/a", &[], 10), memory.begin()).unwrap();
+        }
+        assert!(memory.lookup(&key("/a"), html).response.is_some());
+        assert!(memory.lookup(&key("/a"), json).response.is_some());
+        assert!(memory.lookup(&key("/a"), Fields::default()).response.is_none());
+        let purged = memory.purge(&[Selector::url("/a", &[testing::policy().query]).unwrap()]);
+        assert_eq!(purged.total().0, 2);
+        assert!(memory.lookup(&key("/a"), html).response.is_none());
+    }
+
+    #[test]
+    fn a_full_store_evicts_and_stays_within_its_budget() {
+        let memory = Memory::new(BUDGET);
+        for n in 0..2_000 {
+            let path = format!("/{n}");
+            memory.insert(&key(&path), response(&path, &["t"], 2_000), memory.begin()).unwrap();
+            assert!(memory.bytes() <= BUDGET.max_size, "{} bytes after {n}", memory.bytes());
+        }
+        assert!(memory.evictions() > 1_000, "{} evictions", memory.evictions());
+        assert_eq!(memory.purge(&[Selector::tag("t").unwrap()]).total().0, memory.map.len());
+        assert_eq!((memory.entries(), memory.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn the_largest_object_fits_and_a_larger_one_is_refused() {
+        let budget = Budget { max_size: 64 << 20, max_object_size: 8 << 20 };
+        let memory = Memory::new(budget);
+        let largest = usize::try_from(budget.max_object_size).unwrap();
+        assert_eq!(memory.insert(&key("/a"), response("/a", &[], largest), memory.begin()), Ok(()));
+        assert!(stored(&memory, "/a"));
+        let over = response("/b", &[], largest * 8);
+        assert_eq!(memory.insert(&key("/b"), over, memory.begin()), Err(Refused::TooLarge));
+        assert_eq!(memory.entries(), 1);
+    }
+
+    #[test]
+    fn removing_spares_what_has_taken_its_place() {
+        let memory = Memory::new(BUDGET);
+        let (old, new) = (response("/a", &[], 1), response("/a", &[], 2));
+        memory.insert(&key("/a"), old.clone(), memory.begin()).unwrap();
+        memory.insert(&key("/a"), new.clone(), memory.begin()).unwrap();
+        assert_eq!(memory.evictions(), 0, "a replacement is no eviction");
+        memory.remove(&key("/a"), &old);
+        assert!(stored(&memory, "/a"));
+        memory.remove(&key("/a"), &new);
+        assert_eq!((stored(&memory, "/a"), memory.entries()), (false, 0));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Begin(usize),
+        Commit(usize),
+        Purge(usize),
+    }
+
+    fn selectors() -> Vec<Selector> {
+        let query = [testing::policy().query];
+        vec![
+            Selector::url("/a/1", &query).unwrap(),
+            Selector::url("http://shop/b?x=1", &query).unwrap(),
+            Selector::prefix("/a/").unwrap(),
+            Selector::prefix("http://elsewhere/").unwrap(),
+            Selector::tag("odd").unwrap(),
+            Selector::All,
+        ]
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            (0usize..12).prop_map(Step::Begin),
+            (0usize..12).prop_map(Step::Commit),
+            (0usize..6).prop_map(Step::Purge),
+        ];
+        proptest::collection::vec(step, 0..60)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// The oracle: a page may be stored only if no purge that names it came since its fetch began.
+        #[test]
+        fn no_interleaving_of_fetches_and_purges_leaves_purged_content(steps in steps()) {
+            let memory = Memory::new(BUDGET);
+            let pages = ["/a/1", "/a/2", "/b?x=1"];
+            let selectors = selectors();
+            let mut begun: HashMap<usize, Sequence> = HashMap::new();
+            let mut expected: HashMap<&str, bool> = HashMap::new();
+            let mut purges: Vec<(Sequence, Selector)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Begin(fetch) => {
+                        begun.insert(fetch, memory.begin());
+                    }
+                    Step::Commit(fetch) => {
+                        let Some(since) = begun.remove(&fetch) else { continue };
+                        let page = pages[fetch % 3];
+                        let tags: &[&str] = if fetch % 2 == 1 { &["odd"] } else { &[] };
+                        let response = response(page, tags, 10);
+                        let purged =
+                            purges.iter().any(|(at, selector)| *at > since && selector.matches(&response.facts));
+                        prop_assert_eq!(memory.insert(&key(page), response, since).is_err(), purged);
+                        if !purged {
+                            expected.insert(page, fetch % 2 == 1);
+                        }
+                    }
+                    Step::Purge(which) => {
+                        let selector = selectors[which].clone();
+                        let gone: Vec<&str> = expected
+                            .iter()
+                            .filter(|(page, odd)| {
+                                selector.matches(&response(page, if **odd { &["odd"] } else { &[] }, 0).facts)
+                            })
+                            .map(|(page, _)| *page)
+                            .collect();
+                        let purged = memory.purge(std::slice::from_ref(&selector));
+                        prop_assert_eq!(purged.total().0, gone.len());
+                        gone.iter().for_each(|page| { expected.remove(page); });
+                        purges.push((purged.sequence, selector));
+                    }
+                }
+                for page in pages {
+                    prop_assert_eq!(stored(&memory, page), expected.contains_key(page), "{}", page);
+                }
+                prop_assert_eq!(memory.entries(), expected.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Where responses are kept, and how they leave.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`response`] | one stored response: serialised head, body, freshness |
+//! | [`memory`] | the byte-budgeted memory tier, its index by path and tag, and the fence |
+//! | [`fence`] | which purges a fetch under way has missed |
+//! | [`index`] | which keys a purge means, without a scan |
+//! | [`memo`] | which keys proved uncacheable a moment ago |
+//! | [`fill`] | one response on its way from the origin, and its readers |
+//! | [`fills`] | all of them, so that one fetch serves all who ask for the same key |
+
+pub mod fence;
+pub mod fill;
+pub mod fills;
+mod index;
+pub mod memo;
+pub mod memory;
+pub mod response;
+
+use std::sync::Arc;
+
+use crate::plan::Memory as Budget;
+use crate::rules::invalidate::Selector;
+
+/// Everything that outlives a request: the memory tier, the fetches under way, the memo.
+pub struct Store {
+    /// Stored responses.
+    pub memory: memory::Memory,
+    /// Responses on their way.
+    pub fills: Arc<fills::Fills>,
+    /// Keys that proved uncacheable.
+    pub memo: memo::Memo,
+}
+
+impl Store {
+    /// An empty store within `budget`.
+    pub fn new(budget: Budget) -> Self {
+        Self {
+            memory: memory::Memory::new(budget),
+            fills: Arc::new(fills::Fills::new(budget.max_size / fills::SHARE_OF_STORE)),
+            memo: memo::Memo::default(),
+        }
+    }
+
+    /// Removes what `selectors` name. When this returns, no request that begins later is answered from any of
+    /// it: stored responses are gone, fetches under way will not be stored, and nobody new joins them.
+    pub fn purge(&self, selectors: &[Selector]) -> memory::Purged {
+        let purged = self.memory.purge(selectors);
+        self.fills.detach(selectors, purged.sequence);
+        if selectors.contains(&Selector::All) {
+            self.memo.clear();
+        }
+        purged
+    }
+}

@@ -1,0 +1,117 @@
+//! One stored response.
+//!
+//! The head is kept as the bytes that go on the wire: a fraction of what a map of headers takes, and it pins no
+//! read buffer. The body is one allocation of exactly its length, for the same reason.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::rules::freshness::Freshness;
+use crate::rules::head::{Field, Fields, ResponseHead};
+use crate::rules::hop;
+use crate::rules::invalidate::Facts;
+use crate::rules::key::Vary;
+
+/// A status and field lines, serialised as `Name: value\r\n`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The status code.
+    pub status: u16,
+    lines: Box<[u8]>,
+}
+
+impl Head {
+    /// Serialises the fields of `response` that may be stored.
+    pub fn storable(response: &ResponseHead<'_>) -> Self {
+        let kept = response.fields.0.iter().filter(|(name, _)| hop::is_stored(name, response.fields));
+        Self::from_fields(response.status, kept.copied())
+    }
+
+    /// Serialises these fields.
+    pub fn from_fields<'a>(status: u16, fields: impl Iterator<Item = Field<'a>>) -> Self {
+        let mut lines = Vec::with_capacity(512);
+        for (name, value) in fields {
+            lines.extend_from_slice(name.as_bytes());
+            lines.extend_from_slice(b": ");
+            lines.extend_from_slice(value);
+            lines.extend_from_slice(b"\r\n");
+        }
+        Self { status, lines: lines.into() }
+    }
+
+    /// The field lines, in order.
+    pub fn fields(&self) -> Vec<Field<'_>> {
+        self.lines
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| {
+                let line = line.strip_suffix(b"\r")?;
+                let colon = line.iter().position(|byte| *byte == b':')?;
+                let name = std::str::from_utf8(&line[..colon]).ok()?;
+                Some((name, line.get(colon + 2..).unwrap_or_default()))
+            })
+            .collect()
+    }
+
+    /// Calls `f` with the head as the rules see it.
+    pub fn with<T>(&self, f: impl FnOnce(ResponseHead<'_>) -> T) -> T {
+        f(ResponseHead { status: self.status, fields: Fields(&self.fields()) })
+    }
+
+    /// Bytes the field lines occupy.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether there are no field lines.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+}
+
+/// A complete response in the store. Shared between readers; never changed, only replaced.
+#[derive(Debug)]
+pub struct StoredResponse {
+    /// Status and fields.
+    pub head: Head,
+    /// The identity body.
+    pub body: Bytes,
+    /// How long it is good for.
+    pub freshness: Freshness,
+    /// What purges know it by.
+    pub facts: Arc<Facts>,
+    /// What selects among its variants.
+    pub vary: Vary,
+}
+
+impl StoredResponse {
+    /// What it occupies in the process, in bytes, an allowance for allocator gaps and bookkeeping included.
+    ///
+    /// A body is charged an eighth more than its length: size classes of the allocator are that far apart.
+    pub fn weight(&self) -> u64 {
+        const TABLES: usize = 640;
+        let tags: usize = self.facts.tags.iter().map(|tag| tag.len() + size_of::<Arc<str>>()).sum();
+        let facts = self.facts.host.len() + self.facts.path.len() + self.facts.query.as_ref().map_or(0, |q| q.len());
+        let small = self.head.len() + facts * 2 + tags + self.vary.len() + TABLES;
+        (small + self.body.len() + self.body.len() / 8) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_comes_back_as_it_went_in() {
+        let fields: &[Field<'_>] = &[("X-Twice", b"1"), ("x-twice", b" 2: \xff"), ("X-Empty", b""), ("ETag", b"\"a\"")];
+        let head = Head::storable(&ResponseHead { status: 203, fields: Fields(fields) });
+        assert_eq!((head.status, head.fields().as_slice()), (203, fields));
+    }
+
+    #[test]
+    fn a_head_keeps_nothing_of_its_connection() {
+        let fields: &[Field<'_>] =
+            &[("Transfer-Encoding", b"chunked"), ("Connection", b"X-Hop"), ("x-hop", b"1"), ("Age", b"3")];
+        assert!(Head::storable(&ResponseHead { status: 200, fields: Fields(fields) }).is_empty());
+    }
+}
