@@ -4,8 +4,16 @@ use super::head::Fields;
 
 /// Fields that are about the connection even when `Connection` forgets to name them.
 const HOP_BY_HOP: &[&str] = &[
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authentication-info", "proxy-authorization",
-    "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
 ];
 
 /// Of one exchange: parvis writes its own.
@@ -14,7 +22,9 @@ const PER_EXCHANGE: &[&str] = &["age", "content-length", "x-request-id", "x-proc
 /// Whether a field is for the next hop only.
 pub fn is_hop_by_hop(name: &str, head: Fields<'_>) -> bool {
     HOP_BY_HOP.iter().any(|hop| hop.eq_ignore_ascii_case(name))
-        || head.list("connection").any(|nominated| nominated.eq_ignore_ascii_case(name))
+        || head
+            .list("connection")
+            .any(|nominated| nominated.eq_ignore_ascii_case(name))
 }
 
 /// Whether a field of a response is stored with it (RFC 9111 section 3.1).

@@ -1,11 +1,18 @@
 //! Policies and heads for the tests of the rules.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::policy::*;
 
 /// What a route has when the operator says nothing, with a lifetime of one minute.
 pub fn policy() -> CachePolicy {
+    // Compiling the patterns takes longer than most tests.
+    static POLICY: LazyLock<CachePolicy> = LazyLock::new(default_policy);
+    POLICY.clone()
+}
+
+fn default_policy() -> CachePolicy {
     CachePolicy {
         mode: Mode::Enforce,
         ttl: Duration::from_secs(60),

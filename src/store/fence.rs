@@ -41,7 +41,9 @@ impl Fence {
             self.recent.push_back((self.last, selector.clone()));
         }
         while self.recent.len() > MAX_PURGES || self.bytes > MAX_BYTES {
-            let Some((sequence, selector)) = self.recent.pop_front() else { break };
+            let Some((sequence, selector)) = self.recent.pop_front() else {
+                break;
+            };
             self.bytes -= size_of_selector(&selector);
             self.forgotten = sequence;
         }
@@ -79,7 +81,12 @@ mod tests {
     use super::*;
 
     fn page(path: &str) -> Facts {
-        Facts { host: "shop".into(), path: path.into(), query: None, tags: ["t".into()].into() }
+        Facts {
+            host: "shop".into(),
+            path: path.into(),
+            query: None,
+            tags: ["t".into()].into(),
+        }
     }
 
     #[test]
@@ -111,6 +118,10 @@ mod tests {
         for _ in 0..1000 {
             fence.advance(std::slice::from_ref(&long));
         }
-        assert!(fence.bytes <= MAX_BYTES && fence.recent.len() < 200, "{}", fence.recent.len());
+        assert!(
+            fence.bytes <= MAX_BYTES && fence.recent.len() < 200,
+            "{}",
+            fence.recent.len()
+        );
     }
 }

@@ -23,7 +23,10 @@ use crate::rules::key::{CacheKey, Vary};
 #[derive(Clone)]
 enum Slot {
     /// The response itself.
-    Response { id: EntryId, response: Arc<StoredResponse> },
+    Response {
+        id: EntryId,
+        response: Arc<StoredResponse>,
+    },
     /// Under a primary key whose responses have variants: what selects among them.
     Varies(Arc<Vary>),
 }
@@ -91,7 +94,9 @@ pub struct Purged {
 impl Purged {
     /// All entries and bytes.
     pub fn total(&self) -> (usize, u64) {
-        self.removed.iter().fold((0, 0), |(entries, bytes), (n, b)| (entries + n, bytes + b))
+        self.removed
+            .iter()
+            .fold((0, 0), |(entries, bytes), (n, b)| (entries + n, bytes + b))
     }
 }
 
@@ -113,7 +118,11 @@ impl Memory {
         let shards = 1 << shards.ilog2();
         let options = OptionsBuilder::new()
             .shards(shards)
-            .estimated_items_capacity(usize::try_from(budget.max_size / 4096).unwrap_or(usize::MAX).max(shards * 32))
+            .estimated_items_capacity(
+                usize::try_from(budget.max_size / 4096)
+                    .unwrap_or(usize::MAX)
+                    .max(shards * 32),
+            )
             .weight_capacity(budget.max_size)
             .build()
             .expect("both capacities are set above");
@@ -127,8 +136,14 @@ impl Memory {
     /// Finds the response that a request with these fields selects under a primary key.
     pub fn lookup(&self, primary: &CacheKey, request: Fields<'_>) -> Found {
         match self.map.get(primary) {
-            None => Found { key: primary.clone(), response: None },
-            Some(Slot::Response { response, .. }) => Found { key: primary.clone(), response: Some(response) },
+            None => Found {
+                key: primary.clone(),
+                response: None,
+            },
+            Some(Slot::Response { response, .. }) => Found {
+                key: primary.clone(),
+                response: Some(response),
+            },
             Some(Slot::Varies(vary)) => {
                 let key = primary.variant(&vary, request);
                 let response = match self.map.get(&key) {
@@ -160,7 +175,12 @@ impl Memory {
     }
 
     /// Stores what was fetched since `begun`, unless a purge since then covers it.
-    pub fn insert(&self, key: &CacheKey, response: Arc<StoredResponse>, begun: Sequence) -> Result<(), Refused> {
+    pub fn insert(
+        &self,
+        key: &CacheKey,
+        response: Arc<StoredResponse>,
+        begun: Sequence,
+    ) -> Result<(), Refused> {
         let mut books = self.books.lock();
         if !books.fence.admits(begun, &response.facts) {
             return Err(Refused::Purged);
@@ -169,13 +189,18 @@ impl Memory {
         let id = books.last_id;
         books.index.add(id, key.clone(), response.facts.clone());
         self.put(&mut books, key.clone(), Slot::Response { id, response });
-        if books.index.contains(id) { Ok(()) } else { Err(Refused::TooLarge) }
+        if books.index.contains(id) {
+            Ok(())
+        } else {
+            Err(Refused::TooLarge)
+        }
     }
 
     /// Removes the response under `key` if it still is this one.
     pub fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
         let mut books = self.books.lock();
-        let same = |slot: &Slot| matches!(slot, Slot::Response { response: r, .. } if Arc::ptr_eq(r, response));
+        let same =
+            |slot: &Slot| matches!(slot, Slot::Response { response: r, .. } if Arc::ptr_eq(r, response));
         if let Some((_, Slot::Response { id, .. })) = self.map.remove_if(key, same) {
             books.index.remove(id);
         }
@@ -189,7 +214,9 @@ impl Memory {
         for selector in selectors {
             let (mut entries, mut bytes) = (0, 0);
             for id in books.index.find(selector) {
-                let Some(key) = books.index.remove(id) else { continue };
+                let Some(key) = books.index.remove(id) else {
+                    continue;
+                };
                 let same = |slot: &Slot| matches!(slot, Slot::Response { id: found, .. } if *found == id);
                 if let Some((key, slot)) = self.map.remove_if(&key, same) {
                     entries += 1;
@@ -251,11 +278,19 @@ mod tests {
     use std::collections::HashMap;
     use std::time::Duration;
 
-    const BUDGET: Budget = Budget { max_size: 1 << 20, max_object_size: 1 << 18 };
+    const BUDGET: Budget = Budget {
+        max_size: 1 << 20,
+        max_object_size: 1 << 18,
+    };
 
     fn request(path: &str) -> RequestHead<'_> {
         let target = Target::new(Scheme::Http, "shop", path);
-        RequestHead { method: "GET", target, fields: Fields::default(), has_body: false }
+        RequestHead {
+            method: "GET",
+            target,
+            fields: Fields::default(),
+            has_body: false,
+        }
     }
 
     fn key(path: &str) -> CacheKey {
@@ -288,10 +323,19 @@ mod tests {
     fn variants_live_side_by_side_and_are_purged_together() {
         let memory = Memory::new(BUDGET);
         let vary = Vary::parse(Fields(&[("vary", b"accept")])).unwrap();
-        let (html, json) = (Fields(&[("accept", b"text/html")]), Fields(&[("accept", b"application/json")]));
+        let (html, json) = (
+            Fields(&[("accept", b"text/html")]),
+            Fields(&[("accept", b"application/json")]),
+        );
         memory.note_vary(&key("/a"), &vary);
         for fields in [html, json] {
-            memory.insert(&key("/a").variant(&vary, fields), response("/a", &[], 10), memory.begin()).unwrap();
+            memory
+                .insert(
+                    &key("/a").variant(&vary, fields),
+                    response("/a", &[], 10),
+                    memory.begin(),
+                )
+                .unwrap();
         }
         assert!(memory.lookup(&key("/a"), html).response.is_some());
         assert!(memory.lookup(&key("/a"), json).response.is_some());
@@ -306,23 +350,39 @@ mod tests {
         let memory = Memory::new(BUDGET);
         for n in 0..2_000 {
             let path = format!("/{n}");
-            memory.insert(&key(&path), response(&path, &["t"], 2_000), memory.begin()).unwrap();
-            assert!(memory.bytes() <= BUDGET.max_size, "{} bytes after {n}", memory.bytes());
+            memory
+                .insert(&key(&path), response(&path, &["t"], 2_000), memory.begin())
+                .unwrap();
+            assert!(
+                memory.bytes() <= BUDGET.max_size,
+                "{} bytes after {n}",
+                memory.bytes()
+            );
         }
         assert!(memory.evictions() > 1_000, "{} evictions", memory.evictions());
-        assert_eq!(memory.purge(&[Selector::tag("t").unwrap()]).total().0, memory.map.len());
+        let held = memory.map.len();
+        assert_eq!(memory.purge(&[Selector::tag("t").unwrap()]).total().0, held);
         assert_eq!((memory.entries(), memory.bytes()), (0, 0));
     }
 
     #[test]
     fn the_largest_object_fits_and_a_larger_one_is_refused() {
-        let budget = Budget { max_size: 64 << 20, max_object_size: 8 << 20 };
+        let budget = Budget {
+            max_size: 64 << 20,
+            max_object_size: 8 << 20,
+        };
         let memory = Memory::new(budget);
         let largest = usize::try_from(budget.max_object_size).unwrap();
-        assert_eq!(memory.insert(&key("/a"), response("/a", &[], largest), memory.begin()), Ok(()));
+        assert_eq!(
+            memory.insert(&key("/a"), response("/a", &[], largest), memory.begin()),
+            Ok(())
+        );
         assert!(stored(&memory, "/a"));
         let over = response("/b", &[], largest * 8);
-        assert_eq!(memory.insert(&key("/b"), over, memory.begin()), Err(Refused::TooLarge));
+        assert_eq!(
+            memory.insert(&key("/b"), over, memory.begin()),
+            Err(Refused::TooLarge)
+        );
         assert_eq!(memory.entries(), 1);
     }
 
