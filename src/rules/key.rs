@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::forwarding::CLAIMS;
 use super::head::{Fields, RequestHead};
 use super::policy::QueryPolicy;
 
@@ -111,8 +112,6 @@ const FIXED: &[&str] = &[
     "pragma",
     "range",
     "te",
-    "x-forwarded-host",
-    "x-forwarded-proto",
 ];
 
 /// Different for every client.
@@ -131,7 +130,8 @@ impl Vary {
         if names.iter().any(|name| PER_CLIENT.contains(&name.as_str())) {
             return Err(VaryError::PerClient);
         }
-        names.retain(|name| !FIXED.contains(&name.as_str()));
+        // What is dropped from every upstream request selects nothing either.
+        names.retain(|name| !FIXED.contains(&name.as_str()) && !CLAIMS.contains(&name.as_str()));
         names.sort_unstable();
         names.dedup();
         if names.len() > Self::MAX {

@@ -15,6 +15,7 @@
 //! | [`lookup`] | whether a request may be answered from a stored response |
 //! | [`key`] | under which key, and which variant |
 //! | [`cache_control`] | what `Cache-Control` says |
+//! | [`forwarding`] | who the client is, and which of its claims are believed |
 //! | [`freshness`] | how long a response is fresh |
 //! | [`verdict`] | hit, stale, revalidate or miss |
 //! | [`admission`] | whether a response may be stored |
@@ -26,6 +27,7 @@ pub mod admission;
 pub mod cache_control;
 pub mod conditional;
 pub mod cookies;
+pub mod forwarding;
 pub mod freshness;
 pub mod head;
 pub mod hop;

@@ -47,10 +47,12 @@ pub struct Streaming {
 pub enum Opening {
     /// A new response; its body is read from the fill.
     Streaming(Arc<Streaming>),
-    /// The stored response still holds (304).
-    Validated(Arc<StoredResponse>),
+    /// The stored response still holds (304); with a reason when it is nevertheless not stored any longer.
+    Validated(Arc<StoredResponse>, Option<DiscardReason>),
     /// The origin failed, and the stored response stands in for it.
     StaleOnError(Arc<StoredResponse>),
+    /// The stored response was no basis for a validation, and is gone: look again.
+    Again,
     /// The origin failed.
     Failed(Failure),
 }

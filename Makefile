@@ -1,0 +1,36 @@
+# `make demo` shows what parvis does, `make test` runs every check. Both first install what is missing (scripts/setup).
+.PHONY: help demo test build run audit bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: ## a tour in front of a slow built-in origin; ARGS=--once ends after it
+	@scripts/setup build
+	cargo run --locked -- demo $(ARGS)
+
+test: ## format, lints, docs and every test
+	@scripts/setup test
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	cargo test --locked --doc
+	cargo nextest run --locked
+
+build: ## the release binary, target/release/parvis
+	@scripts/setup build
+	cargo build --locked --release
+
+run: ## the release binary with config.example.yaml, or ARGS="--origin http://127.0.0.1:8000"
+	@scripts/setup build
+	cargo run --locked --release -- run $(or $(ARGS),-c config.example.yaml)
+
+audit: ## licences, sources and banned crates of the dependency tree
+	@scripts/setup audit
+	cargo deny --locked --log-level error check bans licenses sources
+
+bench: ## the benchmarks
+	@scripts/setup build
+	cargo bench --locked $(ARGS)
+
+clean: ## remove everything built
+	cargo clean

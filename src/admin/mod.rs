@@ -1,0 +1,118 @@
+//! The operators' own listener: purge, metrics, health. Loopback unless the configuration says otherwise.
+
+pub mod purge;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use pingora::server::ShutdownWatch;
+use pingora::services::background::BackgroundService;
+use serde_json::json;
+
+use crate::proxy::App;
+
+/// The largest request body, in bytes.
+const MAX_BODY: usize = 1 << 20;
+
+/// How long to wait before trying to listen again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The admin listener as a service.
+pub struct Admin {
+    /// What it operates.
+    pub app: App,
+    /// Where it listens.
+    pub listen: SocketAddr,
+}
+
+#[async_trait]
+impl BackgroundService for Admin {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let router = router(self.app.clone()).into_make_service_with_connect_info::<SocketAddr>();
+        let listener = loop {
+            match tokio::net::TcpListener::bind(self.listen).await {
+                Ok(listener) => break listener,
+                Err(error) => {
+                    tracing::error!(%error, listen = %self.listen, "the admin listener cannot listen; trying again");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        };
+        let stopped = async move {
+            // An error means that the server is gone, which also ends this.
+            let _ = shutdown.changed().await;
+        };
+        if let Err(error) = axum::serve(listener, router)
+            .with_graceful_shutdown(stopped)
+            .await
+        {
+            tracing::error!(%error, "the admin listener ended");
+        }
+    }
+}
+
+fn router(app: App) -> Router {
+    Router::new()
+        .route("/purge", post(purge::purge))
+        .route("/metrics", get(metrics))
+        .route("/metrics/", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .fallback(|| async {
+            Refusal::new(
+                StatusCode::NOT_FOUND,
+                "no such endpoint",
+                "POST /purge, GET /metrics, GET /healthz",
+            )
+        })
+        .method_not_allowed_fallback(|| async {
+            Refusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this endpoint has another method",
+                "POST /purge, GET /metrics, GET /healthz",
+            )
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(app)
+}
+
+async fn metrics(State(app): State<App>) -> impl IntoResponse {
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        app.observer.metrics.render(),
+    )
+}
+
+/// A refusal, told in JSON: what is wrong, and what to do instead.
+struct Refusal {
+    status: StatusCode,
+    error: String,
+    remedy: String,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, error: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            status,
+            error: error.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = Json(json!({"error": self.error, "remedy": self.remedy}));
+        let mut response = (self.status, body).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            let challenge = header::HeaderValue::from_static("Bearer realm=\"parvis\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}

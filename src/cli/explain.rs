@@ -1,0 +1,222 @@
+//! `parvis explain`: what would happen to a request, by the code that decides it, without sending anything.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Failure, print};
+use crate::clock;
+use crate::plan::Plan;
+use crate::rules::admission::{self, Admission};
+use crate::rules::freshness::{Exchange, LifetimeSource};
+use crate::rules::head::{Fields, RequestHead, ResponseHead};
+use crate::rules::invalidate::{self, Selector};
+use crate::rules::key::CacheKey;
+use crate::rules::lookup;
+use crate::rules::route::Route;
+use crate::rules::target::{Scheme, Target};
+
+#[derive(Args, Debug)]
+pub struct Options {
+    /// `http://host/path?query`, or `/path?query`.
+    url: String,
+    /// The configuration file.
+    #[arg(short, long, value_name = "FILE", default_value = "/etc/parvis/config.yaml")]
+    config: PathBuf,
+    /// The request's method.
+    #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
+    method: String,
+    /// A field of the request, such as 'Cookie: _ga=1'. May be repeated.
+    #[arg(short = 'H', long, value_name = "FIELD")]
+    header: Vec<String>,
+    /// The status of the origin's response.
+    #[arg(long, value_name = "CODE", default_value_t = 200)]
+    status: u16,
+    /// A field of the origin's response, such as 'Cache-Control: max-age=60'. May be repeated.
+    #[arg(long, value_name = "FIELD")]
+    response_header: Vec<String>,
+}
+
+impl Options {
+    pub fn run(self) -> Result<(), Failure> {
+        let (plan, _) = Plan::load(&self.config)?;
+        let fields = self
+            .header
+            .iter()
+            .map(|line| field(line))
+            .collect::<Result<Vec<_>, _>>()?;
+        let response = self
+            .response_header
+            .iter()
+            .map(|line| field(line))
+            .collect::<Result<Vec<_>, _>>()?;
+        let (scheme, host, path) = split(&self.url, Fields(&fields))?;
+        let request = RequestHead {
+            method: &self.method,
+            target: Target::new(scheme, host, path),
+            fields: Fields(&fields),
+            has_body: Fields(&fields).has("content-length") || Fields(&fields).has("transfer-encoding"),
+        };
+        let response = ResponseHead {
+            status: self.status,
+            fields: Fields(&response),
+        };
+        print(explain(&plan, &request, &response).trim_end());
+        Ok(())
+    }
+}
+
+fn field(line: &str) -> Result<(&str, &[u8]), Failure> {
+    let (name, value) = line
+        .split_once(':')
+        .ok_or_else(|| Failure::usage(format!("`{line}` is not a field: write 'Name: value'")))?;
+    Ok((name.trim(), value.trim().as_bytes()))
+}
+
+fn split<'a>(url: &'a str, fields: Fields<'a>) -> Result<(Scheme, &'a str, &'a str), Failure> {
+    if url.starts_with('/') {
+        return Ok((Scheme::Http, fields.text("host").unwrap_or_default(), url));
+    }
+    let (scheme, rest) = match url.split_once("://") {
+        Some(("http", rest)) => (Scheme::Http, rest),
+        Some(("https", rest)) => (Scheme::Https, rest),
+        _ => {
+            return Err(Failure::usage(format!(
+                "`{url}` is not a URL: write `http://host/path` or `/path`"
+            )));
+        }
+    };
+    let end = rest.find('/').unwrap_or(rest.len());
+    let (host, path) = rest.split_at(end);
+    Ok((scheme, host, if path.is_empty() { "/" } else { path }))
+}
+
+/// The whole explanation, one finding per line.
+fn explain(plan: &Plan, request: &RequestHead<'_>, response: &ResponseHead<'_>) -> String {
+    let mut out = String::new();
+    let mut say = |topic: &str, text: &str| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{topic:<12}{text}");
+    };
+    let taken = plan
+        .routes
+        .iter()
+        .find(|route| match route.matcher.check(request) {
+            Ok(()) => true,
+            Err(mismatch) => {
+                say("not route", &format!("{}: {mismatch} does not match", route.name));
+                false
+            }
+        });
+    let Some(route) = taken else {
+        say("route", "none: answered 404 (no-route)");
+        return out;
+    };
+    say("route", &route.name);
+    say("upstream", &route.upstream);
+    if !request.is_safe() {
+        say("verdict", "pass (method): sent to the origin");
+        say_removals(plan, route, request, response, &mut say);
+        return out;
+    }
+    match lookup::allowed(request, &route.cache) {
+        Err(reason) => say(
+            "verdict",
+            &format!("pass ({}): {}", reason.as_str(), reason.explain()),
+        ),
+        Ok(()) => {
+            say(
+                "key",
+                &CacheKey::primary(&route.name, request, &route.cache.query).to_string(),
+            );
+            say_admission(plan, route, response, &mut say);
+        }
+    }
+    out
+}
+
+fn say_admission(plan: &Plan, route: &Route, response: &ResponseHead<'_>, say: &mut impl FnMut(&str, &str)) {
+    let now = clock::now();
+    let exchange = Exchange {
+        requested_at: now,
+        received_at: now,
+    };
+    match admission::judge(response, &route.cache, plan.memory.max_object_size, exchange) {
+        Admission::Discard(reason) => {
+            say(
+                "verdict",
+                &format!(
+                    "miss: a {} like this is not stored ({})",
+                    response.status,
+                    reason.as_str()
+                ),
+            );
+        }
+        Admission::Keep(kept) => {
+            let source = match kept.source {
+                LifetimeSource::SMaxAge => "s-maxage of the response",
+                LifetimeSource::MaxAge => "max-age of the response",
+                LifetimeSource::Expires => "Expires of the response",
+                LifetimeSource::StatusTtl => "status_ttl of the route",
+                LifetimeSource::Ttl => "ttl of the route",
+            };
+            let period = |time| humantime::format_duration(time).to_string();
+            let freshness = kept.freshness;
+            say(
+                "verdict",
+                &format!("miss, then hit: a {} like this is stored", response.status),
+            );
+            let left = freshness.remaining(now).unwrap_or_default();
+            say(
+                "fresh for",
+                &format!(
+                    "{} ({source})",
+                    period(std::time::Duration::from_secs(left.as_secs()))
+                ),
+            );
+            if !freshness.stale_while_revalidate.is_zero() {
+                say(
+                    "stale",
+                    &format!(
+                        "for {} more while it is refreshed",
+                        period(freshness.stale_while_revalidate)
+                    ),
+                );
+            }
+            if !freshness.stale_if_error.is_zero() {
+                say(
+                    "stale",
+                    &format!(
+                        "for {} more when the origin fails",
+                        period(freshness.stale_if_error)
+                    ),
+                );
+            }
+            if !kept.tags.is_empty() {
+                say("tags", &kept.tags.join(", "));
+            }
+        }
+    }
+}
+
+fn say_removals(
+    plan: &Plan,
+    route: &Route,
+    request: &RequestHead<'_>,
+    response: &ResponseHead<'_>,
+    say: &mut impl FnMut(&str, &str),
+) {
+    if !(200..400).contains(&response.status) {
+        say(
+            "removes",
+            "nothing: only a 2xx or 3xx answer tells that something changed",
+        );
+        return;
+    }
+    let by_write = invalidate::by_write(request, response.fields, &plan.query_policies);
+    let all: Vec<&Selector> = by_write.iter().chain(&route.purge_on_success).collect();
+    for selector in all {
+        say("removes", &selector.to_string());
+    }
+}

@@ -1,0 +1,232 @@
+//! Counters and histograms, each defined once: name, unit, help.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prometheus::core::{AtomicU64, GenericGauge};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
+};
+use tracing_appender::non_blocking::ErrorCounter;
+
+use super::outcome::Outcome;
+use crate::rules::admission::DiscardReason;
+use crate::rules::lookup::PassReason;
+use crate::store::Store;
+
+/// From a hit to a page that a reader has given up on, in seconds.
+const BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+type Gauge = GenericGauge<AtomicU64>;
+
+/// All metrics of the process.
+pub struct Metrics {
+    registry: Registry,
+    store: Arc<Store>,
+    dropped_lines: ErrorCounter,
+    requests: IntCounterVec,
+    bytes: IntCounterVec,
+    total: HistogramVec,
+    origin: HistogramVec,
+    purges: IntCounterVec,
+    purged: IntCounter,
+    limits: IntCounterVec,
+    connections: IntCounter,
+    reloads: IntCounterVec,
+    fetches: IntCounterVec,
+    on_scrape: Mutex<OnScrape>,
+}
+
+/// Figures that others keep; copied when scraped.
+struct OnScrape {
+    entries: Gauge,
+    bytes: Gauge,
+    evictions: IntCounter,
+    fills: Gauge,
+    fill_bytes: Gauge,
+    dropped_lines: IntCounter,
+}
+
+/// A metric of this module is registered once, under a valid name.
+const VALID: &str = "metric names are valid and distinct";
+
+impl Metrics {
+    /// Registers everything; figures of the store are read when scraped.
+    pub fn new(store: Arc<Store>, dropped_lines: ErrorCounter) -> Self {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels).expect(VALID);
+            registry.register(Box::new(counter.clone())).expect(VALID);
+            counter
+        };
+        let single = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help).expect(VALID);
+            registry.register(Box::new(counter.clone())).expect(VALID);
+            counter
+        };
+        let histogram = |name: &str, help: &str, labels: &[&str]| {
+            let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
+            let histogram = HistogramVec::new(options, labels).expect(VALID);
+            registry.register(Box::new(histogram.clone())).expect(VALID);
+            histogram
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = Gauge::new(name, help).expect(VALID);
+            registry.register(Box::new(gauge.clone())).expect(VALID);
+            gauge
+        };
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        registry.register(Box::new(process)).expect(VALID);
+        let metrics = Self {
+            requests: counter(
+                "parvis_requests_total",
+                "Requests, by route, verdict, its reason, and status.",
+                &["route", "verdict", "reason", "status"],
+            ),
+            bytes: counter(
+                "parvis_response_body_bytes_total",
+                "Bytes of response bodies sent.",
+                &["route"],
+            ),
+            total: histogram(
+                "parvis_request_duration_seconds",
+                "From the request's arrival to the end of its response.",
+                &["route", "verdict"],
+            ),
+            origin: histogram(
+                "parvis_origin_duration_seconds",
+                "From sending a request to the origin to its response head.",
+                &["route"],
+            ),
+            purges: counter(
+                "parvis_purges_total",
+                "Purges answered, by what caused them.",
+                &["cause"],
+            ),
+            purged: single(
+                "parvis_purged_entries_total",
+                "Stored responses removed by purges and writes.",
+            ),
+            limits: counter(
+                "parvis_limit_reached_total",
+                "How often a limit was reached.",
+                &["limit"],
+            ),
+            connections: single("parvis_connections_total", "Client connections accepted."),
+            reloads: counter(
+                "parvis_reloads_total",
+                "Reloads of the configuration, by result.",
+                &["result"],
+            ),
+            fetches: counter(
+                "parvis_fetches_total",
+                "Fetches for the store, by result.",
+                &["result"],
+            ),
+            on_scrape: Mutex::new(OnScrape {
+                entries: gauge("parvis_store_entries", "Responses in the memory tier."),
+                bytes: gauge("parvis_store_bytes", "Bytes the memory tier is charged with."),
+                evictions: single(
+                    "parvis_store_evictions_total",
+                    "Responses pushed out to make room.",
+                ),
+                fills: gauge("parvis_fills", "Fetches under way that others can join."),
+                fill_bytes: gauge("parvis_fill_bytes", "Bytes of bodies under way."),
+                dropped_lines: single("parvis_access_log_dropped_total", "Access log lines dropped."),
+            }),
+            store,
+            dropped_lines,
+            registry: registry.clone(),
+        };
+        gauge("parvis_store_capacity_bytes", "The budget of the memory tier.")
+            .set(metrics.store.memory.capacity());
+        metrics
+    }
+
+    /// Counts a finished request.
+    pub fn record(&self, outcome: &Outcome) {
+        let route = outcome.route.as_deref().unwrap_or("none");
+        let (verdict, reason) = (outcome.verdict_label(), outcome.reason());
+        let mut digits = [b'0'; 3];
+        let status = status_label(outcome.status, &mut digits);
+        self.requests
+            .with_label_values(&[route, verdict, reason, status])
+            .inc();
+        self.bytes.with_label_values(&[route]).inc_by(outcome.bytes);
+        self.total
+            .with_label_values(&[route, verdict])
+            .observe(outcome.total().as_secs_f64());
+        for limit in [
+            PassReason::LockTimeout.as_str(),
+            PassReason::FillLimit.as_str(),
+            DiscardReason::TooLarge.as_str(),
+        ] {
+            if reason == limit {
+                self.limit(limit);
+            }
+        }
+    }
+
+    /// The histogram of the origin's answers on a route.
+    pub fn origin(&self, route: &str) -> Histogram {
+        self.origin.with_label_values(&[route])
+    }
+
+    /// Counts a purge by its cause (`api`, `write`) and what it removed.
+    pub fn purge(&self, cause: &str, entries: usize) {
+        self.purges.with_label_values(&[cause]).inc();
+        self.purged.inc_by(entries as u64);
+    }
+
+    /// Counts that a limit was reached.
+    pub fn limit(&self, limit: &str) {
+        self.limits.with_label_values(&[limit]).inc();
+    }
+
+    /// Counts a client connection.
+    pub fn connection(&self) {
+        self.connections.inc();
+    }
+
+    /// Counts a reload.
+    pub fn reload(&self, result: &str) {
+        self.reloads.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a fetch for the store by what became of it.
+    pub fn fetch(&self, result: &str) {
+        self.fetches.with_label_values(&[result]).inc();
+    }
+
+    /// Everything, in Prometheus' text format.
+    pub fn render(&self) -> String {
+        {
+            let figures = self.on_scrape.lock();
+            figures.entries.set(self.store.memory.entries() as u64);
+            figures.bytes.set(self.store.memory.bytes());
+            raise(&figures.evictions, self.store.memory.evictions());
+            figures.fills.set(self.store.fills.len() as u64);
+            figures.fill_bytes.set(self.store.fills.bytes());
+            raise(&figures.dropped_lines, self.dropped_lines.dropped_lines() as u64);
+        }
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics could not be encoded");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+fn raise(counter: &IntCounter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
+}
+
+/// The three digits of a status, without an allocation.
+fn status_label(status: u16, digits: &mut [u8; 3]) -> &str {
+    for (digit, place) in digits.iter_mut().zip([100, 10, 1]) {
+        *digit = b'0' + u8::try_from(status / place % 10).unwrap_or(0);
+    }
+    std::str::from_utf8(digits).unwrap_or("000")
+}

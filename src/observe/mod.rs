@@ -1,0 +1,40 @@
+//! What happened, told in the same words everywhere.
+//!
+//! One [`outcome::Outcome`] per request feeds the response headers, the access log, the slow log and the metrics.
+
+pub mod log;
+pub mod metrics;
+pub mod outcome;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::store::Store;
+
+/// The places an outcome goes to.
+pub struct Observer {
+    /// Counters and histograms.
+    pub metrics: metrics::Metrics,
+    access_log: log::AccessLog,
+}
+
+impl Observer {
+    /// An observer that writes access lines to `access_log`.
+    pub fn new(store: Arc<Store>, access_log: log::AccessLog) -> Self {
+        Self {
+            metrics: metrics::Metrics::new(store, access_log.dropped()),
+            access_log,
+        }
+    }
+
+    /// Records a finished request.
+    pub fn record(&self, outcome: &outcome::Outcome, access_log: bool, slow_request: Duration) {
+        self.metrics.record(outcome);
+        if access_log {
+            self.access_log.write(outcome);
+        }
+        if outcome.total() > slow_request {
+            log::slow(outcome);
+        }
+    }
+}

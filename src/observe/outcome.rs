@@ -1,0 +1,321 @@
+//! One record per request.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::clock::{self, Timestamp};
+use crate::rules::admission::DiscardReason;
+use crate::rules::head::Fields;
+use crate::rules::verdict::Verdict;
+
+/// The longest request id taken over from a client, in bytes.
+const MAX_REQUEST_ID: usize = 128;
+
+/// What became of the response of a forwarded request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It is stored.
+    Stored,
+    /// It is not, for this reason.
+    Discarded(DiscardReason),
+}
+
+/// Why parvis answered by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Local {
+    /// No route takes the request.
+    NoRoute,
+    /// The method is not for an application: purges belong to the admin listener, `TRACE` to nobody.
+    Refused,
+    /// The request is malformed.
+    BadRequest,
+    /// The origin could not be reached, or broke off.
+    OriginUnreachable,
+    /// The origin took too long.
+    OriginTimeout,
+    /// A defect of parvis.
+    Internal,
+}
+
+impl Local {
+    /// The word used in the header, the log and the metric.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRoute => "no-route",
+            Self::Refused => "method-refused",
+            Self::BadRequest => "bad-request",
+            Self::OriginUnreachable => "origin-unreachable",
+            Self::OriginTimeout => "origin-timeout",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The status it is answered with.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::NoRoute => 404,
+            Self::Refused => 405,
+            Self::BadRequest => 400,
+            Self::OriginUnreachable => 502,
+            Self::OriginTimeout => 504,
+            Self::Internal => 500,
+        }
+    }
+}
+
+/// What happened to a request.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Unique, or taken over from the client; the same at the origin, in the response and in the log.
+    pub request_id: String,
+    /// The client's address.
+    pub client: Option<IpAddr>,
+    /// As sent.
+    pub method: String,
+    /// As sent to.
+    pub host: String,
+    /// Path and query as sent.
+    pub target: String,
+    /// The route that took it.
+    pub route: Option<Arc<str>>,
+    /// What was done with it; `None` when parvis answered before it came to that.
+    pub verdict: Option<Verdict>,
+    /// What became of the origin's response.
+    pub kept: Option<Kept>,
+    /// Whether it read along with another request's fetch.
+    pub collapsed: bool,
+    /// The stored response was found to still hold.
+    pub validated: bool,
+    /// A stale response stood in for a failing origin.
+    pub stale_on_error: bool,
+    /// Seconds of freshness left (negative: since expiry) of what was served from the store.
+    pub ttl: Option<i64>,
+    /// Why parvis answered by itself.
+    pub local: Option<Local>,
+    /// The status sent.
+    pub status: u16,
+    /// Bytes of body sent.
+    pub bytes: u64,
+    /// When it began.
+    pub received_at: Timestamp,
+    started: Instant,
+    /// From the start until the origin's response head was there.
+    pub origin: Option<Duration>,
+    /// Until the response head was sent.
+    pub first_byte: Option<Duration>,
+    total: Option<Duration>,
+    /// For the operator: what went wrong, in full.
+    pub error: Option<String>,
+}
+
+impl Default for Outcome {
+    fn default() -> Self {
+        Self {
+            request_id: String::new(),
+            client: None,
+            method: String::new(),
+            host: String::new(),
+            target: String::new(),
+            route: None,
+            verdict: None,
+            kept: None,
+            collapsed: false,
+            validated: false,
+            stale_on_error: false,
+            ttl: None,
+            local: None,
+            status: 0,
+            bytes: 0,
+            received_at: clock::now(),
+            started: clock::start(),
+            origin: None,
+            first_byte: None,
+            total: None,
+            error: None,
+        }
+    }
+}
+
+impl Outcome {
+    /// Takes over a well-formed id of the client, or makes one.
+    pub fn set_request_id(&mut self, request: Fields<'_>) {
+        let given = request.text("x-request-id").filter(|id| is_request_id(id));
+        self.request_id = given.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
+    }
+
+    /// Time since the request began.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Ends the measurement.
+    pub fn finish(&mut self) {
+        self.total = Some(self.elapsed());
+    }
+
+    /// From beginning to end.
+    pub fn total(&self) -> Duration {
+        self.total.unwrap_or_default()
+    }
+
+    /// The verdict as a label; requests that parvis answered by itself have `local`.
+    pub fn verdict_label(&self) -> &'static str {
+        self.verdict.map_or("local", Verdict::as_str)
+    }
+
+    /// The named reason behind the verdict; empty when the verdict says it all.
+    pub fn reason(&self) -> &'static str {
+        if let Some(local) = self.local {
+            return local.as_str();
+        }
+        if self.stale_on_error {
+            return "stale-if-error";
+        }
+        match (self.verdict, self.kept) {
+            (Some(Verdict::Pass(reason)), _) => reason.as_str(),
+            (Some(Verdict::HitStale), _) => "stale-while-revalidate",
+            (_, Some(Kept::Discarded(reason))) => reason.as_str(),
+            _ if self.validated => "validated",
+            _ if self.collapsed => "collapsed",
+            _ => "",
+        }
+    }
+
+    /// This cache's member of `Cache-Status` (RFC 9211).
+    pub fn cache_status(&self) -> String {
+        let mut status = String::from("parvis");
+        // Writing to a String cannot fail.
+        let _ = match self.verdict {
+            Some(Verdict::Hit) => write!(status, "; hit"),
+            Some(Verdict::HitStale) => write!(status, "; hit; detail=stale-while-revalidate"),
+            Some(Verdict::Miss) => write!(status, "; fwd=miss"),
+            Some(Verdict::Revalidate) => write!(status, "; fwd=stale"),
+            Some(Verdict::Pass(reason)) => match reason.as_str() {
+                "method" => write!(status, "; fwd=method"),
+                reason => write!(status, "; fwd=bypass; detail={reason}"),
+            },
+            None => Ok(()),
+        };
+        if self.validated {
+            status.push_str("; fwd-status=304");
+        }
+        if self.stale_on_error {
+            status.push_str("; detail=stale-if-error");
+        }
+        match self.kept {
+            Some(Kept::Stored) => status.push_str("; stored"),
+            Some(Kept::Discarded(reason)) => {
+                let _ = write!(status, "; detail={}", reason.as_str());
+            }
+            None => {}
+        }
+        if self.collapsed {
+            status.push_str("; collapsed");
+        }
+        if let Some(ttl) = self.ttl {
+            let _ = write!(status, "; ttl={ttl}");
+        }
+        if let Some(local) = self.local {
+            let _ = write!(status, "; detail={}", local.as_str());
+        }
+        status
+    }
+
+    /// This proxy's members of `Server-Timing`, up to now, in milliseconds.
+    pub fn server_timing(&self) -> String {
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        let mut timing = format!("cache;desc=\"{}\"", self.verdict_label());
+        if let Some(origin) = self.origin {
+            let _ = write!(timing, ", origin;dur={:.1}", ms(origin));
+        }
+        let _ = write!(timing, ", total;dur={:.1}", ms(self.elapsed()));
+        timing
+    }
+}
+
+fn is_request_id(id: &str) -> bool {
+    (1..=MAX_REQUEST_ID).contains(&id.len())
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::lookup::PassReason;
+
+    fn status(change: impl FnOnce(&mut Outcome)) -> String {
+        let mut outcome = Outcome::default();
+        change(&mut outcome);
+        outcome.cache_status()
+    }
+
+    #[test]
+    fn cache_status_tells_what_happened() {
+        assert_eq!(
+            status(|o| {
+                o.verdict = Some(Verdict::Hit);
+                o.ttl = Some(30);
+            }),
+            "parvis; hit; ttl=30"
+        );
+        assert_eq!(
+            status(|o| {
+                o.verdict = Some(Verdict::Miss);
+                o.kept = Some(Kept::Stored);
+                o.collapsed = true;
+            }),
+            "parvis; fwd=miss; stored; collapsed"
+        );
+        assert_eq!(
+            status(|o| {
+                o.verdict = Some(Verdict::Miss);
+                o.kept = Some(Kept::Discarded(DiscardReason::SetCookie));
+            }),
+            "parvis; fwd=miss; detail=set-cookie"
+        );
+        assert_eq!(
+            status(|o| {
+                o.verdict = Some(Verdict::Revalidate);
+                o.validated = true;
+                o.kept = Some(Kept::Stored);
+            }),
+            "parvis; fwd=stale; fwd-status=304; stored"
+        );
+        assert_eq!(
+            status(|o| o.verdict = Some(Verdict::Pass(PassReason::Method))),
+            "parvis; fwd=method"
+        );
+        assert_eq!(
+            status(|o| o.verdict = Some(Verdict::Pass(PassReason::Cookie))),
+            "parvis; fwd=bypass; detail=cookie"
+        );
+        assert_eq!(
+            status(|o| o.local = Some(Local::NoRoute)),
+            "parvis; detail=no-route"
+        );
+    }
+
+    #[test]
+    fn a_well_formed_request_id_is_kept_and_any_other_replaced() {
+        let id = |value: &str| {
+            let mut outcome = Outcome::default();
+            outcome.set_request_id(Fields(&[("x-request-id", value.as_bytes())]));
+            outcome.request_id
+        };
+        assert_eq!(id("abc-1.2:3_Z"), "abc-1.2:3_Z");
+        for bad in ["", "a b", "<script>", "é", &"x".repeat(129)] {
+            let made = id(bad);
+            assert_eq!(
+                (made.len(), Uuid::parse_str(&made).unwrap().get_version_num()),
+                (36, 7),
+                "{bad}"
+            );
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Responses to clients: from the store, from a fetch under way, and of parvis itself.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorSource, ErrorType, Result};
+
+use super::context::Context;
+use super::view::View;
+use crate::clock::Timestamp;
+use crate::observe::outcome::Local;
+use crate::rules::conditional::{self, Part};
+use crate::rules::head::{Field, Fields};
+use crate::rules::hop;
+use crate::store::fill::{Reader, Streaming};
+use crate::store::response::{Head, StoredResponse};
+
+/// What a 304 repeats (RFC 9110 section 15.4.5).
+const IN_NOT_MODIFIED: &[&str] = &[
+    "cache-control",
+    "content-location",
+    "date",
+    "etag",
+    "expires",
+    "last-modified",
+    "vary",
+];
+
+/// How much of a response its client gets.
+enum Extent {
+    Whole,
+    NotModified,
+    Part(Range<usize>),
+    Unsatisfiable,
+}
+
+/// Answers with a stored response, in the part and under the conditions that the client asked for.
+pub async fn stored(
+    session: &mut Session,
+    ctx: &mut Context,
+    response: &StoredResponse,
+    now: Timestamp,
+) -> Result<()> {
+    let freshness = &response.freshness;
+    ctx.outcome.ttl = Some(ttl(freshness.lifetime, freshness.age(now)));
+    let is_head = session.req_header().method == "HEAD";
+    let length = response.body.len();
+    let extent = extent(session, ctx, &response.head, length);
+    let (status, body) = match &extent {
+        Extent::Whole => (response.head.status, response.body.clone()),
+        Extent::NotModified => (304, Bytes::new()),
+        Extent::Part(range) => (206, response.body.slice(range.clone())),
+        Extent::Unsatisfiable => (416, Bytes::new()),
+    };
+    let fields = response.head.fields();
+    let mut header = header(status, &fields, matches!(extent, Extent::NotModified))?;
+    match &extent {
+        Extent::Part(range) => {
+            header.insert_header(
+                "Content-Range",
+                format!("bytes {}-{}/{length}", range.start, range.end - 1),
+            )?;
+        }
+        Extent::Unsatisfiable => header.insert_header("Content-Range", format!("bytes */{length}"))?,
+        Extent::Whole | Extent::NotModified => {}
+    }
+    if !has_no_body(status) {
+        header.insert_header("Content-Length", body.len())?;
+    }
+    header.insert_header("Age", freshness.age(now).as_secs())?;
+    decorate(&mut header, ctx)?;
+    let without_body = is_head || body.is_empty() || has_no_body(status);
+    session
+        .write_response_header(Box::new(header), without_body)
+        .await?;
+    if !without_body {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// Answers with a response that is still on its way.
+pub async fn streaming(
+    session: &mut Session,
+    ctx: &mut Context,
+    response: &Streaming,
+    mut reader: Reader,
+) -> Result<()> {
+    let is_head = session.req_header().method == "HEAD";
+    let not_modified = matches!(extent(session, ctx, &response.head, 0), Extent::NotModified);
+    let status = if not_modified { 304 } else { response.head.status };
+    let fields = response.head.fields();
+    let mut header = header(status, &fields, not_modified)?;
+    if !has_no_body(status) {
+        match response.length {
+            Some(length) => header.insert_header("Content-Length", length)?,
+            // HTTP/1.0 knows no chunks: there the end of the connection ends the body.
+            None if session.req_header().version == http::Version::HTTP_10 => {}
+            None => header.insert_header("Transfer-Encoding", "chunked")?,
+        }
+    }
+    if let Some(age) = response.age {
+        header.insert_header("Age", age)?;
+    }
+    decorate(&mut header, ctx)?;
+    let without_body = is_head || has_no_body(status) || response.length == Some(0);
+    session
+        .write_response_header(Box::new(header), without_body)
+        .await?;
+    if without_body {
+        return Ok(());
+    }
+    loop {
+        match reader.chunk().await {
+            Ok(Some(chunk)) => session.write_response_body(Some(chunk), false).await?,
+            Ok(None) => return session.write_response_body(None, true).await,
+            // The client must see that the body is incomplete: the connection ends without its last chunk.
+            Err(_) => {
+                ctx.outcome.error = Some("the origin broke off in the middle of the body".to_owned());
+                return Error::e_explain(ErrorType::ConnectionClosed, "the origin broke off")
+                    .map_err(|e| e.into_up());
+            }
+        }
+    }
+}
+
+/// Answers by itself, in plain text, with the id under which the operator finds the rest.
+pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Result<()> {
+    ctx.outcome.local = Some(local);
+    let text = match local {
+        Local::NoRoute => "no route takes this request",
+        Local::Refused => "this method is refused; purges go to the admin listener",
+        Local::BadRequest => "the request is malformed",
+        Local::OriginUnreachable => "the application cannot be reached",
+        Local::OriginTimeout => "the application took too long",
+        Local::Internal => "something went wrong on our side",
+    };
+    let body = format!(
+        "{} {text}\nrequest id: {}\n",
+        local.status(),
+        ctx.outcome.request_id
+    );
+    let mut header = ResponseHeader::build(local.status(), Some(12))?;
+    header.insert_header("Content-Type", "text/plain; charset=utf-8")?;
+    header.insert_header("Content-Length", body.len())?;
+    header.insert_header("Cache-Control", "no-store")?;
+    if local == Local::Refused {
+        header.insert_header("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")?;
+    }
+    decorate(&mut header, ctx)?;
+    let is_head = session.req_header().method == "HEAD";
+    session.write_response_header(Box::new(header), is_head).await?;
+    if !is_head {
+        session.write_response_body(Some(body.into()), true).await?;
+    }
+    Ok(())
+}
+
+/// Answers a failure of the origin or of parvis; returns the status sent, zero when the client is gone or has
+/// part of a response already.
+pub async fn failure(session: &mut Session, ctx: &mut Context, error: &Error) -> u16 {
+    let Some(kind) = classify(error) else { return 0 };
+    ctx.outcome.local = Some(kind);
+    if session.response_written().is_some() {
+        return 0;
+    }
+    match local(session, ctx, kind).await {
+        Ok(()) => kind.status(),
+        // The client left before it could be told.
+        Err(_) => 0,
+    }
+}
+
+/// Whose fault it is; `None` when the client broke off.
+fn classify(error: &Error) -> Option<Local> {
+    use ErrorType::*;
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Upstream, ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout) => {
+            Some(Local::OriginTimeout)
+        }
+        (ErrorSource::Upstream, _) => Some(Local::OriginUnreachable),
+        (
+            ErrorSource::Downstream,
+            ReadError | WriteError | ReadTimedout | WriteTimedout | ConnectionClosed,
+        ) => None,
+        (ErrorSource::Downstream, _) => Some(Local::BadRequest),
+        (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Local::Internal),
+    }
+}
+
+/// Adds what every response carries: the verdict, the id, the times, and what protects a browser.
+pub fn decorate(response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+    if response.status != 101 {
+        remove_hop_by_hop(response);
+    }
+    let outcome = &mut ctx.outcome;
+    outcome.first_byte = Some(outcome.elapsed());
+    response.append_header("Cache-Status", outcome.cache_status())?;
+    response.insert_header("X-Request-ID", outcome.request_id.as_str())?;
+    response.insert_header(
+        "X-Processing-Time",
+        format!("{:.3}s", outcome.elapsed().as_secs_f64()),
+    )?;
+    response.append_header("Server-Timing", outcome.server_timing())?;
+    for (name, value) in ctx.live.plan.security_headers {
+        if !response.headers.contains_key(*name) {
+            response.insert_header(title(name), *value)?;
+        }
+    }
+    Ok(())
+}
+
+/// What is about the origin's connection; the framing is Pingora's to set.
+fn remove_hop_by_hop(response: &mut ResponseHeader) {
+    let fields: Vec<Field<'_>> = response
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .collect();
+    let head = Fields(&fields);
+    let names = fields.iter().map(|(name, _)| *name);
+    let gone: Vec<String> = names
+        .filter(|name| hop::is_hop_by_hop(name, head) && *name != "transfer-encoding")
+        .map(str::to_owned)
+        .collect();
+    for name in gone {
+        response.remove_header(name.as_str());
+    }
+}
+
+fn header(status: u16, fields: &[Field<'_>], not_modified: bool) -> Result<ResponseHeader> {
+    let mut header = ResponseHeader::build(status, Some(fields.len() + 12))?;
+    for (name, value) in fields {
+        let repeated = IN_NOT_MODIFIED.iter().any(|kept| kept.eq_ignore_ascii_case(name));
+        if repeated || !not_modified {
+            header.append_header((*name).to_owned(), *value)?;
+        }
+    }
+    Ok(header)
+}
+
+/// Which part of a response of `length` bytes the client gets, by its conditions and its range.
+fn extent(session: &Session, ctx: &Context, response: &Head, length: usize) -> Extent {
+    let view = View::new(session.req_header(), ctx.client.scheme);
+    let request = view.fields();
+    if response.status != 200 {
+        return Extent::Whole;
+    }
+    response.with(|response| {
+        if conditional::not_modified(request, response.fields) {
+            return Extent::NotModified;
+        }
+        if view.method() != "GET" {
+            return Extent::Whole;
+        }
+        match conditional::part(request, response.fields, length as u64) {
+            Part::Whole => Extent::Whole,
+            Part::Unsatisfiable => Extent::Unsatisfiable,
+            Part::Bytes(range) => {
+                let position = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(length);
+                Extent::Part(position(range.start)..position(range.end))
+            }
+        }
+    })
+}
+
+fn has_no_body(status: u16) -> bool {
+    matches!(status, 204 | 304)
+}
+
+fn ttl(lifetime: Duration, age: Duration) -> i64 {
+    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    seconds(lifetime).saturating_sub(seconds(age))
+}
+
+/// `x-frame-options` as `X-Frame-Options`.
+fn title(name: &str) -> String {
+    let word = |word: &str| {
+        let mut chars = word.chars();
+        chars.next().map_or_else(String::new, |first| {
+            first.to_ascii_uppercase().to_string() + chars.as_str()
+        })
+    };
+    name.split('-').map(word).collect::<Vec<_>>().join("-")
+}

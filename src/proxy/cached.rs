@@ -1,0 +1,219 @@
+//! A request that the store may answer: from what is stored, or from a fetch that all requests for the key share.
+
+use std::sync::Arc;
+
+use pingora::Result;
+use pingora::proxy::Session;
+
+use super::App;
+use super::context::Context;
+use super::view::View;
+use super::{answer, fetch};
+use crate::clock::{self, Timestamp};
+use crate::observe::outcome::{Kept, Local};
+use crate::rules::invalidate::Facts;
+use crate::rules::key::CacheKey;
+use crate::rules::lookup::PassReason;
+use crate::rules::policy::CachePolicy;
+use crate::rules::verdict::{self, Verdict};
+use crate::store::fill::{Failure, Opening, Reader, Streaming};
+use crate::store::fills::Ticket;
+use crate::store::response::StoredResponse;
+
+/// How often a request looks again, when what it waited for was not for it.
+const MAX_ROUNDS: usize = 4;
+
+/// What became of the request.
+pub enum Served {
+    /// It is answered.
+    Answered,
+    /// It goes to the origin by itself.
+    Pass(PassReason),
+}
+
+/// What a round ended with.
+enum Round {
+    Served(Served),
+    LookAgain,
+}
+
+/// What the store says to a request.
+struct Found {
+    primary: CacheKey,
+    key: CacheKey,
+    facts: Facts,
+    response: Option<Arc<StoredResponse>>,
+    verdict: Verdict,
+    wants_part: bool,
+}
+
+/// Answers from the store or a shared fetch.
+pub async fn serve(app: &App, session: &mut Session, ctx: &mut Context) -> Result<Served> {
+    let Some(route) = ctx.route.clone() else {
+        return Ok(Served::Pass(PassReason::Off));
+    };
+    for _ in 0..MAX_ROUNDS {
+        let now = clock::now();
+        let found = look_up(app, session, ctx, &route.cache, now);
+        ctx.outcome.verdict = Some(found.verdict);
+        let round = match (found.verdict, &found.response) {
+            (Verdict::Hit, Some(response)) => {
+                answer::stored(session, ctx, response, now).await?;
+                Round::Served(Served::Answered)
+            }
+            (Verdict::HitStale, Some(response)) => {
+                refresh(app, session, ctx, &found);
+                answer::stored(session, ctx, response, now).await?;
+                Round::Served(Served::Answered)
+            }
+            _ => share_a_fetch(app, session, ctx, &route.cache, found, now).await?,
+        };
+        match round {
+            Round::Served(served) => return Ok(served),
+            Round::LookAgain => {}
+        }
+    }
+    Ok(Served::Pass(PassReason::LockTimeout))
+}
+
+fn look_up(app: &App, session: &Session, ctx: &Context, policy: &CachePolicy, now: Timestamp) -> Found {
+    let view = View::new(session.req_header(), ctx.client.scheme);
+    let request = view.head();
+    let route = ctx.route_name().unwrap_or_default();
+    let primary = CacheKey::primary(&route, &request, &policy.query);
+    let found = app.store.memory.lookup(&primary, request.fields);
+    let verdict = verdict::judge(found.response.as_ref().map(|response| &response.freshness), now);
+    Found {
+        facts: Facts::new(&request, &policy.query, &policy.tags),
+        wants_part: request.method == "GET" && request.fields.has("range"),
+        primary,
+        key: found.key,
+        response: found.response,
+        verdict,
+    }
+}
+
+/// Joins the fetch of the key, or leads it.
+async fn share_a_fetch(
+    app: &App,
+    session: &mut Session,
+    ctx: &mut Context,
+    policy: &CachePolicy,
+    found: Found,
+    now: Timestamp,
+) -> Result<Round> {
+    let pass = |reason| Ok(Round::Served(Served::Pass(reason)));
+    if found.wants_part {
+        return pass(PassReason::Range);
+    }
+    if app.store.memo.holds(&found.key, now) {
+        return pass(PassReason::Uncacheable);
+    }
+    let begun = app.store.memory.begin();
+    match app.store.fills.enter(&found.key, || found.facts.clone(), begun) {
+        Ticket::Full => pass(PassReason::FillLimit),
+        Ticket::Lead(filler, mut reader, lease) => {
+            let job = fetch::Job::new(
+                app,
+                ctx,
+                &found.primary,
+                found.response.clone(),
+                begun,
+                filler,
+                lease,
+            );
+            job.start(session, ctx)?;
+            let opening = reader.opening().await;
+            ctx.outcome.origin = Some(ctx.outcome.elapsed());
+            serve_opening(session, ctx, &found, opening, reader, true).await
+        }
+        Ticket::Follow(mut reader) => match tokio::time::timeout(policy.lock_timeout, reader.opening()).await
+        {
+            Err(_) => pass(PassReason::LockTimeout),
+            Ok(opening) => {
+                ctx.outcome.collapsed = true;
+                let round = serve_opening(session, ctx, &found, opening, reader, false).await;
+                if !matches!(round, Ok(Round::Served(Served::Answered))) {
+                    ctx.outcome.collapsed = false;
+                }
+                round
+            }
+        },
+    }
+}
+
+async fn serve_opening(
+    session: &mut Session,
+    ctx: &mut Context,
+    found: &Found,
+    opening: Opening,
+    reader: Reader,
+    leads: bool,
+) -> Result<Round> {
+    let now = clock::now();
+    match opening {
+        Opening::Streaming(streaming) => {
+            if !leads && let Some(round) = not_for_followers(session, ctx, found, &streaming) {
+                return Ok(round);
+            }
+            ctx.outcome.kept = Some(streaming.discard.map_or(Kept::Stored, Kept::Discarded));
+            answer::streaming(session, ctx, &streaming, reader).await?;
+        }
+        Opening::Validated(response, discard) => {
+            ctx.outcome.validated = true;
+            ctx.outcome.kept = Some(discard.map_or(Kept::Stored, Kept::Discarded));
+            answer::stored(session, ctx, &response, now).await?;
+        }
+        Opening::StaleOnError(response) => {
+            ctx.outcome.stale_on_error = true;
+            answer::stored(session, ctx, &response, now).await?;
+        }
+        Opening::Again => return Ok(Round::LookAgain),
+        Opening::Failed(failure) => {
+            let kind = match failure {
+                Failure::Unreachable => Local::OriginUnreachable,
+                Failure::Timeout => Local::OriginTimeout,
+                Failure::Internal => Local::Internal,
+            };
+            answer::local(session, ctx, kind).await?;
+        }
+    }
+    Ok(Round::Served(Served::Answered))
+}
+
+/// Why a follower cannot use the response it waited for: nobody may share it, or it is another variant.
+fn not_for_followers(
+    session: &Session,
+    ctx: &Context,
+    found: &Found,
+    streaming: &Streaming,
+) -> Option<Round> {
+    if streaming.discard.is_some() {
+        return Some(Round::Served(Served::Pass(PassReason::Uncacheable)));
+    }
+    let view = View::new(session.req_header(), ctx.client.scheme);
+    let own = match streaming.vary.is_empty() {
+        true => found.primary.clone(),
+        false => found.primary.variant(&streaming.vary, view.fields()),
+    };
+    (own != streaming.key).then_some(Round::LookAgain)
+}
+
+/// Fetches an expired response anew while it is still served, unless that is under way already.
+fn refresh(app: &App, session: &Session, ctx: &Context, found: &Found) {
+    let begun = app.store.memory.begin();
+    if let Ticket::Lead(filler, _, lease) = app.store.fills.enter(&found.key, || found.facts.clone(), begun) {
+        let job = fetch::Job::new(
+            app,
+            ctx,
+            &found.primary,
+            found.response.clone(),
+            begun,
+            filler,
+            lease,
+        );
+        if let Err(error) = job.start(session, ctx) {
+            tracing::error!(%error, key = %found.key, "a background refresh could not be started");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What is known of a request while it is under way.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use super::{Live, fetch};
+use crate::observe::outcome::Outcome;
+use crate::origin::Pool;
+use crate::rules::forwarding::Client;
+use crate::rules::route::Route;
+use crate::rules::target::Scheme;
+
+/// Whose request it is.
+pub enum Kind {
+    /// A client's.
+    Client,
+    /// One of our own, for the store.
+    Fetch(Box<fetch::Order>),
+}
+
+/// One request under way.
+pub struct Context {
+    /// The configuration it began with.
+    pub live: Arc<Live>,
+    /// Whose it is.
+    pub kind: Kind,
+    /// Who sent it.
+    pub client: Client,
+    /// The route that took it.
+    pub route: Option<Arc<Route>>,
+    /// What will be recorded.
+    pub outcome: Outcome,
+    /// Connections tried.
+    pub attempts: usize,
+    /// Whether a connection to the origin was made.
+    pub connected: bool,
+    /// When the request was sent to the origin.
+    pub sent_at: Option<Instant>,
+    _active: Active,
+}
+
+/// Counts a request for as long as it lasts.
+struct Active(Arc<AtomicUsize>);
+
+impl Active {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Context {
+    /// A client's request, of which nothing is known yet.
+    pub fn new(live: Arc<Live>, active: &Arc<AtomicUsize>) -> Self {
+        let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let client = Client {
+            peer: unknown,
+            address: unknown,
+            scheme: Scheme::Http,
+            via_trusted: false,
+        };
+        Self {
+            live,
+            kind: Kind::Client,
+            client,
+            route: None,
+            outcome: Outcome::default(),
+            attempts: 0,
+            connected: false,
+            sent_at: None,
+            _active: Active::new(active),
+        }
+    }
+
+    /// The servers of the route's upstream.
+    pub fn pool(&self) -> Option<&Arc<Pool>> {
+        self.route
+            .as_ref()
+            .and_then(|route| self.live.pools.get(&route.upstream))
+    }
+
+    /// The name of the route.
+    pub fn route_name(&self) -> Option<Arc<str>> {
+        self.route.as_ref().map(|route| route.name.clone())
+    }
+}

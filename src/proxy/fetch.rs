@@ -1,0 +1,380 @@
+//! A fetch for the store: one subrequest of our own, whose response goes into a fill.
+//!
+//! It runs in its own task. The client that caused it reads the fill like every other, so it may leave, or read
+//! slowly, without harm to the response or to those who wait for it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::HttpTask;
+use pingora::protocols::http::subrequest::server::SubrequestHandle;
+use pingora::proxy::Session;
+use pingora::proxy::subrequest::Ctx as SubrequestCtx;
+use pingora::{Error, ErrorType, Result};
+
+use super::context::{Context, Kind};
+use super::view;
+use super::{App, Live, upstream};
+use crate::clock::{self, Timestamp};
+use crate::rules::admission::{self, Admission, DiscardReason, Kept};
+use crate::rules::freshness::Exchange;
+use crate::rules::head::{Fields, ResponseHead};
+use crate::rules::invalidate::Facts;
+use crate::rules::key::CacheKey;
+use crate::rules::route::Route;
+use crate::rules::validation::{self, Validation};
+use crate::store::fence::Sequence;
+use crate::store::fill::{Failure, Filler, Opening, Streaming};
+use crate::store::fills::Lease;
+use crate::store::memory::Refused;
+use crate::store::response::{Head, StoredResponse};
+
+/// What a subrequest is to do.
+pub struct Order {
+    request: RequestHeader,
+    route: Arc<Route>,
+    live: Arc<Live>,
+}
+
+/// Turns a subrequest of ours into what its order says; leaves a client's request alone.
+pub fn accept_order(session: &mut Session, ctx: &mut Context) -> Result<()> {
+    let Some(subrequest) = session.subrequest_ctx.as_mut() else {
+        return Ok(());
+    };
+    let order = subrequest
+        .user_ctx_mut()
+        .and_then(|user| user.downcast_mut::<Option<Box<Order>>>());
+    let Some(order) = order.and_then(Option::take) else {
+        return Error::e_explain(ErrorType::InternalError, "a subrequest without an order");
+    };
+    // The bytes it was made from are the client's: nothing of them may reach the origin.
+    *session.req_header_mut() = order.request.clone();
+    ctx.live = order.live.clone();
+    ctx.route = Some(order.route.clone());
+    ctx.kind = Kind::Fetch(order);
+    Ok(())
+}
+
+/// A fetch and all it needs to store its response.
+pub struct Job {
+    app: App,
+    live: Arc<Live>,
+    route: Arc<Route>,
+    primary: CacheKey,
+    /// What is stored but expired.
+    expired: Option<Arc<StoredResponse>>,
+    begun: Sequence,
+    requested_at: Timestamp,
+    filler: Filler,
+    lease: Lease,
+}
+
+/// What follows the head.
+enum Next {
+    /// The fetch is over for its readers; whatever body comes is not wanted.
+    Settled,
+    /// The body goes to the readers, and into the store if it is kept.
+    Body {
+        key: CacheKey,
+        head: Head,
+        kept: Option<Kept>,
+    },
+}
+
+impl Job {
+    /// A fetch of `primary` for the route of `ctx`.
+    pub fn new(
+        app: &App,
+        ctx: &Context,
+        primary: &CacheKey,
+        expired: Option<Arc<StoredResponse>>,
+        begun: Sequence,
+        filler: Filler,
+        lease: Lease,
+    ) -> Self {
+        Self {
+            app: app.clone(),
+            live: ctx.live.clone(),
+            route: ctx.route.clone().expect("only a routed request is looked up"),
+            primary: primary.clone(),
+            expired,
+            begun,
+            requested_at: clock::now(),
+            filler,
+            lease,
+        }
+    }
+
+    /// Starts the fetch in a task of its own.
+    pub fn start(self, session: &Session, ctx: &Context) -> Result<()> {
+        let Some(spawner) = session.subrequest_spawner.as_ref() else {
+            return Error::e_explain(ErrorType::InternalError, "no spawner for subrequests");
+        };
+        let query = &self.route.cache.query;
+        let request = upstream::for_fetch(session.req_header(), query, self.expired.as_deref(), ctx)?;
+        let order = Order {
+            request: request.clone(),
+            route: self.route.clone(),
+            live: self.live.clone(),
+        };
+        let order = SubrequestCtx::builder()
+            .user_ctx(Box::new(Some(Box::new(order))))
+            .build();
+        let (subrequest, handle) = spawner.create_subrequest(session.as_ref(), order);
+        tokio::spawn(async move {
+            tokio::join!(subrequest.run(), self.receive(handle, request));
+        });
+        Ok(())
+    }
+
+    /// Takes the response in.
+    async fn receive(mut self, mut handle: SubrequestHandle, request: RequestHeader) {
+        let app = self.app.clone();
+        let Some(response) = head(&mut handle).await else {
+            self.fail(&mut handle);
+            app.observer.metrics.fetch("failed");
+            return;
+        };
+        let result = match self.open(&response, &request) {
+            Next::Settled => "settled",
+            Next::Body { key, head, kept } => self.receive_body(&mut handle, key, head, kept).await,
+        };
+        app.observer.metrics.fetch(result);
+    }
+
+    /// Decides what the head means, and tells the readers.
+    fn open(&mut self, response: &ResponseHeader, request: &RequestHeader) -> Next {
+        let received_at = clock::now();
+        let exchange = Exchange {
+            requested_at: self.requested_at,
+            received_at,
+        };
+        let owned = view::response_fields(response);
+        let lent = view::lend(&owned);
+        let head = ResponseHead {
+            status: response.status.as_u16(),
+            fields: Fields(&lent),
+        };
+        if let Some(expired) = self.expired.clone() {
+            if head.status == 304 {
+                self.filler.open(self.validate(&expired, head, exchange));
+                return Next::Settled;
+            }
+            // RFC 5861 section 4.
+            if matches!(head.status, 500 | 502 | 503 | 504) && expired.freshness.serves_on_error(received_at)
+            {
+                self.filler.open(Opening::StaleOnError(expired));
+                return Next::Settled;
+            }
+        }
+        let max_object_size = self.live.plan.memory.max_object_size;
+        let admission = admission::judge(&head, &self.route.cache, max_object_size, exchange);
+        self.open_new(head, admission, request)
+    }
+
+    fn open_new(&mut self, head: ResponseHead<'_>, admission: Admission, request: &RequestHeader) -> Next {
+        let length = head
+            .fields
+            .text("content-length")
+            .and_then(|length| length.trim().parse().ok());
+        let stored_head = Head::storable(&head);
+        let (key, kept, discard) = match admission {
+            Admission::Keep(kept) => {
+                let key = self.settle_variant(&kept, request);
+                (key, Some(kept), None)
+            }
+            Admission::Discard(reason) => {
+                self.forget(reason, head.status);
+                (self.lease.key().clone(), None, Some(reason))
+            }
+        };
+        let streaming = Streaming {
+            head: stored_head.clone(),
+            length,
+            vary: kept.as_ref().map(|kept| kept.vary.clone()).unwrap_or_default(),
+            key: key.clone(),
+            discard,
+            age: head.fields.text("age").and_then(|age| age.trim().parse().ok()),
+        };
+        self.filler.open(Opening::Streaming(Arc::new(streaming)));
+        Next::Body {
+            key,
+            head: stored_head,
+            kept,
+        }
+    }
+
+    /// The key of the response's variant; requests for other variants stop waiting for this one.
+    fn settle_variant(&mut self, kept: &Kept, request: &RequestHeader) -> CacheKey {
+        let key = if kept.vary.is_empty() {
+            self.primary.clone()
+        } else {
+            let fields: Vec<_> = request
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_bytes()))
+                .collect();
+            self.app.store.memory.note_vary(&self.primary, &kept.vary);
+            self.primary.variant(&kept.vary, Fields(&fields))
+        };
+        self.lease.move_to(&key);
+        key
+    }
+
+    /// A response that is not stored replaces what was, and the next requests need not wait for its like.
+    fn forget(&self, reason: DiscardReason, status: u16) {
+        if !reason.is_lasting() || status >= 500 {
+            return;
+        }
+        if let Some(expired) = &self.expired {
+            self.app.store.memory.remove(self.lease.key(), expired);
+        }
+        let period = self.route.cache.uncacheable_ttl;
+        self.app
+            .store
+            .memo
+            .note(self.lease.key().clone(), period, clock::now());
+    }
+
+    /// Applies a 304 (RFC 9111 section 4.3.4).
+    fn validate(&self, expired: &Arc<StoredResponse>, head: ResponseHead<'_>, exchange: Exchange) -> Opening {
+        let stored = expired.head.fields();
+        let fields = match validation::apply(Fields(&stored), head.fields) {
+            Validation::Holds(fields) => fields,
+            Validation::OtherRepresentation => {
+                self.app.store.memory.remove(self.lease.key(), expired);
+                return Opening::Again;
+            }
+        };
+        let merged = ResponseHead {
+            status: expired.head.status,
+            fields: Fields(&fields),
+        };
+        let max_object_size = self.live.plan.memory.max_object_size;
+        match admission::judge(&merged, &self.route.cache, max_object_size, exchange) {
+            Admission::Keep(kept) => {
+                let response = self.response(Head::storable(&merged), expired.body.clone(), kept);
+                let stored = self.store(self.lease.key(), &response);
+                Opening::Validated(response, stored.err())
+            }
+            Admission::Discard(reason) => {
+                self.app.store.memory.remove(self.lease.key(), expired);
+                Opening::Validated(expired.clone(), Some(reason))
+            }
+        }
+    }
+
+    /// Hands the body to the readers and, once complete, to the store. Returns what became of it.
+    async fn receive_body(
+        self,
+        handle: &mut SubrequestHandle,
+        key: CacheKey,
+        head: Head,
+        mut kept: Option<Kept>,
+    ) -> &'static str {
+        let max_object_size = self.live.plan.memory.max_object_size;
+        let mut received: u64 = 0;
+        loop {
+            let (chunk, end) = match handle.rx.recv().await {
+                Some(HttpTask::Body(chunk, end)) => (chunk.unwrap_or_default(), end),
+                Some(HttpTask::Done) => (Bytes::new(), true),
+                Some(HttpTask::Trailer(_) | HttpTask::Header(..)) => continue,
+                Some(HttpTask::UpgradedBody(..) | HttpTask::Failed(_)) | None => return "broken",
+            };
+            received += chunk.len() as u64;
+            if kept.is_some() && received > max_object_size {
+                self.filler.stop_keeping();
+                self.forget(DiscardReason::TooLarge, head.status);
+                self.app.observer.metrics.limit(DiscardReason::TooLarge.as_str());
+                kept = None;
+            }
+            match self.filler.push(chunk).await {
+                Ok(true) => {}
+                Ok(false) if kept.take().is_some() => {
+                    self.app.observer.metrics.limit(DiscardReason::FillLimit.as_str());
+                }
+                Ok(false) => {}
+                Err(_) => return "abandoned",
+            }
+            if end {
+                break;
+            }
+        }
+        let stored = kept.zip(self.filler.body()).map(|(kept, body)| {
+            let response = self.response(head, body, kept);
+            self.store(&key, &response)
+        });
+        // In the store before the fill leaves the table: a request in between finds one or the other.
+        self.filler.finish();
+        drop(self.lease);
+        match stored {
+            Some(Ok(())) => "stored",
+            Some(Err(reason)) => reason.as_str(),
+            None => "discarded",
+        }
+    }
+
+    fn response(&self, head: Head, body: Bytes, kept: Kept) -> Arc<StoredResponse> {
+        let known = &self.filler.0.facts;
+        let facts = Facts {
+            tags: kept.tags.into(),
+            ..known.clone()
+        };
+        Arc::new(StoredResponse {
+            head,
+            body,
+            freshness: kept.freshness,
+            facts: Arc::new(facts),
+            vary: kept.vary,
+        })
+    }
+
+    fn store(&self, key: &CacheKey, response: &Arc<StoredResponse>) -> Result<(), DiscardReason> {
+        self.app
+            .store
+            .memory
+            .insert(key, response.clone(), self.begun)
+            .map_err(|refused| match refused {
+                Refused::Purged => DiscardReason::Purged,
+                Refused::TooLarge => DiscardReason::TooLarge,
+            })
+    }
+
+    /// No head came: something stored stands in, or the readers hear of the failure.
+    fn fail(self, handle: &mut SubrequestHandle) {
+        let error = handle.subreq_proxy_error.try_recv().ok();
+        if let Some(error) = &error {
+            tracing::warn!(route = %self.route.name, key = %self.lease.key(), %error, "fetch failed");
+        }
+        let stand_in = self
+            .expired
+            .as_ref()
+            .filter(|expired| expired.freshness.serves_on_error(clock::now()));
+        self.filler.open(match (stand_in, error) {
+            (Some(expired), _) => Opening::StaleOnError(expired.clone()),
+            (None, Some(error)) => Opening::Failed(classify(&error)),
+            (None, None) => Opening::Failed(Failure::Internal),
+        });
+    }
+}
+
+/// Waits for the final head; interim ones are not stored.
+async fn head(handle: &mut SubrequestHandle) -> Option<Box<ResponseHeader>> {
+    loop {
+        match handle.rx.recv().await? {
+            HttpTask::Header(head, _) if head.status.is_informational() => {}
+            HttpTask::Header(head, _) => return Some(head),
+            HttpTask::Failed(_) => return None,
+            _ => {}
+        }
+    }
+}
+
+fn classify(error: &Error) -> Failure {
+    use ErrorType::{ConnectTimedout, ReadTimedout, TLSHandshakeTimedout, WriteTimedout};
+    match error.etype() {
+        ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout => Failure::Timeout,
+        _ => Failure::Unreachable,
+    }
+}

@@ -1,0 +1,350 @@
+//! The full path of a request, as Pingora's `ProxyHttp`: a list of verbs.
+//!
+//! 1. **identify** the client and give the request an id,
+//! 2. **refuse** what is not for an application,
+//! 3. **route** it,
+//! 4. **judge** whether the store may answer; if not, Pingora passes it to the origin,
+//! 5. **serve** it from the store or from a fetch that all requests for the key share ([`cached`]),
+//! 6. **invalidate** what a successful write changed, before the client sees the answer,
+//! 7. **record** the outcome.
+//!
+//! A fetch for the store ([`fetch`]) is a subrequest: it takes the same upstream hooks as any other request, but
+//! its response goes into a [`crate::store::fill`] and not to a client, so that no client can slow it down or
+//! break it off. Pingora's own cache is not used: it ties a fill to its first client, and decides for itself what
+//! [`crate::rules`] has to decide.
+
+mod answer;
+mod cached;
+mod context;
+mod fetch;
+mod upstream;
+mod view;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Digest;
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, Result};
+
+use crate::clock;
+use crate::observe::Observer;
+use crate::observe::outcome::Local;
+use crate::origin::Pools;
+use crate::plan::Plan;
+use crate::rules::lookup::{self, PassReason};
+use crate::rules::verdict::Verdict;
+use crate::rules::{invalidate, route};
+use crate::store::Store;
+use context::{Context, Kind};
+use view::View;
+
+/// How long a client may take to send or take the next bytes.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Methods by which caches are purged, and those that only reflect a request. No application expects them.
+const REFUSED_METHODS: &[&str] = &[
+    "PURGE",
+    "BAN",
+    "PURGEKEYS",
+    "PURGETAGS",
+    "URIBAN",
+    "REFRESH",
+    "TRACE",
+    "TRACK",
+];
+
+/// What a reload replaces as a whole.
+pub struct Live {
+    /// The configuration.
+    pub plan: Plan,
+    /// Its upstreams, looked up.
+    pub pools: Pools,
+}
+
+/// The proxy: what is configured, what is stored, what is observed.
+pub struct Parvis {
+    /// Swapped on reload; a request keeps the one it began with.
+    pub live: ArcSwap<Live>,
+    /// Survives reloads.
+    pub store: Arc<Store>,
+    /// Where outcomes go.
+    pub observer: Observer,
+    /// Requests and fetches under way.
+    pub active: Arc<AtomicUsize>,
+}
+
+impl Parvis {
+    /// How many requests and fetches are under way.
+    pub fn active_requests(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+}
+
+/// [`Parvis`] as Pingora's application. The newtype lets the admin listener share the same instance.
+#[derive(Clone)]
+pub struct App(pub Arc<Parvis>);
+
+impl std::ops::Deref for App {
+    type Target = Parvis;
+
+    fn deref(&self) -> &Parvis {
+        &self.0
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for App {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new(self.live.load_full(), &self.active)
+    }
+
+    /// A subrequest of ours becomes what its order says, before anything looks at it.
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+        fetch::accept_order(session, ctx)?;
+        session.set_read_timeout(Some(CLIENT_TIMEOUT));
+        session.set_write_timeout(Some(CLIENT_TIMEOUT));
+        session.set_total_drain_timeout(Some(CLIENT_TIMEOUT));
+        Ok(())
+    }
+
+    fn allow_spawning_subrequest(&self, _session: &Session, ctx: &Context) -> bool {
+        matches!(ctx.kind, Kind::Client)
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        if let Kind::Fetch(_) = ctx.kind {
+            return Ok(false);
+        }
+        self.identify(session, ctx);
+        if REFUSED_METHODS.contains(&session.req_header().method.as_str()) {
+            return answer::local(session, ctx, Local::Refused).await.map(|()| true);
+        }
+        if !self.route(session, ctx) {
+            return answer::local(session, ctx, Local::NoRoute).await.map(|()| true);
+        }
+        let reason = match self.judge(session, ctx) {
+            Ok(()) => match cached::serve(self, session, ctx).await? {
+                cached::Served::Answered => return Ok(true),
+                cached::Served::Pass(reason) => reason,
+            },
+            Err(reason) => reason,
+        };
+        ctx.outcome.verdict = Some(Verdict::Pass(reason));
+        Ok(false)
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        ctx.attempts += 1;
+        let Some(pool) = ctx.pool() else {
+            return Error::e_explain(ErrorType::InternalError, "the route's upstream has no pool");
+        };
+        Ok(pool.peer())
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        _digest: Option<&Digest>,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        ctx.connected = true;
+        ctx.sent_at = Some(clock::start());
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        match ctx.kind {
+            // Its head was made when it was ordered.
+            Kind::Fetch(_) => Ok(()),
+            Kind::Client => upstream::for_pass(session.req_header(), request, ctx),
+        }
+    }
+
+    /// `POST /x` with an empty last chunk over HTTP/2 would reach an HTTP/1.1 origin with two final chunks.
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        _ctx: &mut Context,
+    ) -> Result<()> {
+        if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        self.note_origin_time(ctx);
+        if matches!(ctx.kind, Kind::Client)
+            && (response.status.is_success() || response.status.is_redirection())
+        {
+            self.invalidate(session, Some(response), ctx);
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if matches!(ctx.kind, Kind::Client) && !response.status.is_informational() {
+            answer::decorate(response, ctx)?;
+        }
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        // Nothing was sent: another server may be tried whatever the method.
+        let servers = ctx.pool().map_or(0, |pool| pool.len());
+        error.set_retry(ctx.attempts < servers);
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+        if let Kind::Fetch(_) = ctx.kind {
+            // Its readers hear of it through the fill.
+            return FailToProxy {
+                error_code: 0,
+                can_reuse_downstream: false,
+            };
+        }
+        ctx.outcome.error = Some(error.to_string());
+        if ctx.connected && *error.esource() == ErrorSource::Upstream {
+            // A write whose answer was lost may have been carried out.
+            self.invalidate(session, None, ctx);
+        }
+        let status = answer::failure(session, ctx, error).await;
+        FailToProxy {
+            error_code: status,
+            can_reuse_downstream: false,
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+        if let Kind::Fetch(_) = ctx.kind {
+            return;
+        }
+        let outcome = &mut ctx.outcome;
+        outcome.status = session
+            .response_written()
+            .map_or(outcome.status, |head| head.status.as_u16());
+        outcome.bytes = session.body_bytes_sent() as u64;
+        if outcome.error.is_none() {
+            outcome.error = error.map(ToString::to_string);
+        }
+        outcome.finish();
+        let plan = &ctx.live.plan;
+        self.observer.record(outcome, plan.access_log, plan.slow_request);
+    }
+
+    // The access log tells of failures, once; Pingora's own lines would repeat them.
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _ctx: &Context,
+        _error: &Error,
+        _context: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+impl App {
+    fn identify(&self, session: &Session, ctx: &mut Context) {
+        ctx.client = view::client(session, &ctx.live.plan.trusted_proxies);
+        let view = View::new(session.req_header(), ctx.client.scheme);
+        let outcome = &mut ctx.outcome;
+        outcome.set_request_id(view.fields());
+        outcome.client = Some(ctx.client.address);
+        outcome.method = view.method().to_owned();
+        outcome.host = view.host().to_owned();
+        outcome.target = view.path_and_query().to_owned();
+    }
+
+    fn route(&self, session: &Session, ctx: &mut Context) -> bool {
+        let view = View::new(session.req_header(), ctx.client.scheme);
+        ctx.route = route::select(&ctx.live.plan.routes, &view.head()).cloned();
+        ctx.outcome.route = ctx.route.as_ref().map(|route| route.name.clone());
+        ctx.route.is_some()
+    }
+
+    fn judge(&self, session: &Session, ctx: &Context) -> Result<(), PassReason> {
+        let Some(route) = &ctx.route else {
+            return Err(PassReason::Off);
+        };
+        if !session.req_header().raw_path_is_utf8() {
+            return Err(PassReason::Path);
+        }
+        lookup::allowed(
+            &View::new(session.req_header(), ctx.client.scheme).head(),
+            &route.cache,
+        )
+    }
+
+    /// Removes what a write changed (RFC 9111 section 4.4). `response` is `None` when its answer was lost.
+    fn invalidate(&self, session: &Session, response: Option<&ResponseHeader>, ctx: &Context) {
+        let view = View::new(session.req_header(), ctx.client.scheme);
+        let request = view.head();
+        let Some(route) = ctx.route.as_ref().filter(|_| !request.is_safe()) else {
+            return;
+        };
+        let named = response.map(view::response_fields).unwrap_or_default();
+        let named = view::lend(&named);
+        let fields = crate::rules::head::Fields(&named);
+        let mut selectors = invalidate::by_write(&request, fields, &ctx.live.plan.query_policies);
+        selectors.extend(route.purge_on_success.iter().cloned());
+        let purged = self.store.purge(&selectors);
+        self.observer.metrics.purge("write", purged.total().0);
+    }
+
+    fn note_origin_time(&self, ctx: &mut Context) {
+        let (Some(sent_at), Some(route)) = (ctx.sent_at, ctx.route_name()) else {
+            return;
+        };
+        self.observer
+            .metrics
+            .origin(&route)
+            .observe(sent_at.elapsed().as_secs_f64());
+        if let Kind::Client = ctx.kind {
+            ctx.outcome.origin = Some(ctx.outcome.elapsed());
+        }
+    }
+}

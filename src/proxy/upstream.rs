@@ -1,0 +1,123 @@
+//! The head that the origin is sent.
+
+use http::Uri;
+use pingora::http::RequestHeader;
+use pingora::{ErrorType, OrErr, Result};
+
+use super::context::Context;
+use super::view::View;
+use crate::rules::forwarding::CLAIMS;
+use crate::rules::head::Fields;
+use crate::rules::hop;
+use crate::rules::policy::QueryPolicy;
+use crate::store::response::StoredResponse;
+
+/// Not sent with a fetch: the response is for everyone, so it must not depend on what one client holds or
+/// wants a part of; and identity is what the store keeps.
+const NOT_FETCHED_WITH: &[&str] = &[
+    "accept-encoding",
+    "cache-control",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "pragma",
+    "range",
+];
+
+/// Completes the head of a request that is passed on. `request` is Pingora's copy, already without hop-by-hop
+/// fields.
+pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    let view = View::new(received, ctx.client.scheme);
+    if received.uri.authority().is_some() {
+        set_target(request, view.path_and_query())?;
+        request.insert_header("host", view.host())?;
+    }
+    let peer_chain = forwarded_for(&view, ctx);
+    if !ctx.client.via_trusted {
+        for claim in CLAIMS {
+            request.remove_header(*claim);
+        }
+    }
+    request.insert_header("X-Forwarded-For", peer_chain)?;
+    if !request.headers.contains_key("x-forwarded-proto") {
+        request.insert_header("X-Forwarded-Proto", ctx.client.scheme.as_str())?;
+    }
+    if !request.headers.contains_key("x-forwarded-host") && !view.host().is_empty() {
+        request.insert_header("X-Forwarded-Host", view.host())?;
+    }
+    request.insert_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
+    Ok(())
+}
+
+/// Makes the head of a fetch for the store out of the request that caused it. `expired` is the stored response
+/// that may still hold.
+pub fn for_fetch(
+    received: &RequestHeader,
+    query: &QueryPolicy,
+    expired: Option<&StoredResponse>,
+    ctx: &Context,
+) -> Result<RequestHeader> {
+    let view = View::new(received, ctx.client.scheme);
+    let head = view.head();
+    let path = view.path_and_query().split('?').next().unwrap_or("/");
+    let target = match head.target.upstream_query(query) {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut request = RequestHeader::build("GET", target.as_bytes(), Some(received.headers.len() + 6))?;
+    for (name, value) in &received.headers {
+        let name = name.as_str();
+        let left_out = hop::is_hop_by_hop(name, head.fields)
+            || NOT_FETCHED_WITH.contains(&name)
+            || CLAIMS.contains(&name)
+            || name == "x-request-id";
+        if !left_out {
+            request.append_header(name.to_owned(), value.clone())?;
+        }
+    }
+    if !view.host().is_empty() {
+        request.insert_header("Host", view.host())?;
+        request.insert_header("X-Forwarded-Host", view.host())?;
+    }
+    request.insert_header("Accept-Encoding", "identity")?;
+    request.insert_header("X-Forwarded-For", forwarded_for(&view, ctx))?;
+    request.insert_header("X-Forwarded-Proto", ctx.client.scheme.as_str())?;
+    request.insert_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
+    if let Some(expired) = expired {
+        let fields = expired.head.fields();
+        let fields = Fields(&fields);
+        // RFC 9111 section 4.3.1.
+        if let Some(etag) = fields.first("etag") {
+            request.insert_header("If-None-Match", etag)?;
+        }
+        if let Some(modified) = fields.first("last-modified") {
+            request.insert_header("If-Modified-Since", modified)?;
+        }
+    }
+    Ok(request)
+}
+
+/// The chain as a trusted proxy sent it, and the address of the connection; only the latter from a stranger.
+fn forwarded_for(view: &View<'_>, ctx: &Context) -> String {
+    let peer = ctx.client.peer.to_string();
+    let believed = view
+        .fields()
+        .list("x-forwarded-for")
+        .filter(|_| ctx.client.via_trusted);
+    believed.chain([peer.as_str()]).collect::<Vec<_>>().join(", ")
+}
+
+fn set_target(request: &mut RequestHeader, path_and_query: &str) -> Result<()> {
+    let uri = Uri::builder().path_and_query(path_and_query).build().or_err(
+        ErrorType::InvalidHTTPHeader,
+        "the target of the request cannot be sent in origin form",
+    )?;
+    request.set_uri(uri);
+    Ok(())
+}

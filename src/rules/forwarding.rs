@@ -1,0 +1,134 @@
+//! Who the client is, and what of a request's forwarding fields the origin may see.
+//!
+//! Anyone can write `X-Forwarded-Host: evil`. If the origin builds links from it and the page is stored, everyone
+//! gets them. So what an untrusted client claims is dropped, and parvis writes these fields itself.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::head::Fields;
+use super::target::Scheme;
+
+/// The client as far as it can be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The address of the connection itself.
+    pub peer: IpAddr,
+    /// Its address: of the connection, or the first untrusted one from the right of `X-Forwarded-For`.
+    pub address: IpAddr,
+    /// The scheme it used.
+    pub scheme: Scheme,
+    /// Whether the connection comes from a trusted proxy.
+    pub via_trusted: bool,
+}
+
+/// Fields by which a proxy tells the origin about the client or rewrites the request; believed only from a
+/// trusted proxy.
+pub const CLAIMS: &[&str] = &[
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-protocol",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-forwarded-uri",
+    "x-host",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-url",
+    "x-real-ip",
+    "x-rewrite-url",
+    "x-url-scheme",
+];
+
+/// Identifies the client of a connection from `peer` over `scheme`.
+pub fn identify(peer: IpAddr, scheme: Scheme, trusted: &[IpNet], request: Fields<'_>) -> Client {
+    let peer = peer.to_canonical();
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
+    if !is_trusted(&peer) {
+        return Client {
+            peer,
+            address: peer,
+            scheme,
+            via_trusted: false,
+        };
+    }
+    let hops: Vec<&str> = request.list("x-forwarded-for").collect();
+    let mut address = peer;
+    for hop in hops.iter().rev() {
+        // What cannot be read ends what can be known.
+        let Ok(hop) = hop.parse::<IpAddr>() else { break };
+        address = hop.to_canonical();
+        if !is_trusted(&address) {
+            break;
+        }
+    }
+    let scheme = match request.list("x-forwarded-proto").last() {
+        Some(proto) if proto.eq_ignore_ascii_case("https") => Scheme::Https,
+        Some(proto) if proto.eq_ignore_ascii_case("http") => Scheme::Http,
+        _ => scheme,
+    };
+    Client {
+        peer,
+        address,
+        scheme,
+        via_trusted: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(peer: &str, fields: &[(&str, &str)]) -> (String, Scheme) {
+        let trusted = ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+        let fields: Vec<_> = fields.iter().map(|(n, v)| (*n, v.as_bytes())).collect();
+        let client = identify(peer.parse().unwrap(), Scheme::Http, &trusted, Fields(&fields));
+        (client.address.to_string(), client.scheme)
+    }
+
+    #[test]
+    fn a_stranger_cannot_name_its_address_or_scheme() {
+        let claims = [("x-forwarded-for", "1.2.3.4"), ("x-forwarded-proto", "https")];
+        assert_eq!(client("192.0.2.1", &claims), ("192.0.2.1".into(), Scheme::Http));
+        assert_eq!(
+            client("::ffff:192.0.2.1", &[]),
+            ("192.0.2.1".into(), Scheme::Http)
+        );
+    }
+
+    #[test]
+    fn a_chain_is_followed_through_trusted_hops_only() {
+        for (chain, expected) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("1.1.1.1, 192.0.2.1", "192.0.2.1"),
+            ("192.0.2.1, 10.0.0.2", "192.0.2.1"),
+            ("10.0.0.3, 10.0.0.2", "10.0.0.3"),
+            ("evil, 10.0.0.2", "10.0.0.2"),
+            ("", "10.0.0.1"),
+        ] {
+            assert_eq!(
+                client("10.0.0.1", &[("x-forwarded-for", chain)]).0,
+                expected,
+                "{chain}"
+            );
+        }
+        let lines = [("x-forwarded-for", "1.1.1.1"), ("X-Forwarded-For", "192.0.2.9")];
+        assert_eq!(client("10.0.0.1", &lines).0, "192.0.2.9");
+        assert_eq!(
+            client("10.0.0.1", &[("x-forwarded-proto", "HTTPS")]).1,
+            Scheme::Https
+        );
+        assert_eq!(
+            client("10.0.0.1", &[("x-forwarded-proto", "gopher")]).1,
+            Scheme::Http
+        );
+    }
+}

@@ -1,0 +1,257 @@
+//! Puts the parts together and runs them until a signal ends it.
+//!
+//! TERM and QUIT end gracefully: no new connections, requests under way are finished, at most for
+//! [`GRACE`]. INT ends at once. HUP reads the configuration again.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::services::background::{BackgroundService, background_service};
+use pingora::services::listening::Service;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::admin::Admin;
+use crate::front::Front;
+use crate::observe::Observer;
+use crate::observe::log::AccessLog;
+use crate::origin;
+use crate::plan::{LoadError, Plan};
+use crate::proxy::{App, Live, Parvis};
+use crate::store::Store;
+
+/// How long requests under way are waited for after TERM.
+pub const GRACE: Duration = Duration::from_secs(20);
+
+/// How often the end of the last request is looked for while draining.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
+
+/// Connections to origins kept for reuse, in all.
+const MAX_IDLE_ORIGIN_CONNECTIONS: usize = 256;
+
+/// Attempts per request, connections to other servers and reused ones that broke included.
+const MAX_ATTEMPTS: usize = 8;
+
+/// Why the server did not start or ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {cause}")]
+    Listen {
+        /// As configured.
+        address: SocketAddr,
+        /// What the system says.
+        cause: std::io::Error,
+    },
+    /// An upstream cannot be looked up.
+    #[error(transparent)]
+    Lookup(#[from] origin::LookupError),
+    /// The server's thread could not be started, or ended by itself.
+    #[error("the server ended unexpectedly; see the log")]
+    Died,
+}
+
+/// What a server is started with.
+pub struct Settings {
+    /// The configuration.
+    pub plan: Plan,
+    /// The file to read again on HUP; without one HUP does nothing.
+    pub file: Option<PathBuf>,
+    /// Threads that serve requests.
+    pub threads: usize,
+}
+
+/// A running server.
+pub struct Running {
+    app: App,
+    stopped: Receiver<Stop>,
+    // Writes out what is left of the access log when dropped.
+    _access_log: tracing_appender::non_blocking::WorkerGuard,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Gracefully,
+    AtOnce,
+}
+
+/// Starts the server in threads of its own. The access log goes to `access_log`.
+pub fn start(
+    settings: Settings,
+    access_log: impl std::io::Write + Send + 'static,
+) -> Result<Running, ServeError> {
+    let Settings { plan, file, threads } = settings;
+    for address in plan.listen.iter().chain([&plan.admin.listen]) {
+        // Pingora would panic in a thread of its own.
+        TcpListener::bind(address).map_err(|cause| ServeError::Listen {
+            address: *address,
+            cause,
+        })?;
+    }
+    let pools = origin::pools(&plan, None)?;
+    let store = Arc::new(Store::new(plan.memory));
+    let (access_log, access_log_guard) = AccessLog::new(access_log);
+    let observer = Observer::new(store.clone(), access_log);
+    let addresses: Vec<String> = plan.listen.iter().map(ToString::to_string).collect();
+    let admin_address = plan.admin.listen;
+    let live = ArcSwap::from_pointee(Live { plan, pools });
+    let app = App(Arc::new(Parvis {
+        live,
+        store,
+        observer,
+        active: Arc::default(),
+    }));
+
+    let mut server = Server::new_with_opt_and_conf(None, configuration(threads));
+    server.bootstrap();
+    let proxy = pingora::proxy::http_proxy(&server.configuration, app.clone());
+    let mut front = Service::new("front".to_owned(), Front::new(app.clone(), proxy));
+    for address in &addresses {
+        front.add_tcp(address);
+    }
+    server.add_service(front);
+    server.add_service(background_service(
+        "admin",
+        Admin {
+            app: app.clone(),
+            listen: admin_address,
+        },
+    ));
+    if let Some(file) = file {
+        server.add_service(background_service(
+            "reload",
+            Reload {
+                app: app.clone(),
+                file,
+            },
+        ));
+    }
+    let (stop, stopped) = channel();
+    let run = move || {
+        server.run(RunArgs {
+            shutdown_signal: Box::new(Signals(stop)),
+        })
+    };
+    let spawned = std::thread::Builder::new().name("server".to_owned()).spawn(run);
+    spawned.map_err(|_| ServeError::Died)?;
+    tracing::info!(listen = addresses.join(", "), admin = %admin_address, "parvis is listening");
+    Ok(Running {
+        app,
+        stopped,
+        _access_log: access_log_guard,
+    })
+}
+
+fn configuration(threads: usize) -> ServerConf {
+    ServerConf {
+        threads,
+        // Pingora sleeps through all of it; `Running::wait` leaves as soon as the last request has ended.
+        grace_period_seconds: Some(GRACE.as_secs()),
+        graceful_shutdown_timeout_seconds: Some(1),
+        upstream_keepalive_pool_size: MAX_IDLE_ORIGIN_CONNECTIONS,
+        max_retries: MAX_ATTEMPTS,
+        ..ServerConf::default()
+    }
+}
+
+impl Running {
+    /// Waits for a signal, and then for the requests under way.
+    pub fn wait(self) -> Result<(), ServeError> {
+        let stop = self.stopped.recv().map_err(|_| ServeError::Died)?;
+        let waiting = crate::clock::start();
+        while stop == Stop::Gracefully && self.app.active_requests() > 0 && waiting.elapsed() < GRACE {
+            std::thread::sleep(DRAIN_STEP);
+        }
+        let cut_off = self.app.active_requests();
+        tracing::info!(cut_off, "parvis has ended");
+        Ok(())
+    }
+}
+
+struct Signals(Sender<Stop>);
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        let (mut terminate, mut quit, mut interrupt) = (
+            listen_for(SignalKind::terminate()),
+            listen_for(SignalKind::quit()),
+            listen_for(SignalKind::interrupt()),
+        );
+        let (stop, shutdown) = tokio::select! {
+            () = next(&mut terminate) => (Stop::Gracefully, ShutdownSignal::GracefulTerminate),
+            () = next(&mut quit) => (Stop::Gracefully, ShutdownSignal::GracefulTerminate),
+            () = next(&mut interrupt) => (Stop::AtOnce, ShutdownSignal::FastShutdown),
+        };
+        // The receiver is gone only when the process is ending anyway.
+        let _ = self.0.send(stop);
+        shutdown
+    }
+}
+
+fn listen_for(kind: SignalKind) -> Option<Signal> {
+    signal(kind)
+        .inspect_err(|error| tracing::error!(%error, ?kind, "cannot listen for a signal"))
+        .ok()
+}
+
+async fn next(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+struct Reload {
+    app: App,
+    file: PathBuf,
+}
+
+#[async_trait]
+impl BackgroundService for Reload {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let mut hangup = listen_for(SignalKind::hangup());
+        loop {
+            tokio::select! {
+                () = next(&mut hangup) => self.reload(),
+                _ = shutdown.changed() => return,
+            }
+        }
+    }
+}
+
+impl Reload {
+    /// Takes the file over if it has no mistakes; otherwise the configuration stays as it is.
+    fn reload(&self) {
+        let result = match self.try_reload() {
+            Ok(()) => "ok",
+            Err(error) => {
+                tracing::error!("the configuration was not reloaded:\n{error}");
+                "refused"
+            }
+        };
+        self.app.observer.metrics.reload(result);
+    }
+
+    fn try_reload(&self) -> Result<(), String> {
+        let (plan, _) = Plan::load(&self.file).map_err(|error: LoadError| error.to_string())?;
+        let before = self.app.live.load();
+        let pools = origin::pools(&plan, Some(&before.pools)).map_err(|error| error.to_string())?;
+        let restart = before.plan.needs_restart(&plan);
+        if !restart.is_empty() {
+            tracing::warn!(changed = restart.join(", "), "takes effect only after a restart");
+        }
+        let routes = plan.routes.len();
+        self.app.live.store(Arc::new(Live { plan, pools }));
+        tracing::info!(routes, file = %self.file.display(), "the configuration was reloaded");
+        Ok(())
+    }
+}
