@@ -1,0 +1,1 @@
+//! In front of a real Django application under gunicorn.

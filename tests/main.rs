@@ -1,0 +1,8 @@
+//! parvis from outside: the real binary between a client and an origin. One module per feature; built as one
+//! program, because linking is what takes the time.
+#![allow(clippy::disallowed_methods)]
+
+mod support;
+
+mod cache;
+mod django;
