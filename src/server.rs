@@ -3,7 +3,7 @@
 //! TERM and QUIT end gracefully: no new connections, requests under way are finished, at most for
 //! [`GRACE`]. INT ends at once. HUP reads the configuration again.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use pingora::listeners::ListenerConfig;
+use pingora::protocols::l4::stream::L4BufferSettings;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
@@ -29,8 +31,11 @@ use crate::store::Store;
 /// How long requests under way are waited for after TERM.
 pub const GRACE: Duration = Duration::from_secs(20);
 
-/// How often the end of the last request is looked for while draining.
-const DRAIN_STEP: Duration = Duration::from_millis(20);
+/// How long opening the listeners may take.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often to look whether listeners are open, or the last request has ended.
+const STEP: Duration = Duration::from_millis(20);
 
 /// Connections to origins kept for reuse, in all.
 const MAX_IDLE_ORIGIN_CONNECTIONS: usize = 256;
@@ -113,7 +118,8 @@ pub fn start(
     let proxy = pingora::proxy::http_proxy(&server.configuration, app.clone());
     let mut front = Service::new("front".to_owned(), Front::new(app.clone(), proxy));
     for address in &addresses {
-        front.add_tcp(address);
+        // Unbuffered: Pingora would hold back the beginning of a slow body, and 64 KiB per idle connection.
+        front.add_listener(ListenerConfig::tcp(address).l4_buffer(L4BufferSettings::unbuffered()));
     }
     server.add_service(front);
     server.add_service(background_service(
@@ -139,13 +145,33 @@ pub fn start(
         })
     };
     let spawned = std::thread::Builder::new().name("server".to_owned()).spawn(run);
-    spawned.map_err(|_| ServeError::Died)?;
+    let server = spawned.map_err(|_| ServeError::Died)?;
+    for address in app.live.load().plan.listen.iter().chain([&admin_address]) {
+        wait_until_listening(*address, &server)?;
+    }
     tracing::info!(listen = addresses.join(", "), admin = %admin_address, "parvis is listening");
     Ok(Running {
         app,
         stopped,
         _access_log: access_log_guard,
     })
+}
+
+/// Pingora opens its listeners in threads of its own; a server that says it listens does.
+fn wait_until_listening(address: SocketAddr, server: &std::thread::JoinHandle<()>) -> Result<(), ServeError> {
+    let reachable = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()),
+        _ => address,
+    };
+    let started = crate::clock::start();
+    while TcpStream::connect_timeout(&reachable, START_TIMEOUT).is_err() {
+        if server.is_finished() || started.elapsed() > START_TIMEOUT {
+            return Err(ServeError::Died);
+        }
+        std::thread::sleep(STEP);
+    }
+    Ok(())
 }
 
 fn configuration(threads: usize) -> ServerConf {
@@ -166,7 +192,7 @@ impl Running {
         let stop = self.stopped.recv().map_err(|_| ServeError::Died)?;
         let waiting = crate::clock::start();
         while stop == Stop::Gracefully && self.app.active_requests() > 0 && waiting.elapsed() < GRACE {
-            std::thread::sleep(DRAIN_STEP);
+            std::thread::sleep(STEP);
         }
         let cut_off = self.app.active_requests();
         tracing::info!(cut_off, "parvis has ended");

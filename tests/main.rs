@@ -5,4 +5,9 @@
 mod support;
 
 mod cache;
+mod coalescing;
 mod django;
+mod purge;
+mod stale;
+mod upstream;
+mod writes;

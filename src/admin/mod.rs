@@ -10,6 +10,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
@@ -48,6 +49,12 @@ impl BackgroundService for Admin {
             // An error means that the server is gone, which also ends this.
             let _ = shutdown.changed().await;
         };
+        let listener = listener.tap_io(|stream| {
+            // An answer in two writes would otherwise wait for the client's delayed acknowledgement.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "TCP_NODELAY");
+            }
+        });
         if let Err(error) = axum::serve(listener, router)
             .with_graceful_shutdown(stopped)
             .await

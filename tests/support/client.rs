@@ -14,7 +14,10 @@ pub struct Client {
 
 impl Client {
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, host: "shop.test" }
+        Self {
+            address,
+            host: "shop.test",
+        }
     }
 
     pub fn get(&self, path: &str) -> Response {
@@ -42,7 +45,11 @@ impl Client {
         let stream = TcpStream::connect(self.address).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
-        Connection { stream, host: self.host, buffer: Vec::new() }
+        Connection {
+            stream,
+            host: self.host,
+            buffer: Vec::new(),
+        }
     }
 }
 
@@ -98,7 +105,13 @@ impl Connection {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
             .collect();
-        let mut response = Response { status, fields, body: Vec::new(), complete: true, head };
+        let mut response = Response {
+            status,
+            fields,
+            body: Vec::new(),
+            complete: true,
+            head,
+        };
         if (100..200).contains(&status) {
             return Some(response);
         }
@@ -124,10 +137,15 @@ impl Connection {
         let mut body = Vec::new();
         loop {
             let Some(line_end) = find(&self.buffer, b"\r\n") else {
-                if self.fill() { continue } else { return (body, false) }
+                if self.fill() {
+                    continue;
+                } else {
+                    return (body, false);
+                }
             };
             let size = String::from_utf8_lossy(&self.buffer[..line_end]).into_owned();
-            let size = usize::from_str_radix(size.split(';').next().unwrap_or("").trim(), 16).expect("a chunk size");
+            let size =
+                usize::from_str_radix(size.split(';').next().unwrap_or("").trim(), 16).expect("a chunk size");
             let chunk_end = line_end + 2 + size + 2;
             while self.buffer.len() < chunk_end {
                 if !self.fill() {
@@ -150,7 +168,12 @@ impl Connection {
                 self.buffer.extend_from_slice(&buffer[..n]);
                 true
             }
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) =>
+            {
                 panic!("nothing came for {PATIENCE:?}")
             }
             Err(_) => false,
@@ -182,8 +205,12 @@ pub struct Response {
 impl Response {
     /// The lines of a field, joined.
     pub fn field(&self, name: &str) -> Option<String> {
-        let lines: Vec<&str> =
-            self.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str()).collect();
+        let lines: Vec<&str> = self
+            .fields
+            .iter()
+            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.as_str())
+            .collect();
         (!lines.is_empty()).then(|| lines.join(", "))
     }
 
@@ -214,6 +241,10 @@ impl Response {
     /// The named reason.
     pub fn detail(&self) -> String {
         let status = self.cache_status();
-        status.split("; ").find_map(|part| part.strip_prefix("detail=")).unwrap_or_default().to_owned()
+        status
+            .split("; ")
+            .find_map(|part| part.strip_prefix("detail="))
+            .unwrap_or_default()
+            .to_owned()
     }
 }

@@ -35,11 +35,19 @@ impl Parvis {
     fn try_start(yaml: &str) -> Option<Self> {
         let directory = Directory::new();
         let (listen, admin) = (local(free_port()), local(free_port()));
-        let yaml = yaml.replace("{listen}", &listen.to_string()).replace("{admin}", &admin.to_string());
+        let yaml = yaml
+            .replace("{listen}", &listen.to_string())
+            .replace("{admin}", &admin.to_string());
         let config = directory.write("config.yaml", &yaml);
         let arguments = ["run", "-c", config.to_str().expect("a path of text")];
         let child = spawn(&arguments, &directory);
-        let mut parvis = Self { listen, admin, config, child, directory };
+        let mut parvis = Self {
+            listen,
+            admin,
+            config,
+            child,
+            directory,
+        };
         let up = |address| TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok();
         let mut ended = false;
         eventually("parvis listens, or has ended", || {
@@ -60,7 +68,9 @@ impl Parvis {
 
     /// Asks the admin listener.
     pub fn admin(&self, method: &str, path: &str, secret: Option<&str>, body: &str) -> Response {
-        let bearer = secret.map(|secret| format!("Bearer {secret}")).unwrap_or_default();
+        let bearer = secret
+            .map(|secret| format!("Bearer {secret}"))
+            .unwrap_or_default();
         let mut fields = vec![("Connection", "close"), ("Content-Type", "application/json")];
         if secret.is_some() {
             fields.push(("Authorization", &bearer));
@@ -78,14 +88,22 @@ impl Parvis {
         };
         text.lines()
             .filter(line)
-            .map(|line| line.rsplit(' ').next().expect("a value").parse::<f64>().expect("a number"))
+            .map(|line| {
+                line.rsplit(' ')
+                    .next()
+                    .expect("a value")
+                    .parse::<f64>()
+                    .expect("a number")
+            })
             .sum()
     }
 
     /// The lines of the access log so far.
     pub fn access_log(&self) -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(self.directory.path().join("access.log")).expect("the access log");
-        text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+            .collect()
     }
 
     /// The operator's log so far.
@@ -99,7 +117,9 @@ impl Parvis {
 
     /// Sends a signal such as `TERM`.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &self.pid().to_string()])
+            .status();
         assert!(sent.expect("kill runs").success());
     }
 
@@ -116,8 +136,16 @@ impl Parvis {
     /// What the process occupies in memory, in bytes.
     pub fn resident_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("its status");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its resident size");
-        let kib: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .expect("its resident size");
+        let kib: u64 = line
+            .split_whitespace()
+            .nth(1)
+            .expect("a number")
+            .parse()
+            .expect("a number");
         kib * 1024
     }
 }

@@ -10,8 +10,12 @@ def requested_target(request):
     return request.META.get("RAW_URI") or request.get_full_path()
 
 
+# With one of these a client asks whether what it has still holds.
+CONDITIONS = {"HTTP_IF_NONE_MATCH", "HTTP_IF_MODIFIED_SINCE"}
+
+
 class HitLog:
-    """Appends "METHOD TARGET" to the file named by SHOP_LOG for every request but health checks."""
+    """Appends "METHOD TARGET", or "METHOD TARGET conditional", to SHOP_LOG for every request but health checks."""
 
     def __init__(self, get_response):
         self.get_response = get_response
@@ -19,7 +23,8 @@ class HitLog:
     def __call__(self, request):
         # Before the view, so that whoever has seen a response also finds its line.
         if settings.HIT_LOG and request.path != "/health/":
-            self.append(f"{request.method} {requested_target(request)}\n")
+            condition = "" if CONDITIONS.isdisjoint(request.META) else " conditional"
+            self.append(f"{request.method} {requested_target(request)}{condition}\n")
         return self.get_response(request)
 
     @staticmethod

@@ -1,15 +1,19 @@
 """Pages that misbehave, wait, stream or look inside: what a proxy meets beside well-behaved pages."""
 
 import math
+import os
 import time
 import uuid
 
+from django.conf import settings
 from django.http import HttpResponse, HttpResponseBadRequest, JsonResponse, StreamingHttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
 from .middleware import requested_target
+from .models import Product
 
 LONGEST_SLEEP = 3.0
+LONGEST_WAIT = 20.0
 
 
 def number(request, name, default, highest):
@@ -21,6 +25,19 @@ def number(request, name, default, highest):
     if not math.isfinite(value) or value < 0:
         return None
     return min(value, highest)
+
+
+def wait_for_gate(request):
+    """Waits for the file `gate-NAME` beside the database, if the query names one: a test decides when a stream goes on."""
+    name = request.GET.get("gate", "")
+    if not name.isalnum():
+        return
+    gate = settings.DATABASE_FILE.with_name(f"gate-{name}")
+    deadline = time.monotonic() + LONGEST_WAIT
+    while not gate.exists():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"nobody opened {gate.name}")
+        time.sleep(0.01)
 
 
 def health(request):
@@ -60,6 +77,8 @@ def stream(request):
         for index in range(int(chunks)):
             if index:
                 time.sleep(pause)
+            if index == 1:
+                wait_for_gate(request)
             yield f"chunk {index}\n"
 
     return StreamingHttpResponse(produce(), content_type="text/plain")
@@ -79,6 +98,8 @@ def events(request):
     def produce():
         for index in range(3):
             yield f"data: event {index}\n\n"
+            if index == 0:
+                wait_for_gate(request)
             time.sleep(0.1)
 
     response = StreamingHttpResponse(produce(), content_type="text/event-stream")
@@ -98,6 +119,13 @@ def legacy(request):
     response.set_cookie("last_seen", uuid.uuid4().hex)
     response.set_cookie("tracker", uuid.uuid4().hex, max_age=3600)
     return response
+
+
+@csrf_exempt
+def crash(request, pk):
+    """Sets the price and ends the worker, as the kernel does when memory runs out: done, but nobody is told."""
+    Product.objects.filter(pk=pk).update(price=request.POST["price"])
+    os._exit(1)
 
 
 def error(request):

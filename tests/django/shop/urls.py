@@ -45,5 +45,6 @@ urlpatterns = [
     path("api/me/", api.me_by_token),
     path("api/me/session/", api.me_by_session),
     path("api/whoami/", api.who_am_i),
+    path("api/products/<int:pk>/crash/", oddities.crash),
     path("api/", include(router.urls)),
 ]
