@@ -151,8 +151,10 @@ fn authorize(token: &Token, request: &Request) -> Result<(), Refusal> {
 
 fn read(body: &[u8]) -> Result<Request, Refusal> {
     let remedy = "send JSON such as {\"tags\": [\"products\"], \"urls\": [\"/\"], \"prefixes\": [\"/blog/\"]} or {\"all\": true}";
-    let request: Request = serde_json::from_slice(body)
-        .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string(), remedy))?;
+    let refusal = |error: serde_json::Error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string(), remedy);
+    // Through an object: serde would also take a struct's fields from a list, in order.
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).map_err(refusal)?;
+    let request: Request = serde_json::from_value(object.into()).map_err(refusal)?;
     let count = request.urls.len() + request.prefixes.len() + request.tags.len();
     if count == 0 && !request.all {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "nothing to purge", remedy));

@@ -158,6 +158,7 @@ fn say_admission(plan: &Plan, route: &Route, response: &ResponseHead<'_>, say: &
                 LifetimeSource::SMaxAge => "s-maxage of the response",
                 LifetimeSource::MaxAge => "max-age of the response",
                 LifetimeSource::Expires => "Expires of the response",
+                LifetimeSource::NoCache => "no-cache of the response: validated every time",
                 LifetimeSource::StatusTtl => "status_ttl of the route",
                 LifetimeSource::Ttl => "ttl of the route",
             };

@@ -43,6 +43,8 @@ pub enum LifetimeSource {
     MaxAge,
     /// `Expires` of the response.
     Expires,
+    /// `no-cache` of the response: none, but it may be stored and validated.
+    NoCache,
     /// `status_ttl` of the route.
     StatusTtl,
     /// `ttl` of the route.
@@ -140,7 +142,8 @@ fn explicit_lifetime(
             .unwrap_or_default();
         return Some((lifetime, LifetimeSource::Expires));
     }
-    None
+    // The origin allows storing and asks to be asked (RFC 9111 section 5.2.2.4).
+    cache_control.no_cache.then_some((Duration::ZERO, LifetimeSource::NoCache))
 }
 
 /// What the route grants a response by its status.

@@ -28,7 +28,7 @@ def number(request, name, default, highest):
 
 
 def wait_for_gate(request):
-    """Waits for the file `gate-NAME` beside the database, if the query names one: a test decides when a stream goes on."""
+    """Lets a test decide when a stream goes on: waits for the file `gate-NAME` beside the database, if asked to."""
     name = request.GET.get("gate", "")
     if not name.isalnum():
         return
