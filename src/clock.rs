@@ -13,10 +13,7 @@ pub struct Timestamp(pub u64);
 impl Timestamp {
     /// The moment `later` after this one; saturates at the end of time instead of wrapping.
     pub fn plus(self, later: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(later.as_millis()).unwrap_or(u64::MAX)),
-        )
+        Self(self.0.saturating_add(u64::try_from(later.as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// How long before this moment `earlier` lies; zero when it lies after it.

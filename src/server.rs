@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -76,6 +77,7 @@ pub struct Settings {
 pub struct Running {
     app: App,
     stopped: Receiver<Stop>,
+    stop: Option<Stop>,
     // Writes out what is left of the access log when dropped.
     _access_log: tracing_appender::non_blocking::WorkerGuard,
 }
@@ -94,10 +96,7 @@ pub fn start(
     let Settings { plan, file, threads } = settings;
     for address in plan.listen.iter().chain([&plan.admin.listen]) {
         // Pingora would panic in a thread of its own.
-        TcpListener::bind(address).map_err(|cause| ServeError::Listen {
-            address: *address,
-            cause,
-        })?;
+        TcpListener::bind(address).map_err(|cause| ServeError::Listen { address: *address, cause })?;
     }
     let pools = origin::pools(&plan, None)?;
     let store = Arc::new(Store::new(plan.memory));
@@ -106,12 +105,7 @@ pub fn start(
     let addresses: Vec<String> = plan.listen.iter().map(ToString::to_string).collect();
     let admin_address = plan.admin.listen;
     let live = ArcSwap::from_pointee(Live { plan, pools });
-    let app = App(Arc::new(Parvis {
-        live,
-        store,
-        observer,
-        active: Arc::default(),
-    }));
+    let app = App(Arc::new(Parvis { live, store, observer, active: Arc::default() }));
 
     let mut server = Server::new_with_opt_and_conf(None, configuration(threads));
     server.bootstrap();
@@ -122,56 +116,21 @@ pub fn start(
         front.add_listener(ListenerConfig::tcp(address).l4_buffer(L4BufferSettings::unbuffered()));
     }
     server.add_service(front);
-    server.add_service(background_service(
-        "admin",
-        Admin {
-            app: app.clone(),
-            listen: admin_address,
-        },
-    ));
+    server.add_service(background_service("admin", Admin { app: app.clone(), listen: admin_address }));
     if let Some(file) = file {
-        server.add_service(background_service(
-            "reload",
-            Reload {
-                app: app.clone(),
-                file,
-            },
-        ));
+        server.add_service(background_service("reload", Reload { app: app.clone(), file }));
     }
     let (stop, stopped) = channel();
-    let run = move || {
-        server.run(RunArgs {
-            shutdown_signal: Box::new(Signals(stop)),
-        })
-    };
+    let run = move || server.run(RunArgs { shutdown_signal: Box::new(Signals(stop)) });
     let spawned = std::thread::Builder::new().name("server".to_owned()).spawn(run);
     let server = spawned.map_err(|_| ServeError::Died)?;
-    for address in app.live.load().plan.listen.iter().chain([&admin_address]) {
-        wait_until_listening(*address, &server)?;
+    let listeners = app.live.load().plan.listen.clone();
+    let mut running = Running { app, stopped, stop: None, _access_log: access_log_guard };
+    for address in listeners.into_iter().chain([admin_address]) {
+        running.wait_until_listening(address, &server)?;
     }
     tracing::info!(listen = addresses.join(", "), admin = %admin_address, "parvis is listening");
-    Ok(Running {
-        app,
-        stopped,
-        _access_log: access_log_guard,
-    })
-}
-
-/// Pingora opens its listeners in threads of its own; a server that says it listens does.
-fn wait_until_listening(address: SocketAddr, server: &std::thread::JoinHandle<()>) -> Result<(), ServeError> {
-    let reachable = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
-        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()),
-        _ => address,
-    };
-    let started = crate::clock::start();
-    while TcpStream::connect_timeout(&reachable, START_TIMEOUT).is_err() {
-        if server.is_finished() || started.elapsed() > START_TIMEOUT {
-            return Err(ServeError::Died);
-        }
-        std::thread::sleep(STEP);
-    }
-    Ok(())
+    Ok(running)
 }
 
 fn configuration(threads: usize) -> ServerConf {
@@ -187,9 +146,39 @@ fn configuration(threads: usize) -> ServerConf {
 }
 
 impl Running {
+    /// Pingora opens its listeners in threads of its own; a server that says it listens does.
+    fn wait_until_listening(
+        &mut self,
+        address: SocketAddr,
+        server: &JoinHandle<()>,
+    ) -> Result<(), ServeError> {
+        let reachable = match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => {
+                SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port())
+            }
+            IpAddr::V6(ip) if ip.is_unspecified() => {
+                SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port())
+            }
+            _ => address,
+        };
+        let started = crate::clock::start();
+        while self.stop.is_none() && TcpStream::connect_timeout(&reachable, START_TIMEOUT).is_err() {
+            if server.is_finished() || started.elapsed() > START_TIMEOUT {
+                return Err(ServeError::Died);
+            }
+            std::thread::sleep(STEP);
+            // A signal may come this early.
+            self.stop = self.stopped.try_recv().ok();
+        }
+        Ok(())
+    }
+
     /// Waits for a signal, and then for the requests under way.
     pub fn wait(self) -> Result<(), ServeError> {
-        let stop = self.stopped.recv().map_err(|_| ServeError::Died)?;
+        let stop = match self.stop {
+            Some(stop) => stop,
+            None => self.stopped.recv().map_err(|_| ServeError::Died)?,
+        };
         let waiting = crate::clock::start();
         while stop == Stop::Gracefully && self.app.active_requests() > 0 && waiting.elapsed() < GRACE {
             std::thread::sleep(STEP);
@@ -222,9 +211,7 @@ impl ShutdownSignalWatch for Signals {
 }
 
 fn listen_for(kind: SignalKind) -> Option<Signal> {
-    signal(kind)
-        .inspect_err(|error| tracing::error!(%error, ?kind, "cannot listen for a signal"))
-        .ok()
+    signal(kind).inspect_err(|error| tracing::error!(%error, ?kind, "cannot listen for a signal")).ok()
 }
 
 async fn next(signal: &mut Option<Signal>) {

@@ -34,19 +34,10 @@ fn fifty_simultaneous_misses_cost_the_origin_one_fetch() {
     eventually("all are connected", || connections(&rig) >= before + 50.0);
     gate.open();
     let responses: Vec<_> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
-    assert!(
-        responses
-            .iter()
-            .all(|response| response.status == 200 && response.text() == "hello")
-    );
-    let collapsed = responses
-        .iter()
-        .filter(|r| r.cache_status() == "parvis; fwd=miss; stored; collapsed")
-        .count();
-    let hits = responses
-        .iter()
-        .filter(|response| response.verdict() == "hit")
-        .count();
+    assert!(responses.iter().all(|response| response.status == 200 && response.text() == "hello"));
+    let collapsed =
+        responses.iter().filter(|r| r.cache_status() == "parvis; fwd=miss; stored; collapsed").count();
+    let hits = responses.iter().filter(|response| response.verdict() == "hit").count();
     assert_eq!(rig.origin.count("/"), 1);
     assert_eq!(collapsed + hits, 49, "one leads");
     assert!(collapsed > 0);
@@ -80,23 +71,15 @@ fn a_leader_that_leaves_does_not_stop_the_fetch() {
     let gate = Gate::new();
     rig.origin.on(
         "/",
-        Reply::script()
-            .then("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhal")
-            .then_wait(&gate)
-            .then("ves"),
+        Reply::script().then("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhal").then_wait(&gate).then("ves"),
     );
     let mut leader = rig.parvis.client().connect();
     leader.write_request("GET", "/", &[], b"");
     eventually("the fetch is under way", || rig.origin.count("/") == 1);
     drop(leader);
     gate.open();
-    eventually("the response is stored", || {
-        rig.parvis.metric("parvis_store_entries", "") == 1.0
-    });
-    assert_eq!(
-        (rig.get("/").verdict(), rig.get("/").text().as_str()),
-        ("hit", "halves")
-    );
+    eventually("the response is stored", || rig.parvis.metric("parvis_store_entries", "") == 1.0);
+    assert_eq!((rig.get("/").verdict(), rig.get("/").text().as_str()), ("hit", "halves"));
     assert_eq!(rig.origin.count("/"), 1);
 }
 
@@ -113,9 +96,7 @@ fn a_leader_that_does_not_read_holds_nobody_up() {
         rig.origin.on("/", reply);
         let mut leader = rig.parvis.client().connect();
         leader.write_request("GET", "/", &[], b"");
-        eventually("the response is stored", || {
-            rig.parvis.metric("parvis_store_entries", "") == 1.0
-        });
+        eventually("the response is stored", || rig.parvis.metric("parvis_store_entries", "") == 1.0);
         let other = rig.get("/");
         assert_eq!((other.verdict(), other.body.len()), ("hit", 3_000_000));
         assert_eq!(leader.read_response("GET").body.len(), 3_000_000);
@@ -134,17 +115,11 @@ fn a_body_larger_than_the_limit_streams_through_to_all_who_read_it_and_is_not_st
     rig.origin.on("/known", Reply::ok(vec![b'x'; 5_000_000]));
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     let gate = Gate::new();
-    let streamed = Reply::script()
-        .then(chunked)
-        .then_wait(&gate)
-        .then_repeat(chunk(50_000), 100)
-        .then("0\r\n\r\n");
+    let streamed =
+        Reply::script().then(chunked).then_wait(&gate).then_repeat(chunk(50_000), 100).then("0\r\n\r\n");
     rig.origin.on("/unknown", streamed);
     let known = rig.get("/known");
-    assert_eq!(
-        (known.detail().as_str(), known.body.len(), known.complete),
-        ("too-large", 5_000_000, true)
-    );
+    assert_eq!((known.detail().as_str(), known.body.len(), known.complete), ("too-large", 5_000_000, true));
     let rig = Arc::new(rig);
     let before = connections(&rig);
     let readers = at_once(&rig, 5, "/unknown");
@@ -158,14 +133,8 @@ fn a_body_larger_than_the_limit_streams_through_to_all_who_read_it_and_is_not_st
     for path in ["/known", "/unknown"] {
         assert_eq!(rig.get(path).detail(), "uncacheable", "{path} is remembered");
     }
-    assert!(
-        rig.parvis
-            .metric("parvis_limit_reached_total", "limit=\"too-large\"")
-            >= 2.0
-    );
-    eventually("nothing is held any longer", || {
-        rig.parvis.metric("parvis_fill_bytes", "") == 0.0
-    });
+    assert!(rig.parvis.metric("parvis_limit_reached_total", "limit=\"too-large\"") >= 2.0);
+    eventually("nothing is held any longer", || rig.parvis.metric("parvis_fill_bytes", "") == 0.0);
 }
 
 #[test]
@@ -176,9 +145,7 @@ fn requests_for_a_personal_page_do_not_read_along() {
     let held = gate.clone();
     rig.origin.on_each("/", move |_| {
         let visit = number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Reply::ok(format!("visit {visit}"))
-            .field("Set-Cookie", &format!("id={visit}"))
-            .behind(&held)
+        Reply::ok(format!("visit {visit}")).field("Set-Cookie", &format!("id={visit}")).behind(&held)
     });
     let before = connections(&rig);
     let readers = at_once(&rig, 10, "/");
@@ -191,11 +158,7 @@ fn requests_for_a_personal_page_do_not_read_along() {
         .collect();
     seen.sort();
     seen.dedup();
-    assert_eq!(
-        seen.len(),
-        10,
-        "everyone has a page and a cookie of their own: {seen:?}"
-    );
+    assert_eq!(seen.len(), 10, "everyone has a page and a cookie of their own: {seen:?}");
 }
 
 #[test]
@@ -229,18 +192,13 @@ fn followers_that_want_another_variant_get_their_own() {
 fn waiting_for_another_request_ends_after_the_lock_timeout() {
     let rig = Rig::new("routes: [{name: all, cache: {ttl: 1m, lock: {timeout: 100ms}}}]");
     let gate = Gate::new();
-    rig.origin
-        .on_sequence("/", vec![Reply::ok("slow").behind(&gate), Reply::ok("own")]);
+    rig.origin.on_sequence("/", vec![Reply::ok("slow").behind(&gate), Reply::ok("own")]);
     let mut leader = rig.parvis.client().connect();
     leader.write_request("GET", "/", &[], b"");
     eventually("the fetch is under way", || rig.origin.count("/") == 1);
     let impatient = rig.get("/");
     assert_eq!(
-        (
-            impatient.verdict(),
-            impatient.detail().as_str(),
-            impatient.text().as_str()
-        ),
+        (impatient.verdict(), impatient.detail().as_str(), impatient.text().as_str()),
         ("pass", "lock-timeout", "own")
     );
     gate.open();

@@ -14,8 +14,7 @@ const PAGES: &[&str] = &["/products/1", "/products/2", "/products/2?x=1", "/abou
 fn stored() -> Rig {
     let rig = Rig::new(ROUTES);
     for page in PAGES {
-        rig.origin
-            .on(page.split('?').next().unwrap(), Reply::ok("0123456789"));
+        rig.origin.on(page.split('?').next().unwrap(), Reply::ok("0123456789"));
         rig.get(page);
     }
     rig
@@ -23,36 +22,20 @@ fn stored() -> Rig {
 
 /// The pages that are not stored any longer.
 fn gone(rig: &Rig) -> Vec<&'static str> {
-    PAGES
-        .iter()
-        .copied()
-        .filter(|page| rig.get(page).verdict() == "miss")
-        .collect()
+    PAGES.iter().copied().filter(|page| rig.get(page).verdict() == "miss").collect()
 }
 
 #[test]
 fn a_selector_removes_what_it_names_and_nothing_else() {
     for (body, expected) in [
         (json!({"urls": ["/products/2"]}), &["/products/2"][..]),
-        (
-            json!({"urls": ["http://SHOP.test:80/products/2?x=1"]}),
-            &["/products/2?x=1"],
-        ),
+        (json!({"urls": ["http://SHOP.test:80/products/2?x=1"]}), &["/products/2?x=1"]),
         (json!({"urls": ["http://other.test/about"]}), &[]),
-        (
-            json!({"prefixes": ["/products/"]}),
-            &["/products/1", "/products/2", "/products/2?x=1"],
-        ),
+        (json!({"prefixes": ["/products/"]}), &["/products/1", "/products/2", "/products/2?x=1"]),
         (json!({"prefixes": ["http://shop.test/ab"]}), &["/about"]),
-        (
-            json!({"tags": ["products"]}),
-            &["/products/1", "/products/2", "/products/2?x=1"],
-        ),
+        (json!({"tags": ["products"]}), &["/products/1", "/products/2", "/products/2?x=1"]),
         (json!({"tags": ["product"]}), &[]),
-        (
-            json!({"urls": ["/"], "tags": ["nothing"], "prefixes": ["/about"]}),
-            &["/about", "/"],
-        ),
+        (json!({"urls": ["/"], "tags": ["nothing"], "prefixes": ["/about"]}), &["/about", "/"]),
         (json!({"all": true}), PAGES),
     ] {
         let rig = stored();
@@ -71,26 +54,11 @@ fn the_answer_tells_what_each_selector_removed() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|one| {
-            (
-                one["selector"].as_str().unwrap().to_owned(),
-                one["entries"].as_u64().unwrap(),
-            )
-        })
+        .map(|one| (one["selector"].as_str().unwrap().to_owned(), one["entries"].as_u64().unwrap()))
         .collect();
-    assert_eq!(
-        removed,
-        [
-            ("url /about".into(), 1),
-            ("tag shop".into(), 4),
-            ("tag nothing".into(), 0)
-        ]
-    );
+    assert_eq!(removed, [("url /about".into(), 1), ("tag shop".into(), 4), ("tag nothing".into(), 0)]);
     let again = rig.purge(r#"{"tags": ["shop"]}"#);
-    assert_eq!(
-        again["sequence"].as_u64().unwrap(),
-        answer["sequence"].as_u64().unwrap() + 1
-    );
+    assert_eq!(again["sequence"].as_u64().unwrap(), answer["sequence"].as_u64().unwrap() + 1);
 }
 
 #[test]
@@ -107,10 +75,7 @@ fn whoever_may_not_purge_is_told_why_and_noted() {
         let refused = ask(secret, body);
         assert_eq!(refused.status, status, "{}", refused.text());
         let answer: serde_json::Value = serde_json::from_str(&refused.text()).unwrap();
-        assert!(
-            answer["error"].is_string() && answer["remedy"].is_string(),
-            "{answer}"
-        );
+        assert!(answer["error"].is_string() && answer["remedy"].is_string(), "{answer}");
         assert_eq!(refused.field("www-authenticate").is_some(), status == 401);
     }
     assert_eq!(gone(&rig), [] as [&str; 0]);
@@ -148,10 +113,7 @@ fn a_purge_with_a_mistake_removes_nothing() {
         assert_eq!(refused.status, status, "{}", refused.text());
         assert!(refused.text().contains(says), "{says}: {}", refused.text());
     }
-    assert_eq!(
-        rig.parvis.admin("GET", "/purge", Some(ALL_SECRET), "").status,
-        405
-    );
+    assert_eq!(rig.parvis.admin("GET", "/purge", Some(ALL_SECRET), "").status, 405);
     assert_eq!(rig.parvis.admin("GET", "/nothing", None, "").status, 404);
     assert_eq!(gone(&rig), [] as [&str; 0]);
 }
@@ -160,10 +122,7 @@ fn a_purge_with_a_mistake_removes_nothing() {
 fn the_public_listener_does_not_purge_and_the_admin_listener_does_not_proxy() {
     let rig = stored();
     rig.origin.on("/purge", Reply::ok("the application's own"));
-    assert_eq!(
-        rig.send("POST", "/purge", r#"{"all": true}"#).text(),
-        "the application's own"
-    );
+    assert_eq!(rig.send("POST", "/purge", r#"{"all": true}"#).text(), "the application's own");
     assert_eq!(rig.get("/metrics").status, 404);
     assert_eq!(rig.parvis.admin("GET", "/about", None, "").status, 404);
     assert_eq!(gone(&rig), [] as [&str; 0]);
@@ -182,16 +141,10 @@ fn the_command_line_purges_and_its_exit_code_tells_how_it_went() {
     };
     let (code, out, _) = run(&["--tag", "products", "--url", "/about"], Some(PURGE_SECRET));
     assert_eq!(code, Some(0));
-    assert!(
-        out.contains("url /about") && out.contains("tag products") && out.contains("4 entries"),
-        "{out}"
-    );
+    assert!(out.contains("url /about") && out.contains("tag products") && out.contains("4 entries"), "{out}");
     let (code, out, _) = run(&["--all", "--json"], Some(ALL_SECRET));
     assert_eq!(
-        (
-            code,
-            serde_json::from_str::<serde_json::Value>(&out).unwrap()["entries"].as_u64()
-        ),
+        (code, serde_json::from_str::<serde_json::Value>(&out).unwrap()["entries"].as_u64()),
         (Some(0), Some(1))
     );
     for (arguments, token, code, says) in [
@@ -200,21 +153,13 @@ fn the_command_line_purges_and_its_exit_code_tells_how_it_went() {
         (&["--tag", "a b"][..], Some(PURGE_SECRET), 1, "visible text"),
         (&["--tag", "x"][..], None, 2, "PARVIS_TOKEN"),
         (&[][..], Some(PURGE_SECRET), 2, "--tag"),
-        (
-            &["--tag", "x", "--token-file", "/nonexistent"][..],
-            None,
-            2,
-            "/nonexistent",
-        ),
+        (&["--tag", "x", "--token-file", "/nonexistent"][..], None, 2, "/nonexistent"),
     ] {
         let (found, _, errors) = run(arguments, token);
         assert_eq!(found, Some(code), "{arguments:?} {errors}");
         assert!(errors.contains(says), "{says}: {errors}");
     }
     let nobody = format!("http://127.0.0.1:{}", crate::support::free_port());
-    let output = command(
-        &["purge", "--admin", &nobody, "--tag", "x"],
-        &[("PARVIS_TOKEN", PURGE_SECRET)],
-    );
+    let output = command(&["purge", "--admin", &nobody, "--tag", "x"], &[("PARVIS_TOKEN", PURGE_SECRET)]);
     assert_eq!(output.status.code(), Some(1));
 }

@@ -23,22 +23,13 @@ fn fresh(body: &str) -> Reply {
 #[test]
 fn an_expired_response_that_still_holds_is_refreshed_by_a_304() {
     let rig = Rig::new(ROUTES);
-    let not_modified = Reply::status(304, "")
-        .field("Cache-Control", "max-age=90")
-        .field("X-New", "1");
-    rig.origin
-        .on_sequence("/", vec![expired("body", 0, ""), not_modified]);
+    let not_modified = Reply::status(304, "").field("Cache-Control", "max-age=90").field("X-New", "1");
+    rig.origin.on_sequence("/", vec![expired("body", 0, ""), not_modified]);
     rig.get("/");
     let validated = rig.get("/");
     assert_eq!((validated.status, validated.text().as_str()), (200, "body"));
-    assert_eq!(
-        validated.cache_status(),
-        "parvis; fwd=stale; fwd-status=304; stored; ttl=90"
-    );
-    assert_eq!(
-        rig.origin.received("/")[1].field("if-none-match").as_deref(),
-        Some("\"1\"")
-    );
+    assert_eq!(validated.cache_status(), "parvis; fwd=stale; fwd-status=304; stored; ttl=90");
+    assert_eq!(rig.origin.received("/")[1].field("if-none-match").as_deref(), Some("\"1\""));
     let hit = rig.get("/");
     assert_eq!(
         (hit.verdict(), hit.text().as_str(), hit.field("x-new").as_deref()),
@@ -50,9 +41,7 @@ fn an_expired_response_that_still_holds_is_refreshed_by_a_304() {
 fn a_last_modified_date_validates_too() {
     let rig = Rig::new(ROUTES);
     let date = "Sun, 06 Nov 1994 08:49:37 GMT";
-    let first = Reply::ok("body")
-        .field("Cache-Control", "no-cache")
-        .field("Last-Modified", date);
+    let first = Reply::ok("body").field("Cache-Control", "no-cache").field("Last-Modified", date);
     rig.origin.on_sequence("/", vec![first, Reply::status(304, "")]);
     rig.get("/");
     for _ in 0..2 {
@@ -63,22 +52,15 @@ fn a_last_modified_date_validates_too() {
             "no-cache is never a hit"
         );
     }
-    assert_eq!(
-        rig.origin.received("/")[2].field("if-modified-since").as_deref(),
-        Some(date)
-    );
+    assert_eq!(rig.origin.received("/")[2].field("if-modified-since").as_deref(), Some(date));
 }
 
 #[test]
 fn a_full_reply_replaces_what_was_stored() {
     let rig = Rig::new(ROUTES);
-    rig.origin
-        .on_sequence("/", vec![expired("old", 0, ""), fresh("new")]);
+    rig.origin.on_sequence("/", vec![expired("old", 0, ""), fresh("new")]);
     rig.get("/");
-    assert_eq!(
-        (rig.get("/").text().as_str(), rig.get("/").text().as_str()),
-        ("new", "new")
-    );
+    assert_eq!((rig.get("/").text().as_str(), rig.get("/").text().as_str()), ("new", "new"));
     assert_eq!(rig.origin.count("/"), 2);
 }
 
@@ -86,8 +68,7 @@ fn a_full_reply_replaces_what_was_stored() {
 fn a_304_for_another_representation_is_not_believed() {
     let rig = Rig::new(ROUTES);
     let other = Reply::status(304, "").field("ETag", "\"2\"");
-    rig.origin
-        .on_sequence("/", vec![expired("old", 0, ""), other, fresh("new")]);
+    rig.origin.on_sequence("/", vec![expired("old", 0, ""), other, fresh("new")]);
     rig.get("/");
     assert_eq!(rig.get("/").text(), "new");
     assert_eq!(rig.origin.received("/")[2].field("if-none-match"), None);
@@ -97,18 +78,11 @@ fn a_304_for_another_representation_is_not_believed() {
 fn a_304_that_forbids_storing_ends_the_entry() {
     let rig = Rig::new(ROUTES);
     let private = Reply::status(304, "").field("Cache-Control", "private");
-    rig.origin
-        .on_sequence("/", vec![expired("old", 0, ""), private, fresh("new")]);
+    rig.origin.on_sequence("/", vec![expired("old", 0, ""), private, fresh("new")]);
     rig.get("/");
     let validated = rig.get("/");
-    assert_eq!(
-        (validated.text().as_str(), validated.detail().as_str()),
-        ("old", "private")
-    );
-    assert_eq!(
-        (rig.get("/").verdict(), rig.get("/").text().as_str()),
-        ("miss", "new")
-    );
+    assert_eq!((validated.text().as_str(), validated.detail().as_str()), ("old", "private"));
+    assert_eq!((rig.get("/").verdict(), rig.get("/").text().as_str()), ("miss", "new"));
 }
 
 #[test]
@@ -121,11 +95,7 @@ fn a_stale_page_is_served_while_one_refresh_is_under_way() {
     for _ in 0..5 {
         let stale = rig.get("/");
         assert_eq!((stale.verdict(), stale.text().as_str()), ("stale", "old"));
-        assert!(
-            stale.cache_status().contains("ttl=-1"),
-            "{}",
-            stale.cache_status()
-        );
+        assert!(stale.cache_status().contains("ttl=-1"), "{}", stale.cache_status());
     }
     eventually("the refresh has begun", || rig.origin.count("/") == 2);
     gate.open();
@@ -137,8 +107,7 @@ fn a_stale_page_is_served_while_one_refresh_is_under_way() {
 fn a_refresh_that_may_not_be_stored_ends_the_stale_page() {
     let rig = Rig::new(ROUTES);
     let old = expired("old", 10, ", stale-while-revalidate=600");
-    rig.origin
-        .on_sequence("/", vec![old, Reply::ok("personal").field("Set-Cookie", "a=b")]);
+    rig.origin.on_sequence("/", vec![old, Reply::ok("personal").field("Set-Cookie", "a=b")]);
     rig.get("/");
     assert_eq!(rig.get("/").verdict(), "stale");
     eventually("nothing stale is left", || rig.get("/").verdict() == "pass");
@@ -147,10 +116,7 @@ fn a_refresh_that_may_not_be_stored_ends_the_stale_page() {
 #[test]
 fn a_page_past_its_window_is_not_served_stale() {
     let rig = Rig::new(ROUTES);
-    rig.origin.on_sequence(
-        "/",
-        vec![expired("old", 10, ", stale-while-revalidate=5"), fresh("new")],
-    );
+    rig.origin.on_sequence("/", vec![expired("old", 10, ", stale-while-revalidate=5"), fresh("new")]);
     rig.get("/");
     assert_eq!(rig.get("/").text(), "new");
 }
@@ -165,36 +131,21 @@ fn a_stale_page_stands_in_for_a_failing_origin_within_its_window() {
         ("/reset", Reply::script().then("HTTP/1.1 2").then_reset()),
         ("/late", late),
     ] {
-        rig.origin
-            .on_sequence(path, vec![expired("old", 10, ", stale-if-error=600"), failure]);
+        rig.origin.on_sequence(path, vec![expired("old", 10, ", stale-if-error=600"), failure]);
         rig.get(path);
         let stale = rig.get(path);
         assert_eq!((stale.status, stale.text().as_str()), (200, "old"), "{path}");
-        assert_eq!(
-            (stale.verdict(), stale.detail().as_str()),
-            ("revalidate", "stale-if-error"),
-            "{path}"
-        );
-        assert!(
-            stale
-                .field("age")
-                .is_some_and(|age| age.parse::<u32>().is_ok_and(|age| age >= 70))
-        );
+        assert_eq!((stale.verdict(), stale.detail().as_str()), ("revalidate", "stale-if-error"), "{path}");
+        assert!(stale.field("age").is_some_and(|age| age.parse::<u32>().is_ok_and(|age| age >= 70)));
     }
 }
 
 #[test]
 fn what_must_be_revalidated_is_never_served_stale() {
     let rig = Rig::new("routes: [{name: all, cache: {stale_if_error: 1h, stale_while_revalidate: 1h}}]");
-    for more in [
-        ", must-revalidate",
-        ", proxy-revalidate",
-        ", no-cache",
-        ", s-maxage=1",
-    ] {
+    for more in [", must-revalidate", ", proxy-revalidate", ", no-cache", ", s-maxage=1"] {
         let path = format!("/{}", more.trim_start_matches(", "));
-        rig.origin
-            .on_sequence(&path, vec![expired("old", 10, more), Reply::status(503, "down")]);
+        rig.origin.on_sequence(&path, vec![expired("old", 10, more), Reply::status(503, "down")]);
         rig.get(&path);
         let failed = rig.get(&path);
         assert_eq!((failed.status, failed.text().as_str()), (503, "down"), "{more}");
@@ -206,8 +157,7 @@ fn a_purge_reaches_a_refresh_under_way() {
     let rig = Rig::new(ROUTES);
     let gate = Gate::new();
     let old = expired("old", 10, ", stale-while-revalidate=600");
-    rig.origin
-        .on_sequence("/", vec![old, fresh("purged").behind(&gate), fresh("new")]);
+    rig.origin.on_sequence("/", vec![old, fresh("purged").behind(&gate), fresh("new")]);
     rig.get("/");
     assert_eq!(rig.get("/").verdict(), "stale");
     eventually("the refresh has begun", || rig.origin.count("/") == 2);
@@ -218,8 +168,5 @@ fn a_purge_reaches_a_refresh_under_way() {
     eventually("the refresh was refused", || {
         rig.parvis.metric("parvis_fetches_total", "result=\"purged\"") == 1.0
     });
-    assert_eq!(
-        (rig.get("/").verdict(), rig.get("/").text().as_str()),
-        ("hit", "new")
-    );
+    assert_eq!((rig.get("/").verdict(), rig.get("/").text().as_str()), ("hit", "new"));
 }

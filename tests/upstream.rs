@@ -8,18 +8,8 @@ const MINUTE: &str = "routes: [{name: all, cache: {ttl: 1m}}]";
 fn a_stranger_cannot_plant_a_host_in_a_stored_page() {
     let rig = Rig::new(MINUTE);
     rig.origin.on_each("/", |request| {
-        let claims = [
-            "x-forwarded-host",
-            "x-original-url",
-            "forwarded",
-            "x-forwarded-prefix",
-            "x-host",
-        ];
-        Reply::ok(
-            claims
-                .map(|name| request.field(name).unwrap_or_default())
-                .join("|"),
-        )
+        let claims = ["x-forwarded-host", "x-original-url", "forwarded", "x-forwarded-prefix", "x-host"];
+        Reply::ok(claims.map(|name| request.field(name).unwrap_or_default()).join("|"))
     });
     let claims = [
         ("X-Forwarded-Host", "evil.test"),
@@ -31,20 +21,14 @@ fn a_stranger_cannot_plant_a_host_in_a_stored_page() {
     assert_eq!(rig.get_with("/", &claims).text(), "shop.test||||");
     assert_eq!(rig.get("/").text(), "shop.test||||");
     let passed = rig.get_with("/", &[&claims[..], &[("Cookie", "a=b")]].concat());
-    assert_eq!(
-        (passed.verdict(), passed.text().as_str()),
-        ("pass", "shop.test||||")
-    );
+    assert_eq!((passed.verdict(), passed.text().as_str()), ("pass", "shop.test||||"));
 }
 
 #[test]
 fn the_origin_learns_who_asks_from_parvis_alone() {
     let rig = Rig::new(MINUTE);
     rig.origin.on("/", Reply::ok("x"));
-    rig.get_with(
-        "/",
-        &[("X-Forwarded-For", "1.2.3.4"), ("X-Forwarded-Proto", "https")],
-    );
+    rig.get_with("/", &[("X-Forwarded-For", "1.2.3.4"), ("X-Forwarded-Proto", "https")]);
     let fetched = &rig.origin.received("/")[0];
     assert_eq!(fetched.field("x-forwarded-for").as_deref(), Some("127.0.0.1"));
     assert_eq!(fetched.field("x-forwarded-proto").as_deref(), Some("http"));
@@ -58,16 +42,9 @@ fn a_trusted_proxy_is_believed() {
     let claims = [("X-Forwarded-For", "192.0.2.7"), ("X-Forwarded-Proto", "https")];
     rig.get_with("/", &claims);
     let received = rig.origin.received("/");
-    assert_eq!(
-        received[1].field("x-forwarded-for").as_deref(),
-        Some("192.0.2.7, 127.0.0.1")
-    );
+    assert_eq!(received[1].field("x-forwarded-for").as_deref(), Some("192.0.2.7, 127.0.0.1"));
     assert_eq!(received[1].field("x-forwarded-proto").as_deref(), Some("https"));
-    assert_eq!(
-        rig.get("/").verdict(),
-        "miss",
-        "http and https are different pages"
-    );
+    assert_eq!(rig.get("/").verdict(), "miss", "http and https are different pages");
     assert_eq!(rig.get_with("/", &claims).verdict(), "hit");
     let client = |line: &serde_json::Value| line["client"] == "192.0.2.7";
     crate::support::eventually("the client's address is logged", || {
@@ -105,11 +82,7 @@ fn a_fetch_for_everyone_carries_nothing_of_one_visitor() {
 fn a_request_that_passes_keeps_its_own_fields() {
     let rig = Rig::new(MINUTE);
     rig.origin.on("/", Reply::ok("x"));
-    let fields = [
-        ("Cookie", "sessionid=1; _ga=2"),
-        ("Accept-Encoding", "gzip"),
-        ("If-None-Match", "\"a\""),
-    ];
+    let fields = [("Cookie", "sessionid=1; _ga=2"), ("Accept-Encoding", "gzip"), ("If-None-Match", "\"a\"")];
     rig.get_with("/?utm_source=x", &fields);
     let passed = &rig.origin.received("/")[0];
     assert_eq!(passed.target, "/?utm_source=x");
@@ -121,34 +94,24 @@ fn a_request_that_passes_keeps_its_own_fields() {
 #[test]
 fn the_host_of_an_absolute_target_wins_for_key_and_origin_alike() {
     let rig = Rig::new(MINUTE);
-    rig.origin.on_each("/", |request| {
-        Reply::ok(request.field("host").unwrap_or_default())
-    });
+    rig.origin.on_each("/", |request| Reply::ok(request.field("host").unwrap_or_default()));
     let absolute = rig.get_with("http://shop.test/", &[("Host", "evil.test")]);
     if absolute.status == 200 {
         assert_eq!(absolute.text(), "shop.test");
     } else {
         assert_eq!(absolute.status, 400, "a contradiction may be refused");
     }
-    assert_eq!(
-        rig.get_with("http://shop.test/", &[("Host", "shop.test")]).text(),
-        "shop.test"
-    );
+    assert_eq!(rig.get_with("http://shop.test/", &[("Host", "shop.test")]).text(), "shop.test");
     assert_eq!(rig.get("/").text(), "shop.test");
 }
 
 #[test]
 fn bodies_reach_the_origin_whole() {
     let rig = Rig::new(MINUTE);
-    rig.origin
-        .on_each("/", |request| Reply::ok(request.body.len().to_string()));
+    rig.origin.on_each("/", |request| Reply::ok(request.body.len().to_string()));
     assert_eq!(rig.send("POST", "/", &"x".repeat(300_000)).text(), "300000");
-    let chunked = rig.parvis.client().send(
-        "POST",
-        "/",
-        &[("Transfer-Encoding", "chunked")],
-        b"3\r\nabc\r\n0\r\n\r\n",
-    );
+    let chunked =
+        rig.parvis.client().send("POST", "/", &[("Transfer-Encoding", "chunked")], b"3\r\nabc\r\n0\r\n\r\n");
     assert_eq!(chunked.status, 200);
     let received = rig.origin.received("/");
     assert!(String::from_utf8_lossy(&received[1].body).contains("abc"));
@@ -160,11 +123,7 @@ fn methods_that_purge_or_reflect_never_reach_an_application() {
     rig.origin.on("/", Reply::ok("x"));
     for method in ["PURGE", "BAN", "PURGEKEYS", "TRACE"] {
         let response = rig.send(method, "/", "");
-        assert_eq!(
-            (response.status, response.detail().as_str()),
-            (405, "method-refused"),
-            "{method}"
-        );
+        assert_eq!((response.status, response.detail().as_str()), (405, "method-refused"), "{method}");
         assert!(response.field("allow").is_some());
     }
     assert_eq!(rig.origin.count("/"), 0);

@@ -55,15 +55,9 @@ fn every_unsafe_method_counts_also_an_unknown_one() {
 #[test]
 fn only_an_answer_that_tells_of_a_change_removes() {
     let rig = Rig::new(SHOP);
-    for (status, verdict) in [
-        (200, "miss"),
-        (201, "miss"),
-        (204, "miss"),
-        (302, "miss"),
-        (400, "hit"),
-        (403, "hit"),
-        (500, "hit"),
-    ] {
+    for (status, verdict) in
+        [(200, "miss"), (201, "miss"), (204, "miss"), (302, "miss"), (400, "hit"), (403, "hit"), (500, "hit")]
+    {
         store(&rig, &["/api/7"]);
         rig.origin.on("/api/7", Reply::status(status, ""));
         assert_eq!(rig.send("POST", "/api/7", "").status, status);
@@ -76,23 +70,15 @@ fn only_an_answer_that_tells_of_a_change_removes() {
 fn what_the_answer_names_on_the_same_host_goes_too() {
     let rig = Rig::new(SHOP);
     store(&rig, &["/a", "/b", "/c"]);
-    let answer = Reply::status(201, "")
-        .field("Location", "http://shop.test/a")
-        .field("Content-Location", "b");
+    let answer =
+        Reply::status(201, "").field("Location", "http://shop.test/a").field("Content-Location", "b");
     rig.origin.on("/api", answer);
     rig.send("POST", "/api", "");
     assert_eq!(
-        (
-            rig.get("/a").verdict(),
-            rig.get("/b").verdict(),
-            rig.get("/c").verdict()
-        ),
+        (rig.get("/a").verdict(), rig.get("/b").verdict(), rig.get("/c").verdict()),
         ("miss", "miss", "hit")
     );
-    rig.origin.on(
-        "/api",
-        Reply::status(201, "").field("Location", "http://elsewhere.test/c"),
-    );
+    rig.origin.on("/api", Reply::status(201, "").field("Location", "http://elsewhere.test/c"));
     rig.send("POST", "/api", "");
     assert_eq!(rig.get("/c").verdict(), "hit");
 }
@@ -101,33 +87,20 @@ fn what_the_answer_names_on_the_same_host_goes_too() {
 fn a_fetch_that_began_before_a_write_is_delivered_and_not_stored() {
     let rig = Rig::new(SHOP);
     let gate = Gate::new();
-    rig.origin.on_sequence(
-        "/api/7",
-        vec![
-            Reply::ok("old").behind(&gate),
-            Reply::ok("written"),
-            Reply::ok("new"),
-        ],
-    );
+    rig.origin
+        .on_sequence("/api/7", vec![Reply::ok("old").behind(&gate), Reply::ok("written"), Reply::ok("new")]);
     let mut early = rig.parvis.client().connect();
     early.write_request("GET", "/api/7", &[], b"");
     eventually("the fetch is under way", || rig.origin.count("/api/7") == 1);
     assert_eq!(rig.send("PUT", "/api/7", "").text(), "written");
     let after = rig.get("/api/7");
-    assert_eq!(
-        (after.verdict(), after.text().as_str()),
-        ("miss", "new"),
-        "nobody joins the old fetch"
-    );
+    assert_eq!((after.verdict(), after.text().as_str()), ("miss", "new"), "nobody joins the old fetch");
     gate.open();
     assert_eq!(early.read_response("GET").text(), "old");
     eventually("the old fetch has ended", || {
         rig.parvis.metric("parvis_fetches_total", "result=\"purged\"") == 1.0
     });
-    assert_eq!(
-        (rig.get("/api/7").verdict(), rig.get("/api/7").text().as_str()),
-        ("hit", "new")
-    );
+    assert_eq!((rig.get("/api/7").verdict(), rig.get("/api/7").text().as_str()), ("hit", "new"));
 }
 
 #[test]
@@ -138,10 +111,7 @@ fn a_write_whose_answer_was_lost_counts_as_carried_out() {
     let lost = rig.send("POST", "/api/7", "");
     assert_eq!((lost.status, lost.detail().as_str()), (502, "origin-unreachable"));
     rig.origin.on("/api/7", Reply::ok("x"));
-    assert_eq!(
-        (rig.get("/api/7").verdict(), rig.get("/products/7").verdict()),
-        ("miss", "miss")
-    );
+    assert_eq!((rig.get("/api/7").verdict(), rig.get("/products/7").verdict()), ("miss", "miss"));
 }
 
 #[test]
@@ -154,10 +124,6 @@ fn all_variants_and_spellings_of_the_target_go() {
     rig.origin.on("/api/%37", Reply::status(204, ""));
     assert_eq!(rig.send("PUT", "/api/%37?y=2&x=1&utm_source=mail", "").status, 204);
     for accept in ["a/a", "b/b"] {
-        assert_eq!(
-            rig.get_with("/api/7?x=1&y=2", &[("Accept", accept)]).verdict(),
-            "miss",
-            "{accept}"
-        );
+        assert_eq!(rig.get_with("/api/7?x=1&y=2", &[("Accept", accept)]).verdict(), "miss", "{accept}");
     }
 }

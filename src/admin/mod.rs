@@ -55,10 +55,7 @@ impl BackgroundService for Admin {
                 tracing::debug!(%error, "TCP_NODELAY");
             }
         });
-        if let Err(error) = axum::serve(listener, router)
-            .with_graceful_shutdown(stopped)
-            .await
-        {
+        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
             tracing::error!(%error, "the admin listener ended");
         }
     }
@@ -71,11 +68,7 @@ fn router(app: App) -> Router {
         .route("/metrics/", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(|| async {
-            Refusal::new(
-                StatusCode::NOT_FOUND,
-                "no such endpoint",
-                "POST /purge, GET /metrics, GET /healthz",
-            )
+            Refusal::new(StatusCode::NOT_FOUND, "no such endpoint", "POST /purge, GET /metrics, GET /healthz")
         })
         .method_not_allowed_fallback(|| async {
             Refusal::new(
@@ -89,10 +82,7 @@ fn router(app: App) -> Router {
 }
 
 async fn metrics(State(app): State<App>) -> impl IntoResponse {
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        app.observer.metrics.render(),
-    )
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.observer.metrics.render())
 }
 
 /// A refusal, told in JSON: what is wrong, and what to do instead.
@@ -104,11 +94,7 @@ struct Refusal {
 
 impl Refusal {
     fn new(status: StatusCode, error: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            status,
-            error: error.into(),
-            remedy: remedy.into(),
-        }
+        Self { status, error: error.into(), remedy: remedy.into() }
     }
 }
 

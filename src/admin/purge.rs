@@ -76,11 +76,7 @@ pub(super) async fn purge(
     let token = authenticate(&live.plan, &headers).map_err(|refusal| refused("unknown", refusal))?;
     let selectors = body
         .map_err(|error| {
-            Refusal::new(
-                error.status(),
-                error.body_text(),
-                "send at most 1 MiB; split the purge",
-            )
+            Refusal::new(error.status(), error.body_text(), "send at most 1 MiB; split the purge")
         })
         .and_then(|body| read(&body))
         .and_then(|request| authorize(token, &request).map(|()| request))
@@ -92,34 +88,20 @@ pub(super) async fn purge(
     let names: Vec<String> = selectors.iter().map(ToString::to_string).collect();
     tracing::info!(target: "parvis::audit", by = token.name, %from, selectors = names.join(", "), entries, bytes, sequence = purged.sequence.0, "purged");
     let removed = names.into_iter().zip(&purged.removed);
-    let removed = removed.map(|(selector, (entries, bytes))| Removed {
-        selector,
-        entries: *entries,
-        bytes: *bytes,
-    });
-    Ok(Json(Answer {
-        sequence: purged.sequence.0,
-        entries,
-        bytes,
-        selectors: removed.collect(),
-    }))
+    let removed =
+        removed.map(|(selector, (entries, bytes))| Removed { selector, entries: *entries, bytes: *bytes });
+    Ok(Json(Answer { sequence: purged.sequence.0, entries, bytes, selectors: removed.collect() }))
 }
 
 /// Finds the token of a request. Every token is compared, each in constant time.
 fn authenticate<'p>(plan: &'p Plan, headers: &HeaderMap) -> Result<&'p Token, Refusal> {
     let remedy = "send `Authorization: Bearer <secret>` of a token from `admin.tokens`";
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let Some((scheme, secret)) = given.and_then(|value| value.split_once(' ')) else {
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "no token", remedy));
     };
     if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(Refusal::new(
-            StatusCode::UNAUTHORIZED,
-            "not a bearer token",
-            remedy,
-        ));
+        return Err(Refusal::new(StatusCode::UNAUTHORIZED, "not a bearer token", remedy));
     }
     let digest: [u8; 32] = Sha256::digest(secret.trim()).into();
     let mut found = None;
@@ -132,21 +114,13 @@ fn authenticate<'p>(plan: &'p Plan, headers: &HeaderMap) -> Result<&'p Token, Re
 }
 
 fn authorize(token: &Token, request: &Request) -> Result<(), Refusal> {
-    let (needed, name) = if request.all {
-        (Scope::PurgeAll, "purge_all")
-    } else {
-        (Scope::Purge, "purge")
-    };
+    let (needed, name) = if request.all { (Scope::PurgeAll, "purge_all") } else { (Scope::Purge, "purge") };
     // Who may remove everything may remove a part.
     if token.scopes.contains(&needed) || token.scopes.contains(&Scope::PurgeAll) {
         return Ok(());
     }
     let remedy = format!("add `{name}` to the scopes of token `{}`", token.name);
-    Err(Refusal::new(
-        StatusCode::FORBIDDEN,
-        format!("the token does not allow `{name}`"),
-        remedy,
-    ))
+    Err(Refusal::new(StatusCode::FORBIDDEN, format!("the token does not allow `{name}`"), remedy))
 }
 
 fn read(body: &[u8]) -> Result<Request, Refusal> {
@@ -169,13 +143,8 @@ fn read(body: &[u8]) -> Result<Request, Refusal> {
 fn selectors(request: &Request, plan: &Plan) -> Result<Vec<Selector>, Refusal> {
     let mut selectors = Vec::new();
     let mut add = |text: &str, read: Result<Selector, SelectorError>| {
-        let refusal = |error| {
-            Refusal::new(
-                StatusCode::BAD_REQUEST,
-                format!("`{text}`: {error}"),
-                "nothing was purged",
-            )
-        };
+        let refusal =
+            |error| Refusal::new(StatusCode::BAD_REQUEST, format!("`{text}`: {error}"), "nothing was purged");
         read.map(|selector| selectors.push(selector)).map_err(refusal)
     };
     for url in &request.urls {

@@ -13,10 +13,7 @@ pub fn run(file: &Path) -> Result<(), Failure> {
         print(&report.render(is_terminal()));
     }
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let (upstreams, routes) = (
-        count(plan.upstreams.len(), "upstream"),
-        count(plan.routes.len(), "route"),
-    );
+    let (upstreams, routes) = (count(plan.upstreams.len(), "upstream"), count(plan.routes.len(), "route"));
     print(&format!("usable: {upstreams}, {routes}"));
     Ok(())
 }

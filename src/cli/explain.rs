@@ -41,16 +41,8 @@ pub struct Options {
 impl Options {
     pub fn run(self) -> Result<(), Failure> {
         let (plan, _) = Plan::load(&self.config)?;
-        let fields = self
-            .header
-            .iter()
-            .map(|line| field(line))
-            .collect::<Result<Vec<_>, _>>()?;
-        let response = self
-            .response_header
-            .iter()
-            .map(|line| field(line))
-            .collect::<Result<Vec<_>, _>>()?;
+        let fields = self.header.iter().map(|line| field(line)).collect::<Result<Vec<_>, _>>()?;
+        let response = self.response_header.iter().map(|line| field(line)).collect::<Result<Vec<_>, _>>()?;
         let (scheme, host, path) = split(&self.url, Fields(&fields))?;
         let request = RequestHead {
             method: &self.method,
@@ -58,10 +50,7 @@ impl Options {
             fields: Fields(&fields),
             has_body: Fields(&fields).has("content-length") || Fields(&fields).has("transfer-encoding"),
         };
-        let response = ResponseHead {
-            status: self.status,
-            fields: Fields(&response),
-        };
+        let response = ResponseHead { status: self.status, fields: Fields(&response) };
         print(explain(&plan, &request, &response).trim_end());
         Ok(())
     }
@@ -82,9 +71,7 @@ fn split<'a>(url: &'a str, fields: Fields<'a>) -> Result<(Scheme, &'a str, &'a s
         Some(("http", rest)) => (Scheme::Http, rest),
         Some(("https", rest)) => (Scheme::Https, rest),
         _ => {
-            return Err(Failure::usage(format!(
-                "`{url}` is not a URL: write `http://host/path` or `/path`"
-            )));
+            return Err(Failure::usage(format!("`{url}` is not a URL: write `http://host/path` or `/path`")));
         }
     };
     let end = rest.find('/').unwrap_or(rest.len());
@@ -99,16 +86,13 @@ fn explain(plan: &Plan, request: &RequestHead<'_>, response: &ResponseHead<'_>) 
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{topic:<12}{text}");
     };
-    let taken = plan
-        .routes
-        .iter()
-        .find(|route| match route.matcher.check(request) {
-            Ok(()) => true,
-            Err(mismatch) => {
-                say("not route", &format!("{}: {mismatch} does not match", route.name));
-                false
-            }
-        });
+    let taken = plan.routes.iter().find(|route| match route.matcher.check(request) {
+        Ok(()) => true,
+        Err(mismatch) => {
+            say("not route", &format!("{}: {mismatch} does not match", route.name));
+            false
+        }
+    });
     let Some(route) = taken else {
         say("route", "none: answered 404 (no-route)");
         return out;
@@ -121,15 +105,9 @@ fn explain(plan: &Plan, request: &RequestHead<'_>, response: &ResponseHead<'_>) 
         return out;
     }
     match lookup::allowed(request, &route.cache) {
-        Err(reason) => say(
-            "verdict",
-            &format!("pass ({}): {}", reason.as_str(), reason.explain()),
-        ),
+        Err(reason) => say("verdict", &format!("pass ({}): {}", reason.as_str(), reason.explain())),
         Ok(()) => {
-            say(
-                "key",
-                &CacheKey::primary(&route.name, request, &route.cache.query).to_string(),
-            );
+            say("key", &CacheKey::primary(&route.name, request, &route.cache.query).to_string());
             say_admission(plan, route, response, &mut say);
         }
     }
@@ -138,19 +116,12 @@ fn explain(plan: &Plan, request: &RequestHead<'_>, response: &ResponseHead<'_>) 
 
 fn say_admission(plan: &Plan, route: &Route, response: &ResponseHead<'_>, say: &mut impl FnMut(&str, &str)) {
     let now = clock::now();
-    let exchange = Exchange {
-        requested_at: now,
-        received_at: now,
-    };
+    let exchange = Exchange { requested_at: now, received_at: now };
     match admission::judge(response, &route.cache, plan.memory.max_object_size, exchange) {
         Admission::Discard(reason) => {
             say(
                 "verdict",
-                &format!(
-                    "miss: a {} like this is not stored ({})",
-                    response.status,
-                    reason.as_str()
-                ),
+                &format!("miss: a {} like this is not stored ({})", response.status, reason.as_str()),
             );
         }
         Admission::Keep(kept) => {
@@ -164,35 +135,20 @@ fn say_admission(plan: &Plan, route: &Route, response: &ResponseHead<'_>, say: &
             };
             let period = |time| humantime::format_duration(time).to_string();
             let freshness = kept.freshness;
-            say(
-                "verdict",
-                &format!("miss, then hit: a {} like this is stored", response.status),
-            );
+            say("verdict", &format!("miss, then hit: a {} like this is stored", response.status));
             let left = freshness.remaining(now).unwrap_or_default();
             say(
                 "fresh for",
-                &format!(
-                    "{} ({source})",
-                    period(std::time::Duration::from_secs(left.as_secs()))
-                ),
+                &format!("{} ({source})", period(std::time::Duration::from_secs(left.as_secs()))),
             );
             if !freshness.stale_while_revalidate.is_zero() {
                 say(
                     "stale",
-                    &format!(
-                        "for {} more while it is refreshed",
-                        period(freshness.stale_while_revalidate)
-                    ),
+                    &format!("for {} more while it is refreshed", period(freshness.stale_while_revalidate)),
                 );
             }
             if !freshness.stale_if_error.is_zero() {
-                say(
-                    "stale",
-                    &format!(
-                        "for {} more when the origin fails",
-                        period(freshness.stale_if_error)
-                    ),
-                );
+                say("stale", &format!("for {} more when the origin fails", period(freshness.stale_if_error)));
             }
             if !kept.tags.is_empty() {
                 say("tags", &kept.tags.join(", "));
@@ -209,10 +165,7 @@ fn say_removals(
     say: &mut impl FnMut(&str, &str),
 ) {
     if !(200..400).contains(&response.status) {
-        say(
-            "removes",
-            "nothing: only a 2xx or 3xx answer tells that something changed",
-        );
+        say("removes", "nothing: only a 2xx or 3xx answer tells that something changed");
         return;
     }
     let by_write = invalidate::by_write(request, response.fields, &plan.query_policies);

@@ -26,12 +26,7 @@ pub struct Options {
     #[arg(long)]
     all: bool,
     /// The admin listener.
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "PARVIS_ADMIN",
-        default_value = "http://127.0.0.1:9180"
-    )]
+    #[arg(long, value_name = "URL", env = "PARVIS_ADMIN", default_value = "http://127.0.0.1:9180")]
     admin: String,
     /// A file that holds the token's secret; without it the environment variable PARVIS_TOKEN does. There is no
     /// option for the secret itself: it would show in the list of processes.
@@ -45,22 +40,13 @@ pub struct Options {
 impl Options {
     pub fn run(self) -> Result<(), Failure> {
         let secret = self.secret()?;
-        let request = Request {
-            urls: self.url,
-            prefixes: self.prefix,
-            tags: self.tag,
-            all: self.all,
-        };
+        let request = Request { urls: self.url, prefixes: self.prefix, tags: self.tag, all: self.all };
         if request.urls.is_empty() && request.prefixes.is_empty() && request.tags.is_empty() && !request.all {
-            return Err(Failure::usage(
-                "nothing to purge: give --url, --prefix, --tag or --all",
-            ));
+            return Err(Failure::usage("nothing to purge: give --url, --prefix, --tag or --all"));
         }
         let endpoint = format!("{}/purge", self.admin.trim_end_matches('/'));
-        let config = ureq::Agent::config_builder()
-            .timeout_global(Some(TIMEOUT))
-            .http_status_as_error(false)
-            .build();
+        let config =
+            ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).build();
         let mut response = ureq::Agent::new_with_config(config)
             .post(&endpoint)
             .header("Authorization", format!("Bearer {secret}"))
@@ -72,10 +58,7 @@ impl Options {
             .read_to_string()
             .map_err(|error| Failure::failed(format!("{endpoint}: {error}")))?;
         if !status.is_success() {
-            return Err(Failure::failed(format!(
-                "{endpoint} answered {status}: {}",
-                text.trim()
-            )));
+            return Err(Failure::failed(format!("{endpoint} answered {status}: {}", text.trim())));
         }
         if self.json {
             print(text.trim());
@@ -89,10 +72,7 @@ impl Options {
                 removed.entries, removed.bytes, removed.selector
             ));
         }
-        print(&format!(
-            "{:>8} entries {:>12} bytes  in all",
-            answer.entries, answer.bytes
-        ));
+        print(&format!("{:>8} entries {:>12} bytes  in all", answer.entries, answer.bytes));
         Ok(())
     }
 

@@ -15,13 +15,7 @@ use crate::server::{self, ServeError, Settings};
 #[derive(Args, Debug)]
 pub struct Options {
     /// The configuration file.
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        required_unless_present = "origin",
-        conflicts_with = "origin"
-    )]
+    #[arg(short, long, value_name = "FILE", required_unless_present = "origin", conflicts_with = "origin")]
     config: Option<PathBuf>,
     /// No file: safe defaults in front of this origin, such as http://127.0.0.1:8000. Stored is what the origin
     /// marks as fresh.
@@ -49,28 +43,16 @@ impl Options {
         warn(&report);
         let cores = || std::thread::available_parallelism().map_or(1, Into::into);
         let threads = self.threads.unwrap_or_else(cores).clamp(1, 256);
-        let settings = Settings {
-            plan,
-            file: self.config,
-            threads,
-        };
-        server::start(settings, std::io::stdout())
-            .and_then(server::Running::wait)
-            .map_err(failure)
+        let settings = Settings { plan, file: self.config, threads };
+        server::start(settings, std::io::stdout()).and_then(server::Running::wait).map_err(failure)
     }
 
     fn defaults_for(&self, origin: &str) -> Loaded {
-        let upstream = Upstream {
-            servers: vec![origin.to_owned()],
-            ..Upstream::default()
-        };
+        let upstream = Upstream { servers: vec![origin.to_owned()], ..Upstream::default() };
         let mut config = Config {
             listen: self.listen.clone().map(|address| OneOrMany(vec![address])),
             upstreams: [("origin".to_owned(), upstream)].into(),
-            routes: vec![Route {
-                name: Some("all".to_owned()),
-                ..Route::default()
-            }],
+            routes: vec![Route { name: Some("all".to_owned()), ..Route::default() }],
             ..Config::default()
         };
         config.admin.listen.clone_from(&self.admin);

@@ -52,9 +52,7 @@ pub fn load(file: &FilePath) -> Result<Loaded, String> {
     let failed = |error: std::io::Error| format!("cannot read {name}: {error}");
     let size = std::fs::metadata(file).map_err(failed)?.len();
     if size > MAX_FILE_SIZE {
-        return Err(format!(
-            "{name} has {size} bytes; a configuration has at most {MAX_FILE_SIZE}"
-        ));
+        return Err(format!("{name} has {size} bytes; a configuration has at most {MAX_FILE_SIZE}"));
     }
     let text = std::fs::read_to_string(file).map_err(failed)?;
     Ok(parse(&name, &text, &|variable| std::env::var(variable).ok()))
@@ -105,11 +103,8 @@ impl Loaded {
     pub fn report(&self, further: Vec<Mistake>) -> Report {
         let mut mistakes = self.mistakes.clone();
         // What was cut out is missing because it was wrong; that has been said.
-        mistakes.extend(
-            further
-                .into_iter()
-                .filter(|later| !self.cut.iter().any(|cut| cut.touches(&later.path))),
-        );
+        mistakes
+            .extend(further.into_iter().filter(|later| !self.cut.iter().any(|cut| cut.touches(&later.path))));
         Report::new(&self.file, &self.text, mistakes)
     }
 }
@@ -161,10 +156,7 @@ fn describe(path: Path, message: &str) -> (Mistake, Path) {
             Some(similar) => format!("did you mean `{similar}`?"),
             None => format!("one of: {}", known.join(", ")),
         };
-        return (
-            Mistake::error(&path, format!("`{name}` is not a value of `{path}`"), remedy),
-            path,
-        );
+        return (Mistake::error(&path, format!("`{name}` is not a value of `{path}`"), remedy), path);
     }
     // "invalid type: string "x", expected a map": the first half is the finding, the second the remedy.
     let (finding, remedy) = match message.split_once(", expected ") {
@@ -233,10 +225,7 @@ fn child<'v>(node: &'v mut Value, key: &str) -> Option<&'v mut Value> {
     let Value::Mapping(mapping) = node else {
         return None;
     };
-    mapping
-        .iter_mut()
-        .find(|(name, _)| key_text(name).as_deref() == Some(key))
-        .map(|(_, value)| value)
+    mapping.iter_mut().find(|(name, _)| key_text(name).as_deref() == Some(key)).map(|(_, value)| value)
 }
 
 /// Keys such as `404` are numbers to YAML and text in a path.
@@ -319,9 +308,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Loaded {
-        parse("test.yaml", text, &|name| {
-            (name == "SET").then(|| "value".to_owned())
-        })
+        parse("test.yaml", text, &|name| (name == "SET").then(|| "value".to_owned()))
     }
 
     fn complaints(text: &str) -> Vec<String> {
@@ -365,10 +352,7 @@ mod tests {
     fn variables_expand_in_text_only() {
         let loaded =
             read("upstreams:\n  ${SET}: {servers: [\"${SET}:80\", \"${UNSET:-d}:1\", \"$$x $y\"]}\n");
-        assert_eq!(
-            loaded.config.upstreams["${SET}"].servers,
-            ["value:80", "d:1", "$x $y"]
-        );
+        assert_eq!(loaded.config.upstreams["${SET}"].servers, ["value:80", "d:1", "$x $y"]);
         let found = complaints("listen: \"${UNSET}\"\n");
         assert_eq!(
             found,

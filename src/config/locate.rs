@@ -67,9 +67,8 @@ pub enum Part {
 /// The bytes of `text` at which the value (or key) at `path` stands; those of its closest ancestor where it does
 /// not exist. An empty range at the start when the text is not YAML.
 pub fn find(text: &str, path: &Path, part: Part) -> Range<usize> {
-    let Some(document) = MarkedYaml::load_from_str(text)
-        .ok()
-        .and_then(|documents| documents.into_iter().next())
+    let Some(document) =
+        MarkedYaml::load_from_str(text).ok().and_then(|documents| documents.into_iter().next())
     else {
         return 0..0;
     };
@@ -78,9 +77,8 @@ pub fn find(text: &str, path: &Path, part: Part) -> Range<usize> {
     for step in &path.0 {
         match (step, &node.data) {
             (Step::Key(wanted), YamlData::Mapping(mapping)) => {
-                let Some((key, value)) = mapping
-                    .iter()
-                    .find(|(key, _)| scalar(key).as_deref() == Some(wanted))
+                let Some((key, value)) =
+                    mapping.iter().find(|(key, _)| scalar(key).as_deref() == Some(wanted))
                 else {
                     break;
                 };
@@ -94,11 +92,7 @@ pub fn find(text: &str, path: &Path, part: Part) -> Range<usize> {
             }
             (Step::Item(index), YamlData::Sequence(items)) => {
                 let Some(item) = items.get(*index) else { break };
-                range = if is_block(item) {
-                    first_key(text, item)
-                } else {
-                    span(text, item)
-                };
+                range = if is_block(item) { first_key(text, item) } else { span(text, item) };
                 node = item;
             }
             _ => break,
@@ -113,10 +107,9 @@ fn is_block(node: &MarkedYaml<'_>) -> bool {
 
 fn first_key(text: &str, node: &MarkedYaml<'_>) -> Range<usize> {
     match &node.data {
-        YamlData::Mapping(mapping) => mapping
-            .iter()
-            .next()
-            .map_or_else(|| span(text, node), |(key, _)| span(text, key)),
+        YamlData::Mapping(mapping) => {
+            mapping.iter().next().map_or_else(|| span(text, node), |(key, _)| span(text, key))
+        }
         _ => {
             let span = span(text, node);
             span.start..(span.start + 1).min(text.len())
@@ -171,9 +164,6 @@ mod tests {
         assert!(ttl.touches(&Path::default().key("cache")));
         assert!(Path::default().key("cache").touches(&ttl));
         assert!(!ttl.touches(&Path::default().key("cache").key("tags")));
-        assert_eq!(
-            Path::default().key("routes").item(2).key("cache").to_string(),
-            "routes[2].cache"
-        );
+        assert_eq!(Path::default().key("routes").item(2).key("cache").to_string(), "routes[2].cache");
     }
 }

@@ -48,10 +48,7 @@ impl Mistake {
 
     /// A warning about the value at `path`.
     pub fn warning(path: &Path, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Warning,
-            ..Self::error(path, message, remedy)
-        }
+        Self { severity: Severity::Warning, ..Self::error(path, message, remedy) }
     }
 }
 
@@ -70,18 +67,12 @@ impl Report {
     /// A report of `mistakes`, sorted by place.
     pub fn new(file: &str, text: &str, mut mistakes: Vec<Mistake>) -> Self {
         mistakes.sort_by_key(|mistake| place(text, mistake).start);
-        Self {
-            file: file.to_owned(),
-            text: text.to_owned(),
-            mistakes,
-        }
+        Self { file: file.to_owned(), text: text.to_owned(), mistakes }
     }
 
     /// Whether any mistake keeps the file from being used.
     pub fn has_errors(&self) -> bool {
-        self.mistakes
-            .iter()
-            .any(|mistake| mistake.severity == Severity::Error)
+        self.mistakes.iter().any(|mistake| mistake.severity == Severity::Error)
     }
 
     /// The place of a mistake as `file:line:column`, counted from one.
@@ -95,11 +86,7 @@ impl Report {
 
     /// The whole report as text, in colour for a terminal.
     pub fn render(&self, colour: bool) -> String {
-        let renderer = if colour {
-            Renderer::styled()
-        } else {
-            Renderer::plain()
-        };
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let mut out = String::new();
         for mistake in &self.mistakes {
             let range = place(&self.text, mistake);
@@ -108,9 +95,7 @@ impl Report {
                 Severity::Warning => Level::WARNING,
             };
             let mut group = level.primary_title(&mistake.message).element(
-                Snippet::source(&self.text)
-                    .path(&self.file)
-                    .annotation(AnnotationKind::Primary.span(range)),
+                Snippet::source(&self.text).path(&self.file).annotation(AnnotationKind::Primary.span(range)),
             );
             if !mistake.remedy.is_empty() {
                 group = group.element(Level::HELP.message(&mistake.remedy));
@@ -123,24 +108,14 @@ impl Report {
     }
 
     fn summary(&self) -> String {
-        let count = |severity| {
-            self.mistakes
-                .iter()
-                .filter(|mistake| mistake.severity == severity)
-                .count()
-        };
+        let count = |severity| self.mistakes.iter().filter(|mistake| mistake.severity == severity).count();
         let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
         match (errors, warnings) {
             (0, 0) => format!("{}: no mistakes", self.file),
             (0, _) => format!("{}: {}", self.file, plural(warnings, "warning")),
             (_, 0) => format!("{}: {}", self.file, plural(errors, "error")),
-            _ => format!(
-                "{}: {}, {}",
-                self.file,
-                plural(errors, "error"),
-                plural(warnings, "warning")
-            ),
+            _ => format!("{}: {}, {}", self.file, plural(errors, "error"), plural(warnings, "warning")),
         }
     }
 }
@@ -161,13 +136,7 @@ fn place(text: &str, mistake: &Mistake) -> Range<usize> {
     if !range.is_empty() {
         return range;
     }
-    let start = (0..=range.start.min(text.len()))
-        .rev()
-        .find(|at| text.is_char_boundary(*at))
-        .unwrap_or(0);
-    let end = text[start..]
-        .chars()
-        .next()
-        .map_or(start, |c| start + c.len_utf8());
+    let start = (0..=range.start.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let end = text[start..].chars().next().map_or(start, |c| start + c.len_utf8());
     start..end
 }

@@ -16,9 +16,7 @@ impl FromStr for Period {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if is_number(text) {
-            return Err(format!(
-                "`{text}` has no unit; write `{text}s`, `{text}m`, `{text}h` or `{text}d`"
-            ));
+            return Err(format!("`{text}` has no unit; write `{text}s`, `{text}m`, `{text}h` or `{text}d`"));
         }
         humantime::parse_duration(text).map(Self).map_err(|error| {
             format!("`{text}` is not a duration ({error}); write `250ms`, `2s`, `5m`, `1h`, `1d`")
@@ -41,9 +39,7 @@ impl FromStr for Size {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if is_number(text) {
-            return Err(format!(
-                "`{text}` has no unit; write `{text}B`, `{text}KiB` or `{text}MiB`"
-            ));
+            return Err(format!("`{text}` has no unit; write `{text}B`, `{text}KiB` or `{text}MiB`"));
         }
         text.parse::<bytesize::ByteSize>()
             .map(|size| Self(size.as_u64()))
@@ -128,10 +124,7 @@ macro_rules! scalar {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let kind = std::marker::PhantomData;
-                deserializer.deserialize_any(ScalarVisitor::<$type> {
-                    expecting: $expecting,
-                    kind,
-                })
+                deserializer.deserialize_any(ScalarVisitor::<$type> { expecting: $expecting, kind })
             }
         }
     };
@@ -205,10 +198,7 @@ mod tests {
     #[test]
     fn a_secret_never_shows() {
         let secret: Secret = serde_yaml::from_str("hunter2").unwrap();
-        assert_eq!(
-            format!("{secret:?} {}", serde_yaml::to_string(&secret).unwrap().trim()),
-            "*** '***'"
-        );
+        assert_eq!(format!("{secret:?} {}", serde_yaml::to_string(&secret).unwrap().trim()), "*** '***'");
         assert_eq!(secret.expose(), "hunter2");
     }
 

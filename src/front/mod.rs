@@ -27,10 +27,7 @@ pub struct Front {
 impl Front {
     /// A front that hands everything over to `proxy`.
     pub fn new(app: App, proxy: HttpProxy<App>) -> Self {
-        Self {
-            app,
-            proxy: Arc::new(proxy),
-        }
+        Self { app, proxy: Arc::new(proxy) }
     }
 }
 
@@ -53,11 +50,7 @@ impl ServerApp for Front {
             if *shutdown.borrow() {
                 session.set_keepalive(None);
             }
-            connection = self
-                .proxy
-                .process_new_http(session, shutdown)
-                .await
-                .map(|reused| reused.consume());
+            connection = self.proxy.process_new_http(session, shutdown).await.map(|reused| reused.consume());
         }
         None
     }

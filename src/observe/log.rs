@@ -19,9 +19,7 @@ pub struct AccessLog(NonBlocking);
 impl AccessLog {
     /// A log that writes to `out`. Lines still queued are written when the guard is dropped.
     pub fn new(out: impl Write + Send + 'static) -> (Self, WorkerGuard) {
-        let builder = NonBlockingBuilder::default()
-            .lossy(true)
-            .buffered_lines_limit(MAX_QUEUED_LINES);
+        let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_QUEUED_LINES);
         let (writer, guard) = builder.thread_name("access-log").finish(out);
         (Self(writer), guard)
     }

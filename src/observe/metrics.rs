@@ -15,9 +15,8 @@ use crate::rules::lookup::PassReason;
 use crate::store::Store;
 
 /// From a hit to a page that a reader has given up on, in seconds.
-const BUCKETS: &[f64] = &[
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-];
+const BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 type Gauge = GenericGauge<AtomicU64>;
 
@@ -85,11 +84,7 @@ impl Metrics {
                 "Requests, by route, verdict, its reason, and status.",
                 &["route", "verdict", "reason", "status"],
             ),
-            bytes: counter(
-                "parvis_response_body_bytes_total",
-                "Bytes of response bodies sent.",
-                &["route"],
-            ),
+            bytes: counter("parvis_response_body_bytes_total", "Bytes of response bodies sent.", &["route"]),
             total: histogram(
                 "parvis_request_duration_seconds",
                 "From the request's arrival to the end of its response.",
@@ -100,38 +95,16 @@ impl Metrics {
                 "From sending a request to the origin to its response head.",
                 &["route"],
             ),
-            purges: counter(
-                "parvis_purges_total",
-                "Purges answered, by what caused them.",
-                &["cause"],
-            ),
-            purged: single(
-                "parvis_purged_entries_total",
-                "Stored responses removed by purges and writes.",
-            ),
-            limits: counter(
-                "parvis_limit_reached_total",
-                "How often a limit was reached.",
-                &["limit"],
-            ),
+            purges: counter("parvis_purges_total", "Purges answered, by what caused them.", &["cause"]),
+            purged: single("parvis_purged_entries_total", "Stored responses removed by purges and writes."),
+            limits: counter("parvis_limit_reached_total", "How often a limit was reached.", &["limit"]),
             connections: single("parvis_connections_total", "Client connections accepted."),
-            reloads: counter(
-                "parvis_reloads_total",
-                "Reloads of the configuration, by result.",
-                &["result"],
-            ),
-            fetches: counter(
-                "parvis_fetches_total",
-                "Fetches for the store, by result.",
-                &["result"],
-            ),
+            reloads: counter("parvis_reloads_total", "Reloads of the configuration, by result.", &["result"]),
+            fetches: counter("parvis_fetches_total", "Fetches for the store, by result.", &["result"]),
             on_scrape: Mutex::new(OnScrape {
                 entries: gauge("parvis_store_entries", "Responses in the memory tier."),
                 bytes: gauge("parvis_store_bytes", "Bytes the memory tier is charged with."),
-                evictions: single(
-                    "parvis_store_evictions_total",
-                    "Responses pushed out to make room.",
-                ),
+                evictions: single("parvis_store_evictions_total", "Responses pushed out to make room."),
                 fills: gauge("parvis_fills", "Fetches under way that others can join."),
                 fill_bytes: gauge("parvis_fill_bytes", "Bytes of bodies under way."),
                 dropped_lines: single("parvis_access_log_dropped_total", "Access log lines dropped."),
@@ -151,13 +124,9 @@ impl Metrics {
         let (verdict, reason) = (outcome.verdict_label(), outcome.reason());
         let mut digits = [b'0'; 3];
         let status = status_label(outcome.status, &mut digits);
-        self.requests
-            .with_label_values(&[route, verdict, reason, status])
-            .inc();
+        self.requests.with_label_values(&[route, verdict, reason, status]).inc();
         self.bytes.with_label_values(&[route]).inc_by(outcome.bytes);
-        self.total
-            .with_label_values(&[route, verdict])
-            .observe(outcome.total().as_secs_f64());
+        self.total.with_label_values(&[route, verdict]).observe(outcome.total().as_secs_f64());
         for limit in [
             PassReason::LockTimeout.as_str(),
             PassReason::FillLimit.as_str(),

@@ -21,10 +21,7 @@ pub struct Observer {
 impl Observer {
     /// An observer that writes access lines to `access_log`.
     pub fn new(store: Arc<Store>, access_log: log::AccessLog) -> Self {
-        Self {
-            metrics: metrics::Metrics::new(store, access_log.dropped()),
-            access_log,
-        }
+        Self { metrics: metrics::Metrics::new(store, access_log.dropped()), access_log }
     }
 
     /// Records a finished request.

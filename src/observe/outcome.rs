@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::clock::{self, Timestamp};
 use crate::rules::admission::DiscardReason;
 use crate::rules::head::Fields;
+use crate::rules::lookup::PassReason;
 use crate::rules::verdict::Verdict;
 
 /// The longest request id taken over from a client, in bytes.
@@ -188,39 +189,33 @@ impl Outcome {
     /// This cache's member of `Cache-Status` (RFC 9211).
     pub fn cache_status(&self) -> String {
         let mut status = String::from("parvis");
-        // Writing to a String cannot fail.
-        let _ = match self.verdict {
-            Some(Verdict::Hit) => write!(status, "; hit"),
-            Some(Verdict::HitStale) => write!(status, "; hit; detail=stale-while-revalidate"),
-            Some(Verdict::Miss) => write!(status, "; fwd=miss"),
-            Some(Verdict::Revalidate) => write!(status, "; fwd=stale"),
-            Some(Verdict::Pass(reason)) => match reason.as_str() {
-                "method" => write!(status, "; fwd=method"),
-                reason => write!(status, "; fwd=bypass; detail={reason}"),
-            },
-            None => Ok(()),
-        };
+        status.push_str(match self.verdict {
+            Some(Verdict::Hit | Verdict::HitStale) => "; hit",
+            Some(Verdict::Miss) => "; fwd=miss",
+            Some(Verdict::Revalidate) => "; fwd=stale",
+            Some(Verdict::Pass(PassReason::Method)) => "; fwd=method",
+            Some(Verdict::Pass(_)) => "; fwd=bypass",
+            None => "",
+        });
         if self.validated {
             status.push_str("; fwd-status=304");
         }
-        if self.stale_on_error {
-            status.push_str("; detail=stale-if-error");
-        }
-        match self.kept {
-            Some(Kept::Stored) => status.push_str("; stored"),
-            Some(Kept::Discarded(reason)) => {
-                let _ = write!(status, "; detail={}", reason.as_str());
-            }
-            None => {}
+        if self.kept == Some(Kept::Stored) {
+            status.push_str("; stored");
         }
         if self.collapsed {
             status.push_str("; collapsed");
         }
+        // Writing to a String cannot fail.
         if let Some(ttl) = self.ttl {
             let _ = write!(status, "; ttl={ttl}");
         }
-        if let Some(local) = self.local {
-            let _ = write!(status, "; detail={}", local.as_str());
+        // What has a parameter of its own needs no detail.
+        match self.reason() {
+            "" | "method" | "validated" | "collapsed" => {}
+            reason => {
+                let _ = write!(status, "; detail={reason}");
+            }
         }
         status
     }
@@ -239,15 +234,12 @@ impl Outcome {
 
 fn is_request_id(id: &str) -> bool {
     (1..=MAX_REQUEST_ID).contains(&id.len())
-        && id
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'))
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::lookup::PassReason;
 
     fn status(change: impl FnOnce(&mut Outcome)) -> String {
         let mut outcome = Outcome::default();
@@ -287,18 +279,12 @@ mod tests {
             }),
             "parvis; fwd=stale; fwd-status=304; stored"
         );
-        assert_eq!(
-            status(|o| o.verdict = Some(Verdict::Pass(PassReason::Method))),
-            "parvis; fwd=method"
-        );
+        assert_eq!(status(|o| o.verdict = Some(Verdict::Pass(PassReason::Method))), "parvis; fwd=method");
         assert_eq!(
             status(|o| o.verdict = Some(Verdict::Pass(PassReason::Cookie))),
             "parvis; fwd=bypass; detail=cookie"
         );
-        assert_eq!(
-            status(|o| o.local = Some(Local::NoRoute)),
-            "parvis; detail=no-route"
-        );
+        assert_eq!(status(|o| o.local = Some(Local::NoRoute)), "parvis; detail=no-route");
     }
 
     #[test]
@@ -311,11 +297,7 @@ mod tests {
         assert_eq!(id("abc-1.2:3_Z"), "abc-1.2:3_Z");
         for bad in ["", "a b", "<script>", "é", &"x".repeat(129)] {
             let made = id(bad);
-            assert_eq!(
-                (made.len(), Uuid::parse_str(&made).unwrap().get_version_num()),
-                (36, 7),
-                "{bad}"
-            );
+            assert_eq!((made.len(), Uuid::parse_str(&made).unwrap().get_version_num()), (36, 7), "{bad}");
         }
     }
 }

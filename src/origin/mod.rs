@@ -40,11 +40,7 @@ pub fn pools(plan: &Plan, before: Option<&Pools>) -> Result<Pools, LookupError> 
             .filter(|pool| pool.settings == *settings && pool.servers == servers);
         let pool = match kept {
             Some(pool) => pool.clone(),
-            None => Arc::new(Pool {
-                servers,
-                settings: settings.clone(),
-                turn: AtomicUsize::new(0),
-            }),
+            None => Arc::new(Pool { servers, settings: settings.clone(), turn: AtomicUsize::new(0) }),
         };
         pools.insert(name.clone(), pool);
     }
@@ -54,14 +50,9 @@ pub fn pools(plan: &Plan, before: Option<&Pools>) -> Result<Pools, LookupError> 
 fn look_up(upstream: &str, settings: &Upstream) -> Result<Vec<SocketAddr>, LookupError> {
     let mut found = Vec::new();
     for server in &settings.servers {
-        let failed = |cause: String| LookupError {
-            upstream: upstream.to_owned(),
-            server: server.clone(),
-            cause,
-        };
-        let mut addresses = server
-            .to_socket_addrs()
-            .map_err(|error| failed(error.to_string()))?;
+        let failed =
+            |cause: String| LookupError { upstream: upstream.to_owned(), server: server.clone(), cause };
+        let mut addresses = server.to_socket_addrs().map_err(|error| failed(error.to_string()))?;
         found.push(addresses.next().ok_or_else(|| failed("no address".to_owned()))?);
     }
     Ok(found)

@@ -85,10 +85,7 @@ pub fn compile(config: &Config) -> (Option<Plan>, Vec<Mistake>) {
         access_log: config.observability.access_log.format.unwrap_or(LogFormat::Json) == LogFormat::Json,
         slow_request: period(config.observability.slow_request, Duration::from_secs(1)),
     };
-    let failed = mistakes
-        .0
-        .iter()
-        .any(|mistake| mistake.severity == Severity::Error);
+    let failed = mistakes.0.iter().any(|mistake| mistake.severity == Severity::Error);
     ((!failed).then_some(plan), mistakes.0)
 }
 
@@ -101,20 +98,12 @@ fn listeners(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Vec<Socke
         return vec![SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), DEFAULT_PORT)];
     };
     if written.0.is_empty() {
-        mistakes.error(
-            path,
-            "no address to listen on",
-            "write `:8080`, or leave `listen` out",
-        );
+        mistakes.error(path, "no address to listen on", "write `:8080`, or leave `listen` out");
     }
     mistakes.limit(path, written.0.len(), MAX_LISTENERS, "addresses");
     let mut addresses = Vec::new();
     for (index, text) in written.0.iter().enumerate() {
-        let place = if written.0.len() > 1 {
-            path.item(index)
-        } else {
-            path.clone()
-        };
+        let place = if written.0.len() > 1 { path.item(index) } else { path.clone() };
         let Some(address) = mistakes.take(&place, address(text), "write `:8080` or `127.0.0.1:8080`") else {
             continue;
         };
@@ -127,22 +116,15 @@ fn listeners(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Vec<Socke
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    let full = if text.starts_with(':') {
-        format!("0.0.0.0{text}")
-    } else {
-        text.to_owned()
-    };
-    full.parse()
-        .map_err(|_| format!("`{text}` is not an address with a port"))
+    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    full.parse().map_err(|_| format!("`{text}` is not an address with a port"))
 }
 
 fn networks(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Vec<IpNet> {
     let mut networks = Vec::new();
     for (index, text) in config.trusted_proxies.iter().enumerate() {
         let place = path.item(index);
-        let network = text
-            .parse::<IpNet>()
-            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
         let network = network.map_err(|_| format!("`{text}` is not a network"));
         let Some(network) = mistakes.take(&place, network, "write `10.0.0.0/8`, `::1` or `192.0.2.7`") else {
             continue;
@@ -187,11 +169,7 @@ fn admin(written: &schema::Admin, path: &Path, mistakes: &mut Mistakes) -> Admin
             continue;
         };
         if tokens.iter().any(|other| other.name == name) {
-            mistakes.error(
-                &place.key("name"),
-                format!("two tokens are called `{name}`"),
-                "rename one",
-            );
+            mistakes.error(&place.key("name"), format!("two tokens are called `{name}`"), "rename one");
         }
         let Some(secret) = token.secret.as_ref() else {
             mistakes.error(
@@ -210,29 +188,17 @@ fn admin(written: &schema::Admin, path: &Path, mistakes: &mut Mistakes) -> Admin
         }
         if token.scopes.is_empty() {
             let place = place.key("scopes");
-            mistakes.error(
-                &place,
-                format!("token `{name}` allows nothing"),
-                "add `scopes: [purge]`",
-            );
+            mistakes.error(&place, format!("token `{name}` allows nothing"), "add `scopes: [purge]`");
         }
         let digest = Sha256::digest(secret.expose()).into();
-        tokens.push(Token {
-            name,
-            digest,
-            scopes: token.scopes.clone(),
-        });
+        tokens.push(Token { name, digest, scopes: token.scopes.clone() });
     }
     Admin { listen, tokens }
 }
 
 fn upstreams(config: &Config, path: &Path, mistakes: &mut Mistakes) -> BTreeMap<Arc<str>, Upstream> {
     if config.upstreams.is_empty() {
-        mistakes.error(
-            path,
-            "no upstreams",
-            "add `upstreams: {app: {servers: [\"127.0.0.1:8000\"]}}`",
-        );
+        mistakes.error(path, "no upstreams", "add `upstreams: {app: {servers: [\"127.0.0.1:8000\"]}}`");
     }
     let mut compiled = BTreeMap::new();
     for (name, written) in &config.upstreams {
@@ -282,9 +248,7 @@ fn server(text: &str) -> Result<String, String> {
         None => (false, text),
     };
     if rest.is_empty() || rest.contains(['/', '?', '#', '@', ' ']) {
-        return Err(format!(
-            "`{text}` is not a server: a host and a port, without a path"
-        ));
+        return Err(format!("`{text}` is not a server: a host and a port, without a path"));
     }
     // An IPv6 address has colons of its own.
     let has_port = rest.rsplit_once(':').is_some_and(|(host, port)| {
@@ -303,11 +267,7 @@ fn memory(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Memory {
     let written = &config.storage.memory;
     let max_size = written.max_size.map_or(DEFAULT_MAX_SIZE, |size| size.0);
     if max_size < MIN_MAX_SIZE {
-        mistakes.error(
-            &path.key("max_size"),
-            "`max_size` is below 1MiB",
-            "write `256MiB`",
-        );
+        mistakes.error(&path.key("max_size"), "`max_size` is below 1MiB", "write `256MiB`");
     }
     let largest = max_size / MAX_OBJECT_SHARE;
     let max_object_size = match written.max_object_size {
@@ -323,10 +283,7 @@ fn memory(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Memory {
             size.0
         }
     };
-    Memory {
-        max_size,
-        max_object_size,
-    }
+    Memory { max_size, max_object_size }
 }
 
 pub(super) const NAME_REMEDY: &str = "use letters, digits, `-` and `_`, at most 64 of them";
@@ -334,9 +291,7 @@ pub(super) const NAME_REMEDY: &str = "use letters, digits, `-` and `_`, at most 
 /// Names appear in keys, metrics and logs.
 pub(super) fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 #[cfg(test)]

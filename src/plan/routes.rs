@@ -37,11 +37,7 @@ const SESSION_COOKIES: &[&str] = &[
 pub(super) fn compile(config: &Config, mistakes: &mut Mistakes) -> Vec<Arc<Route>> {
     let path = Path::default().key("routes");
     if config.routes.is_empty() {
-        mistakes.error(
-            &path,
-            "no routes",
-            "add `routes: [{name: all, cache: {ttl: 0s}}]`",
-        );
+        mistakes.error(&path, "no routes", "add `routes: [{name: all, cache: {ttl: 0s}}]`");
     }
     mistakes.limit(&path, config.routes.len(), MAX_ROUTES, "routes");
     let defaults = Path::default().key("cache_defaults");
@@ -58,26 +54,16 @@ pub(super) fn compile(config: &Config, mistakes: &mut Mistakes) -> Vec<Arc<Route
                 format!("two routes are called `{}`", route.name),
                 "rename one",
             );
-        } else if let Some(wider) = routes
-            .iter()
-            .find(|earlier| earlier.matcher.covers(&route.matcher))
-        {
+        } else if let Some(wider) = routes.iter().find(|earlier| earlier.matcher.covers(&route.matcher)) {
             mistakes.error(
                 &path,
-                format!(
-                    "route `{}` is never reached: `{}` takes all its requests",
-                    route.name, wider.name
-                ),
+                format!("route `{}` is never reached: `{}` takes all its requests", route.name, wider.name),
                 format!("move it before `{}`, or remove it", wider.name),
             );
         }
         routes.push(Arc::new(route));
     }
-    if !routes.is_empty()
-        && !routes
-            .iter()
-            .any(|route| route.matcher.covers(&Matcher::default()))
-    {
+    if !routes.is_empty() && !routes.iter().any(|route| route.matcher.covers(&Matcher::default())) {
         mistakes.warn(
             &path,
             "no route takes every request; what none takes is answered 404",
@@ -103,11 +89,7 @@ pub(super) fn query_policies(routes: &[Arc<Route>]) -> Vec<QueryPolicy> {
 
 fn route(config: &Config, written: &schema::Route, path: &Path, mistakes: &mut Mistakes) -> Option<Route> {
     let Some(name) = &written.name else {
-        mistakes.error(
-            path,
-            "a route without a name",
-            "add `name: products`; logs and metrics show it",
-        );
+        mistakes.error(path, "a route without a name", "add `name: products`; logs and metrics show it");
         return None;
     };
     if !is_name(name) {
@@ -119,33 +101,16 @@ fn route(config: &Config, written: &schema::Route, path: &Path, mistakes: &mut M
     warn_of_risks(&written.cache, &cache_path, mistakes);
     let cache = policy(&written.cache, &config.cache_defaults, &cache_path, mistakes)?;
     let purge_on_success = removals(written, &cache.query, &path.key("purge_on_success"), mistakes);
-    Some(Route {
-        name: name.as_str().into(),
-        matcher: matcher?,
-        upstream,
-        cache,
-        purge_on_success,
-    })
+    Some(Route { name: name.as_str().into(), matcher: matcher?, upstream, cache, purge_on_success })
 }
 
 fn upstream(config: &Config, written: &schema::Route, path: &Path, mistakes: &mut Mistakes) -> Arc<str> {
-    let names = || {
-        config
-            .upstreams
-            .keys()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
+    let names = || config.upstreams.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     match &written.upstream {
         Some(name) => {
             if !config.upstreams.contains_key(name) {
                 let remedy = format!("known upstreams: {}", names());
-                mistakes.error(
-                    &path.key("upstream"),
-                    format!("no upstream is called `{name}`"),
-                    remedy,
-                );
+                mistakes.error(&path.key("upstream"), format!("no upstream is called `{name}`"), remedy);
             }
             name.as_str().into()
         }
@@ -163,19 +128,13 @@ fn upstream(config: &Config, written: &schema::Route, path: &Path, mistakes: &mu
 }
 
 fn matcher(written: &schema::Match, path: &Path, mistakes: &mut Mistakes) -> Option<Matcher> {
-    let hosts: Vec<String> = list(written.host.as_ref())
-        .iter()
-        .map(|host| host.to_ascii_lowercase())
-        .collect();
+    let hosts: Vec<String> =
+        list(written.host.as_ref()).iter().map(|host| host.to_ascii_lowercase()).collect();
     let paths = list(written.path.as_ref());
     for (index, pattern) in paths.iter().enumerate() {
         if !pattern.starts_with(['/', '*']) {
             let place = item(&path.key("path"), paths.len(), index);
-            mistakes.error(
-                &place,
-                format!("`{pattern}` can match no path"),
-                format!("write `/{pattern}`"),
-            );
+            mistakes.error(&place, format!("`{pattern}` can match no path"), format!("write `/{pattern}`"));
         }
     }
     let methods = list(written.methods.as_ref());
@@ -194,11 +153,7 @@ fn matcher(written: &schema::Match, path: &Path, mistakes: &mut Mistakes) -> Opt
     });
     let mut headers = Vec::new();
     for (name, pattern) in written.headers.iter().flatten() {
-        let compiled = patterns(
-            std::slice::from_ref(pattern),
-            &path.key("headers").key(name),
-            mistakes,
-        )?;
+        let compiled = patterns(std::slice::from_ref(pattern), &path.key("headers").key(name), mistakes)?;
         headers.push((name.to_ascii_lowercase(), compiled));
     }
     Some(Matcher {
@@ -212,11 +167,7 @@ fn matcher(written: &schema::Match, path: &Path, mistakes: &mut Mistakes) -> Opt
 
 /// The regex crate draws a picture; its last line says what is wrong.
 fn last_line(message: &str) -> &str {
-    message
-        .lines()
-        .last()
-        .unwrap_or(message)
-        .trim_start_matches("error: ")
+    message.lines().last().unwrap_or(message).trim_start_matches("error: ")
 }
 
 fn list(written: Option<&OneOrMany>) -> &[String] {
@@ -234,38 +185,19 @@ fn patterns(written: &[String], path: &Path, mistakes: &mut Mistakes) -> Option<
 
 fn policy(written: &Cache, defaults: &Cache, path: &Path, mistakes: &mut Mistakes) -> Option<CachePolicy> {
     let owned = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    let ignored = written
-        .ignore_cookies
-        .clone()
-        .or_else(|| defaults.ignore_cookies.clone());
-    let excluded = written
-        .key
-        .query
-        .exclude
-        .clone()
-        .or_else(|| defaults.key.query.exclude.clone());
-    let bypass = written
-        .bypass
-        .headers
-        .as_ref()
-        .or(defaults.bypass.headers.as_ref());
+    let ignored = written.ignore_cookies.clone().or_else(|| defaults.ignore_cookies.clone());
+    let excluded = written.key.query.exclude.clone().or_else(|| defaults.key.query.exclude.clone());
+    let bypass = written.bypass.headers.as_ref().or(defaults.bypass.headers.as_ref());
     let tags = written.tags.as_ref().or(defaults.tags.as_ref());
     let status_ttl = written.status_ttl.as_ref().or(defaults.status_ttl.as_ref());
     let control = written.origin_cache_control.or(defaults.origin_cache_control);
     let mode = written.mode.or(defaults.mode);
     let zero = Duration::ZERO;
     let ignore_path = path.key("ignore_cookies");
-    let ignore_cookies = patterns(
-        &ignored.unwrap_or_else(|| owned(ANALYTICS_COOKIES)),
-        &ignore_path,
-        mistakes,
-    )?;
+    let ignore_cookies =
+        patterns(&ignored.unwrap_or_else(|| owned(ANALYTICS_COOKIES)), &ignore_path, mistakes)?;
     let query_path = path.key("key").key("query").key("exclude");
-    let exclude = patterns(
-        &excluded.unwrap_or_else(|| owned(CAMPAIGN_PARAMETERS)),
-        &query_path,
-        mistakes,
-    )?;
+    let exclude = patterns(&excluded.unwrap_or_else(|| owned(CAMPAIGN_PARAMETERS)), &query_path, mistakes)?;
     Some(CachePolicy {
         mode: match mode.unwrap_or(schema::Mode::Enforce) {
             schema::Mode::Enforce => Mode::Enforce,
@@ -288,10 +220,7 @@ fn policy(written: &Cache, defaults: &Cache, path: &Path, mistakes: &mut Mistake
             exclude,
             sort: written.key.query.sort.or(defaults.key.query.sort).unwrap_or(true),
         },
-        lock_timeout: period(
-            written.lock.timeout.or(defaults.lock.timeout),
-            Duration::from_secs(5),
-        ),
+        lock_timeout: period(written.lock.timeout.or(defaults.lock.timeout), Duration::from_secs(5)),
         uncacheable_ttl: period(
             written.uncacheable_ttl.or(defaults.uncacheable_ttl),
             Duration::from_secs(120),
@@ -314,11 +243,7 @@ fn statuses(
         let place = path.key(status.to_string());
         if !(200..=599).contains(status) || matches!(status, 206 | 304 | 416) {
             let remedy = "write a final status from 200 to 599; 206, 304 and 416 are never stored";
-            mistakes.error(
-                &place,
-                format!("responses with status {status} cannot be stored"),
-                remedy,
-            );
+            mistakes.error(&place, format!("responses with status {status} cannot be stored"), remedy);
         }
         compiled.insert(*status, ttl.0);
     }
@@ -332,11 +257,7 @@ fn tags(written: &[String], path: &Path, mistakes: &mut Mistakes) -> Vec<Arc<str
         match Selector::tag(text) {
             Ok(Selector::Tag(tag)) => tags.push(tag),
             Ok(_) => {}
-            Err(error) => mistakes.error(
-                &path.item(index),
-                format!("`{text}`: {error}"),
-                "write `products`",
-            ),
+            Err(error) => mistakes.error(&path.item(index), format!("`{text}`: {error}"), "write `products`"),
         }
     }
     tags
@@ -362,9 +283,7 @@ fn removals(
             };
         take("tags", removal.tags.as_ref(), &Selector::tag);
         take("prefix", removal.prefix.as_ref(), &Selector::prefix);
-        take("url", removal.url.as_ref(), &|text| {
-            Selector::url(text, std::slice::from_ref(query))
-        });
+        take("url", removal.url.as_ref(), &|text| Selector::url(text, std::slice::from_ref(query)));
         if removal.tags.is_none() && removal.prefix.is_none() && removal.url.is_none() {
             mistakes.error(
                 &path,

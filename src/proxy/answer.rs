@@ -19,15 +19,8 @@ use crate::store::fill::{Reader, Streaming};
 use crate::store::response::{Head, StoredResponse};
 
 /// What a 304 repeats (RFC 9110 section 15.4.5).
-const IN_NOT_MODIFIED: &[&str] = &[
-    "cache-control",
-    "content-location",
-    "date",
-    "etag",
-    "expires",
-    "last-modified",
-    "vary",
-];
+const IN_NOT_MODIFIED: &[&str] =
+    &["cache-control", "content-location", "date", "etag", "expires", "last-modified", "vary"];
 
 /// How much of a response its client gets.
 enum Extent {
@@ -73,9 +66,7 @@ pub async fn stored(
     header.insert_header("Age", freshness.age(now).as_secs())?;
     decorate(&mut header, ctx)?;
     let without_body = is_head || body.is_empty() || has_no_body(status);
-    session
-        .write_response_header(Box::new(header), without_body)
-        .await?;
+    session.write_response_header(Box::new(header), without_body).await?;
     if !without_body {
         session.write_response_body(Some(body), true).await?;
     }
@@ -107,9 +98,7 @@ pub async fn streaming(
     }
     decorate(&mut header, ctx)?;
     let without_body = is_head || has_no_body(status) || response.length == Some(0);
-    session
-        .write_response_header(Box::new(header), without_body)
-        .await?;
+    session.write_response_header(Box::new(header), without_body).await?;
     if without_body {
         return Ok(());
     }
@@ -138,11 +127,7 @@ pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Re
         Local::OriginTimeout => "the application took too long",
         Local::Internal => "something went wrong on our side",
     };
-    let body = format!(
-        "{} {text}\nrequest id: {}\n",
-        local.status(),
-        ctx.outcome.request_id
-    );
+    let body = format!("{} {text}\nrequest id: {}\n", local.status(), ctx.outcome.request_id);
     let mut header = ResponseHeader::build(local.status(), Some(12))?;
     header.insert_header("Content-Type", "text/plain; charset=utf-8")?;
     header.insert_header("Content-Length", body.len())?;
@@ -200,10 +185,7 @@ pub fn decorate(response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> 
     outcome.first_byte = Some(outcome.elapsed());
     response.append_header("Cache-Status", outcome.cache_status())?;
     response.insert_header("X-Request-ID", outcome.request_id.as_str())?;
-    response.insert_header(
-        "X-Processing-Time",
-        format!("{:.3}s", outcome.elapsed().as_secs_f64()),
-    )?;
+    response.insert_header("X-Processing-Time", format!("{:.3}s", outcome.elapsed().as_secs_f64()))?;
     response.append_header("Server-Timing", outcome.server_timing())?;
     for (name, value) in ctx.live.plan.security_headers {
         if !response.headers.contains_key(*name) {
@@ -215,11 +197,8 @@ pub fn decorate(response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> 
 
 /// What is about the origin's connection; the framing is Pingora's to set.
 fn remove_hop_by_hop(response: &mut ResponseHeader) {
-    let fields: Vec<Field<'_>> = response
-        .headers
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_bytes()))
-        .collect();
+    let fields: Vec<Field<'_>> =
+        response.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let head = Fields(&fields);
     let names = fields.iter().map(|(name, _)| *name);
     let gone: Vec<String> = names
@@ -280,9 +259,7 @@ fn ttl(lifetime: Duration, age: Duration) -> i64 {
 fn title(name: &str) -> String {
     let word = |word: &str| {
         let mut chars = word.chars();
-        chars.next().map_or_else(String::new, |first| {
-            first.to_ascii_uppercase().to_string() + chars.as_str()
-        })
+        chars.next().map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + chars.as_str())
     };
     name.split('-').map(word).collect::<Vec<_>>().join("-")
 }

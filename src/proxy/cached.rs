@@ -113,15 +113,7 @@ async fn share_a_fetch(
     match app.store.fills.enter(&found.key, || found.facts.clone(), begun) {
         Ticket::Full => pass(PassReason::FillLimit),
         Ticket::Lead(filler, mut reader, lease) => {
-            let job = fetch::Job::new(
-                app,
-                ctx,
-                &found.primary,
-                found.response.clone(),
-                begun,
-                filler,
-                lease,
-            );
+            let job = fetch::Job::new(app, ctx, &found.primary, found.response.clone(), begun, filler, lease);
             job.start(session, ctx)?;
             let opening = reader.opening().await;
             ctx.outcome.origin = Some(ctx.outcome.elapsed());
@@ -203,15 +195,7 @@ fn not_for_followers(
 fn refresh(app: &App, session: &Session, ctx: &Context, found: &Found) {
     let begun = app.store.memory.begin();
     if let Ticket::Lead(filler, _, lease) = app.store.fills.enter(&found.key, || found.facts.clone(), begun) {
-        let job = fetch::Job::new(
-            app,
-            ctx,
-            &found.primary,
-            found.response.clone(),
-            begun,
-            filler,
-            lease,
-        );
+        let job = fetch::Job::new(app, ctx, &found.primary, found.response.clone(), begun, filler, lease);
         if let Err(error) = job.start(session, ctx) {
             tracing::error!(%error, key = %found.key, "a background refresh could not be started");
         }

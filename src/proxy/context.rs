@@ -61,12 +61,7 @@ impl Context {
     /// A client's request, of which nothing is known yet.
     pub fn new(live: Arc<Live>, active: &Arc<AtomicUsize>) -> Self {
         let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let client = Client {
-            peer: unknown,
-            address: unknown,
-            scheme: Scheme::Http,
-            via_trusted: false,
-        };
+        let client = Client { peer: unknown, address: unknown, scheme: Scheme::Http, via_trusted: false };
         Self {
             live,
             kind: Kind::Client,
@@ -82,9 +77,7 @@ impl Context {
 
     /// The servers of the route's upstream.
     pub fn pool(&self) -> Option<&Arc<Pool>> {
-        self.route
-            .as_ref()
-            .and_then(|route| self.live.pools.get(&route.upstream))
+        self.route.as_ref().and_then(|route| self.live.pools.get(&route.upstream))
     }
 
     /// The name of the route.

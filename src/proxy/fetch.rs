@@ -42,9 +42,7 @@ pub fn accept_order(session: &mut Session, ctx: &mut Context) -> Result<()> {
     let Some(subrequest) = session.subrequest_ctx.as_mut() else {
         return Ok(());
     };
-    let order = subrequest
-        .user_ctx_mut()
-        .and_then(|user| user.downcast_mut::<Option<Box<Order>>>());
+    let order = subrequest.user_ctx_mut().and_then(|user| user.downcast_mut::<Option<Box<Order>>>());
     let Some(order) = order.and_then(Option::take) else {
         return Error::e_explain(ErrorType::InternalError, "a subrequest without an order");
     };
@@ -75,11 +73,7 @@ enum Next {
     /// The fetch is over for its readers; whatever body comes is not wanted.
     Settled,
     /// The body goes to the readers, and into the store if it is kept.
-    Body {
-        key: CacheKey,
-        head: Head,
-        kept: Option<Kept>,
-    },
+    Body { key: CacheKey, head: Head, kept: Option<Kept> },
 }
 
 impl Job {
@@ -113,14 +107,8 @@ impl Job {
         };
         let query = &self.route.cache.query;
         let request = upstream::for_fetch(session.req_header(), query, self.expired.as_deref(), ctx)?;
-        let order = Order {
-            request: request.clone(),
-            route: self.route.clone(),
-            live: self.live.clone(),
-        };
-        let order = SubrequestCtx::builder()
-            .user_ctx(Box::new(Some(Box::new(order))))
-            .build();
+        let order = Order { request: request.clone(), route: self.route.clone(), live: self.live.clone() };
+        let order = SubrequestCtx::builder().user_ctx(Box::new(Some(Box::new(order)))).build();
         let (subrequest, handle) = spawner.create_subrequest(session.as_ref(), order);
         tokio::spawn(async move {
             tokio::join!(subrequest.run(), self.receive(handle, request));
@@ -146,16 +134,10 @@ impl Job {
     /// Decides what the head means, and tells the readers.
     fn open(&mut self, response: &ResponseHeader, request: &RequestHeader) -> Next {
         let received_at = clock::now();
-        let exchange = Exchange {
-            requested_at: self.requested_at,
-            received_at,
-        };
+        let exchange = Exchange { requested_at: self.requested_at, received_at };
         let owned = view::response_fields(response);
         let lent = view::lend(&owned);
-        let head = ResponseHead {
-            status: response.status.as_u16(),
-            fields: Fields(&lent),
-        };
+        let head = ResponseHead { status: response.status.as_u16(), fields: Fields(&lent) };
         if let Some(expired) = self.expired.clone() {
             if head.status == 304 {
                 self.filler.open(self.validate(&expired, head, exchange));
@@ -174,10 +156,7 @@ impl Job {
     }
 
     fn open_new(&mut self, head: ResponseHead<'_>, admission: Admission, request: &RequestHeader) -> Next {
-        let length = head
-            .fields
-            .text("content-length")
-            .and_then(|length| length.trim().parse().ok());
+        let length = head.fields.text("content-length").and_then(|length| length.trim().parse().ok());
         let stored_head = Head::storable(&head);
         let (key, kept, discard) = match admission {
             Admission::Keep(kept) => {
@@ -198,11 +177,7 @@ impl Job {
             age: head.fields.text("age").and_then(|age| age.trim().parse().ok()),
         };
         self.filler.open(Opening::Streaming(Arc::new(streaming)));
-        Next::Body {
-            key,
-            head: stored_head,
-            kept,
-        }
+        Next::Body { key, head: stored_head, kept }
     }
 
     /// The key of the response's variant; requests for other variants stop waiting for this one.
@@ -210,11 +185,8 @@ impl Job {
         let key = if kept.vary.is_empty() {
             self.primary.clone()
         } else {
-            let fields: Vec<_> = request
-                .headers
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.as_bytes()))
-                .collect();
+            let fields: Vec<_> =
+                request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
             self.app.store.memory.note_vary(&self.primary, &kept.vary);
             self.primary.variant(&kept.vary, Fields(&fields))
         };
@@ -231,10 +203,7 @@ impl Job {
             self.app.store.memory.remove(self.lease.key(), expired);
         }
         let period = self.route.cache.uncacheable_ttl;
-        self.app
-            .store
-            .memo
-            .note(self.lease.key().clone(), period, clock::now());
+        self.app.store.memo.note(self.lease.key().clone(), period, clock::now());
     }
 
     /// Applies a 304 (RFC 9111 section 4.3.4).
@@ -247,10 +216,7 @@ impl Job {
                 return Opening::Again;
             }
         };
-        let merged = ResponseHead {
-            status: expired.head.status,
-            fields: Fields(&fields),
-        };
+        let merged = ResponseHead { status: expired.head.status, fields: Fields(&fields) };
         let max_object_size = self.live.plan.memory.max_object_size;
         match admission::judge(&merged, &self.route.cache, max_object_size, exchange) {
             Admission::Keep(kept) => {
@@ -317,10 +283,7 @@ impl Job {
 
     fn response(&self, head: Head, body: Bytes, kept: Kept) -> Arc<StoredResponse> {
         let known = &self.filler.0.facts;
-        let facts = Facts {
-            tags: kept.tags.into(),
-            ..known.clone()
-        };
+        let facts = Facts { tags: kept.tags.into(), ..known.clone() };
         Arc::new(StoredResponse {
             head,
             body,
@@ -331,14 +294,10 @@ impl Job {
     }
 
     fn store(&self, key: &CacheKey, response: &Arc<StoredResponse>) -> Result<(), DiscardReason> {
-        self.app
-            .store
-            .memory
-            .insert(key, response.clone(), self.begun)
-            .map_err(|refused| match refused {
-                Refused::Purged => DiscardReason::Purged,
-                Refused::TooLarge => DiscardReason::TooLarge,
-            })
+        self.app.store.memory.insert(key, response.clone(), self.begun).map_err(|refused| match refused {
+            Refused::Purged => DiscardReason::Purged,
+            Refused::TooLarge => DiscardReason::TooLarge,
+        })
     }
 
     /// No head came: something stored stands in, or the readers hear of the failure.
@@ -347,10 +306,8 @@ impl Job {
         if let Some(error) = &error {
             tracing::warn!(route = %self.route.name, key = %self.lease.key(), %error, "fetch failed");
         }
-        let stand_in = self
-            .expired
-            .as_ref()
-            .filter(|expired| expired.freshness.serves_on_error(clock::now()));
+        let stand_in =
+            self.expired.as_ref().filter(|expired| expired.freshness.serves_on_error(clock::now()));
         self.filler.open(match (stand_in, error) {
             (Some(expired), _) => Opening::StaleOnError(expired.clone()),
             (None, Some(error)) => Opening::Failed(classify(&error)),

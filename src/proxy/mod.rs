@@ -49,16 +49,8 @@ use view::View;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Methods by which caches are purged, and those that only reflect a request. No application expects them.
-const REFUSED_METHODS: &[&str] = &[
-    "PURGE",
-    "BAN",
-    "PURGEKEYS",
-    "PURGETAGS",
-    "URIBAN",
-    "REFRESH",
-    "TRACE",
-    "TRACK",
-];
+const REFUSED_METHODS: &[&str] =
+    &["PURGE", "BAN", "PURGEKEYS", "PURGETAGS", "URIBAN", "REFRESH", "TRACE", "TRACK"];
 
 /// What a reload replaces as a whole.
 pub struct Live {
@@ -237,10 +229,7 @@ impl ProxyHttp for App {
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
         if let Kind::Fetch(_) = ctx.kind {
             // Its readers hear of it through the fill.
-            return FailToProxy {
-                error_code: 0,
-                can_reuse_downstream: false,
-            };
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
         ctx.outcome.error = Some(error.to_string());
         if ctx.connected && *error.esource() == ErrorSource::Upstream {
@@ -248,10 +237,7 @@ impl ProxyHttp for App {
             self.invalidate(session, None, ctx);
         }
         let status = answer::failure(session, ctx, error).await;
-        FailToProxy {
-            error_code: status,
-            can_reuse_downstream: false,
-        }
+        FailToProxy { error_code: status, can_reuse_downstream: false }
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
@@ -259,9 +245,7 @@ impl ProxyHttp for App {
             return;
         }
         let outcome = &mut ctx.outcome;
-        outcome.status = session
-            .response_written()
-            .map_or(outcome.status, |head| head.status.as_u16());
+        outcome.status = session.response_written().map_or(outcome.status, |head| head.status.as_u16());
         outcome.bytes = session.body_bytes_sent() as u64;
         if outcome.error.is_none() {
             outcome.error = error.map(ToString::to_string);
@@ -313,10 +297,7 @@ impl App {
         if !session.req_header().raw_path_is_utf8() {
             return Err(PassReason::Path);
         }
-        lookup::allowed(
-            &View::new(session.req_header(), ctx.client.scheme).head(),
-            &route.cache,
-        )
+        lookup::allowed(&View::new(session.req_header(), ctx.client.scheme).head(), &route.cache)
     }
 
     /// Removes what a write changed (RFC 9111 section 4.4). `response` is `None` when its answer was lost.
@@ -339,10 +320,7 @@ impl App {
         let (Some(sent_at), Some(route)) = (ctx.sent_at, ctx.route_name()) else {
             return;
         };
-        self.observer
-            .metrics
-            .origin(&route)
-            .observe(sent_at.elapsed().as_secs_f64());
+        self.observer.metrics.origin(&route).observe(sent_at.elapsed().as_secs_f64());
         if let Kind::Client = ctx.kind {
             ctx.outcome.origin = Some(ctx.outcome.elapsed());
         }

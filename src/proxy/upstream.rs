@@ -106,18 +106,15 @@ pub fn for_fetch(
 /// The chain as a trusted proxy sent it, and the address of the connection; only the latter from a stranger.
 fn forwarded_for(view: &View<'_>, ctx: &Context) -> String {
     let peer = ctx.client.peer.to_string();
-    let believed = view
-        .fields()
-        .list("x-forwarded-for")
-        .filter(|_| ctx.client.via_trusted);
+    let believed = view.fields().list("x-forwarded-for").filter(|_| ctx.client.via_trusted);
     believed.chain([peer.as_str()]).collect::<Vec<_>>().join(", ")
 }
 
 fn set_target(request: &mut RequestHeader, path_and_query: &str) -> Result<()> {
-    let uri = Uri::builder().path_and_query(path_and_query).build().or_err(
-        ErrorType::InvalidHTTPHeader,
-        "the target of the request cannot be sent in origin form",
-    )?;
+    let uri = Uri::builder()
+        .path_and_query(path_and_query)
+        .build()
+        .or_err(ErrorType::InvalidHTTPHeader, "the target of the request cannot be sent in origin form")?;
     request.set_uri(uri);
     Ok(())
 }

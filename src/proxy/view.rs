@@ -20,11 +20,7 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// Lends `request`, which came over `scheme`.
     pub fn new(request: &'a RequestHeader, scheme: Scheme) -> Self {
-        Self {
-            request,
-            scheme,
-            fields: request_fields(request),
-        }
+        Self { request, scheme, fields: request_fields(request) }
     }
 
     /// The method as sent.
@@ -48,10 +44,7 @@ impl<'a> View<'a> {
 
     /// The target in origin form; `/` for an absolute one without a path.
     pub fn path_and_query(&self) -> &'a str {
-        self.request
-            .uri
-            .path_and_query()
-            .map_or("/", |path| path.as_str())
+        self.request.uri.path_and_query().map_or("/", |path| path.as_str())
     }
 
     /// The field lines.
@@ -62,9 +55,7 @@ impl<'a> View<'a> {
     /// The head for the rules.
     pub fn head(&self) -> RequestHead<'_> {
         let fields = self.fields();
-        let has_length = fields
-            .text("content-length")
-            .is_some_and(|length| length.trim() != "0");
+        let has_length = fields.text("content-length").is_some_and(|length| length.trim() != "0");
         RequestHead {
             method: self.method(),
             target: Target::new(self.scheme, self.host(), self.path_and_query()),
@@ -75,19 +66,12 @@ impl<'a> View<'a> {
 }
 
 fn request_fields(request: &RequestHeader) -> Vec<Field<'_>> {
-    request
-        .headers
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_bytes()))
-        .collect()
+    request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
 }
 
 /// Identifies the client of a session.
 pub fn client(session: &Session, trusted: &[IpNet]) -> Client {
-    let peer = session
-        .client_addr()
-        .and_then(|address| address.as_inet())
-        .map(|address| address.ip());
+    let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
     let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let fields = request_fields(session.req_header());
     forwarding::identify(peer, Scheme::Http, trusted, Fields(&fields))
@@ -111,8 +95,5 @@ pub fn response_fields(response: &ResponseHeader) -> Vec<(String, Vec<u8>)> {
 
 /// Lends owned fields to the rules.
 pub fn lend(fields: &[(String, Vec<u8>)]) -> Vec<Field<'_>> {
-    fields
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_slice()))
-        .collect()
+    fields.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect()
 }

@@ -126,15 +126,10 @@ fn admit(
     let vary = Vary::parse(fields).map_err(|error| match error {
         VaryError::Star | VaryError::PerClient | VaryError::TooMany => DiscardReason::Vary,
     })?;
-    if fields
-        .list("content-encoding")
-        .any(|coding| !coding.eq_ignore_ascii_case("identity"))
-    {
+    if fields.list("content-encoding").any(|coding| !coding.eq_ignore_ascii_case("identity")) {
         return Err(DiscardReason::ContentEncoding);
     }
-    let length = fields
-        .text("content-length")
-        .and_then(|length| length.trim().parse::<u64>().ok());
+    let length = fields.text("content-length").and_then(|length| length.trim().parse::<u64>().ok());
     if length.is_some_and(|length| length > max_object_size) {
         return Err(DiscardReason::TooLarge);
     }
@@ -143,12 +138,7 @@ fn admit(
     if !is_worth_storing(&freshness, response, exchange) {
         return Err(DiscardReason::Expired);
     }
-    Ok(Kept {
-        freshness,
-        source,
-        vary,
-        tags: policy.tags.clone(),
-    })
+    Ok(Kept { freshness, source, vary, tags: policy.tags.clone() })
 }
 
 /// A response that is never a hit still saves its body when the origin can say "not modified".
@@ -169,24 +159,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn verdict_under(policy: &CachePolicy, status: u16, fields: &[(&str, &str)]) -> Admission {
-        let fields: Vec<_> = fields
-            .iter()
-            .map(|(name, value)| (*name, value.as_bytes()))
-            .collect();
-        let response = ResponseHead {
-            status,
-            fields: Fields(&fields),
-        };
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+        let response = ResponseHead { status, fields: Fields(&fields) };
         let now = Timestamp(1_784_289_600_000);
-        judge(
-            &response,
-            policy,
-            1000,
-            Exchange {
-                requested_at: now,
-                received_at: now,
-            },
-        )
+        judge(&response, policy, 1000, Exchange { requested_at: now, received_at: now })
     }
 
     fn verdict(status: u16, fields: &[(&str, &str)]) -> Admission {
@@ -206,11 +182,7 @@ mod tests {
         for (status, fields, expected) in [
             (200, &[][..], None),
             (200, &[("cache-control", "no-store")][..], Some(NoStore)),
-            (
-                200,
-                &[("cache-control", "private, max-age=60")][..],
-                Some(Private),
-            ),
+            (200, &[("cache-control", "private, max-age=60")][..], Some(Private)),
             (200, &[("set-cookie", "a=b")][..], Some(SetCookie)),
             (200, &[("vary", "*")][..], Some(Vary)),
             (200, &[("vary", "x-forwarded-for")][..], Some(Vary)),
@@ -222,17 +194,9 @@ mod tests {
             (200, &[("content-length", "1001")][..], Some(TooLarge)),
             (200, &[("content-length", "1000")][..], None),
             (200, &[("cache-control", "max-age=0")][..], Some(Expired)),
-            (
-                200,
-                &[("cache-control", "no-cache, max-age=60")][..],
-                Some(Expired),
-            ),
+            (200, &[("cache-control", "no-cache, max-age=60")][..], Some(Expired)),
             (200, &[("cache-control", "no-cache"), ("etag", "\"1\"")][..], None),
-            (
-                200,
-                &[("cache-control", "max-age=0"), ("last-modified", "x")][..],
-                None,
-            ),
+            (200, &[("cache-control", "max-age=0"), ("last-modified", "x")][..], None),
             (599, &[("cache-control", "max-age=60")][..], None),
         ] {
             assert_eq!(reason(status, fields), expected, "{status} {fields:?}");
@@ -249,18 +213,13 @@ mod tests {
             ("set-cookie", "csrftoken=x"),
             ("vary", "*"),
         ] {
-            assert!(
-                matches!(verdict_under(&policy, 200, &[fields]), Admission::Discard(_)),
-                "{fields:?}"
-            );
+            assert!(matches!(verdict_under(&policy, 200, &[fields]), Admission::Discard(_)), "{fields:?}");
         }
     }
 
     #[test]
     fn what_is_kept_carries_the_tags_of_its_route() {
-        let Admission::Keep(kept) = verdict(200, &[("vary", "Accept, Cookie")]) else {
-            panic!("kept")
-        };
+        let Admission::Keep(kept) = verdict(200, &[("vary", "Accept, Cookie")]) else { panic!("kept") };
         assert_eq!(kept.tags, ["products".into()]);
         assert!(!kept.vary.is_empty());
     }

@@ -101,10 +101,7 @@ fn argument(text: &str) -> (String, &str) {
     let trimmed = text.trim_start();
     let Some(quoted) = trimmed.strip_prefix('"') else {
         let end = text.find(',').unwrap_or(text.len());
-        return (
-            text[..end].trim().to_owned(),
-            text.get(end + 1..).unwrap_or_default(),
-        );
+        return (text[..end].trim().to_owned(), text.get(end + 1..).unwrap_or_default());
     };
     let mut value = String::new();
     let mut chars = quoted.char_indices();
@@ -129,10 +126,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(lines: &[&str]) -> CacheControl {
-        let fields: Vec<_> = lines
-            .iter()
-            .map(|line| ("Cache-Control", line.as_bytes()))
-            .collect();
+        let fields: Vec<_> = lines.iter().map(|line| ("Cache-Control", line.as_bytes())).collect();
         CacheControl::parse(Fields(&fields))
     }
 
@@ -143,22 +137,12 @@ mod tests {
     #[test]
     fn directives_are_read_in_any_spelling() {
         assert_eq!(read(&["max-age=60"]).max_age, seconds(60));
-        assert_eq!(
-            read(&["MAX-AGE=60 , x=\"a,b\" ,S-MaxAge=\"5\""]).s_maxage,
-            seconds(5)
-        );
+        assert_eq!(read(&["MAX-AGE=60 , x=\"a,b\" ,S-MaxAge=\"5\""]).s_maxage, seconds(5));
         assert_eq!(read(&["max-age=60", "no-store"]), {
-            CacheControl {
-                max_age: seconds(60),
-                no_store: true,
-                ..Default::default()
-            }
+            CacheControl { max_age: seconds(60), no_store: true, ..Default::default() }
         });
         assert!(read(&["private=\"set-cookie, x\", max-age=1"]).private);
-        assert_eq!(
-            read(&["private=\"set-cookie, x\", max-age=1"]).max_age,
-            seconds(1)
-        );
+        assert_eq!(read(&["private=\"set-cookie, x\", max-age=1"]).max_age, seconds(1));
         assert!(read(&["no-cache=x"]).no_cache);
         assert!(read(&["s-maxage=1"]).must_revalidate);
         assert!(!read(&["x-no-store, xprivate"]).no_store);
@@ -186,10 +170,7 @@ mod tests {
     fn a_directive_inside_a_quoted_string_is_text() {
         assert!(!read(&["x=\"no-store, private\", max-age=1"]).no_store);
         assert_eq!(read(&["x=\"a\\\", no-store\", max-age=1"]), {
-            CacheControl {
-                max_age: seconds(1),
-                ..Default::default()
-            }
+            CacheControl { max_age: seconds(1), ..Default::default() }
         });
     }
 

@@ -11,9 +11,7 @@ pub fn not_modified(request: Fields<'_>, response: Fields<'_>) -> bool {
     if request.has("if-none-match") {
         // If-Modified-Since is ignored beside it (section 13.1.3).
         let Some(stored) = response.text("etag") else {
-            return request
-                .all("if-none-match")
-                .any(|value| value.trim_ascii() == b"*");
+            return request.all("if-none-match").any(|value| value.trim_ascii() == b"*");
         };
         return request
             .list("if-none-match")
@@ -109,10 +107,7 @@ mod tests {
     const LATE: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
 
     fn fields<'a>(pairs: &'a [(&'a str, &'a str)]) -> Vec<(&'a str, &'a [u8])> {
-        pairs
-            .iter()
-            .map(|(name, value)| (*name, value.as_bytes()))
-            .collect()
+        pairs.iter().map(|(name, value)| (*name, value.as_bytes())).collect()
     }
 
     fn same(request: &[(&str, &str)], response: &[(&str, &str)]) -> bool {
@@ -130,11 +125,7 @@ mod tests {
             ("\"b\"", false),
             ("a", false),
         ] {
-            assert_eq!(
-                same(&[("if-none-match", condition)], &etag),
-                expected,
-                "{condition}"
-            );
+            assert_eq!(same(&[("if-none-match", condition)], &etag), expected, "{condition}");
         }
         assert!(same(&[("if-none-match", "\"a\"")], &[("etag", "W/\"a\"")]));
         assert!(!same(&[("if-none-match", "\"a\"")], &[]));
@@ -146,10 +137,7 @@ mod tests {
         let modified = [("last-modified", EARLY), ("etag", "\"a\"")];
         assert!(same(&[("if-modified-since", EARLY)], &modified));
         assert!(same(&[("if-modified-since", LATE)], &modified));
-        assert!(!same(
-            &[("if-modified-since", LATE), ("if-none-match", "\"b\"")],
-            &modified
-        ));
+        assert!(!same(&[("if-modified-since", LATE), ("if-none-match", "\"b\"")], &modified));
         assert!(!same(&[("if-modified-since", EARLY)], &[("last-modified", LATE)]));
         assert!(!same(&[("if-modified-since", "yesterday")], &modified));
         assert!(!same(&[], &modified));

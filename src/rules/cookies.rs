@@ -47,11 +47,7 @@ mod tests {
             (&["_GA=1"][..], Some("_GA")),
         ] {
             let fields: Vec<_> = lines.iter().map(|line| ("Cookie", line.as_bytes())).collect();
-            assert_eq!(
-                first_identifying(Fields(&fields), &ignored),
-                expected,
-                "{lines:?}"
-            );
+            assert_eq!(first_identifying(Fields(&fields), &ignored), expected, "{lines:?}");
         }
     }
 

@@ -53,12 +53,7 @@ pub fn identify(peer: IpAddr, scheme: Scheme, trusted: &[IpNet], request: Fields
     let peer = peer.to_canonical();
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     if !is_trusted(&peer) {
-        return Client {
-            peer,
-            address: peer,
-            scheme,
-            via_trusted: false,
-        };
+        return Client { peer, address: peer, scheme, via_trusted: false };
     }
     let hops: Vec<&str> = request.list("x-forwarded-for").collect();
     let mut address = peer;
@@ -75,12 +70,7 @@ pub fn identify(peer: IpAddr, scheme: Scheme, trusted: &[IpNet], request: Fields
         Some(proto) if proto.eq_ignore_ascii_case("http") => Scheme::Http,
         _ => scheme,
     };
-    Client {
-        peer,
-        address,
-        scheme,
-        via_trusted: true,
-    }
+    Client { peer, address, scheme, via_trusted: true }
 }
 
 #[cfg(test)]
@@ -98,10 +88,7 @@ mod tests {
     fn a_stranger_cannot_name_its_address_or_scheme() {
         let claims = [("x-forwarded-for", "1.2.3.4"), ("x-forwarded-proto", "https")];
         assert_eq!(client("192.0.2.1", &claims), ("192.0.2.1".into(), Scheme::Http));
-        assert_eq!(
-            client("::ffff:192.0.2.1", &[]),
-            ("192.0.2.1".into(), Scheme::Http)
-        );
+        assert_eq!(client("::ffff:192.0.2.1", &[]), ("192.0.2.1".into(), Scheme::Http));
     }
 
     #[test]
@@ -114,21 +101,11 @@ mod tests {
             ("evil, 10.0.0.2", "10.0.0.2"),
             ("", "10.0.0.1"),
         ] {
-            assert_eq!(
-                client("10.0.0.1", &[("x-forwarded-for", chain)]).0,
-                expected,
-                "{chain}"
-            );
+            assert_eq!(client("10.0.0.1", &[("x-forwarded-for", chain)]).0, expected, "{chain}");
         }
         let lines = [("x-forwarded-for", "1.1.1.1"), ("X-Forwarded-For", "192.0.2.9")];
         assert_eq!(client("10.0.0.1", &lines).0, "192.0.2.9");
-        assert_eq!(
-            client("10.0.0.1", &[("x-forwarded-proto", "HTTPS")]).1,
-            Scheme::Https
-        );
-        assert_eq!(
-            client("10.0.0.1", &[("x-forwarded-proto", "gopher")]).1,
-            Scheme::Http
-        );
+        assert_eq!(client("10.0.0.1", &[("x-forwarded-proto", "HTTPS")]).1, Scheme::Https);
+        assert_eq!(client("10.0.0.1", &[("x-forwarded-proto", "gopher")]).1, Scheme::Http);
     }
 }

@@ -76,11 +76,7 @@ impl Freshness {
         // must-revalidate forbids every stale answer (section 5.2.2.2), and no-cache every unvalidated one.
         let stale_allowed = !cache_control.must_revalidate && !cache_control.no_cache;
         let window = |from_origin: Option<Duration>, from_route: Duration| {
-            if stale_allowed {
-                from_origin.unwrap_or(from_route)
-            } else {
-                Duration::ZERO
-            }
+            if stale_allowed { from_origin.unwrap_or(from_route) } else { Duration::ZERO }
         };
         let freshness = Self {
             stored_at: exchange.received_at,
@@ -103,9 +99,7 @@ impl Freshness {
 
     /// How much of the lifetime is left at `now`; `None` once it has expired.
     pub fn remaining(&self, now: Timestamp) -> Option<Duration> {
-        self.lifetime
-            .checked_sub(self.age(now))
-            .filter(|left| !left.is_zero())
+        self.lifetime.checked_sub(self.age(now)).filter(|left| !left.is_zero())
     }
 
     /// How long ago the response expired; zero while it is fresh.
@@ -137,9 +131,7 @@ fn explicit_lifetime(
         // An invalid or repeated Expires means "already expired" (section 5.3).
         let single = fields.all("expires").count() == 1;
         let expires = fields.text("expires").filter(|_| single).and_then(parse_date);
-        let lifetime = expires
-            .and_then(|at| at.duration_since(date).ok())
-            .unwrap_or_default();
+        let lifetime = expires.and_then(|at| at.duration_since(date).ok()).unwrap_or_default();
         return Some((lifetime, LifetimeSource::Expires));
     }
     // The origin allows storing and asks to be asked (RFC 9111 section 5.2.2.4).
@@ -159,33 +151,19 @@ fn configured_lifetime(status: u16, policy: &CachePolicy) -> Option<(Duration, L
 /// Section 4.2.3: the larger of what the Date and what the Age field say.
 fn initial_age(fields: Fields<'_>, exchange: Exchange) -> Duration {
     let received = SystemTime::from(exchange.received_at);
-    let apparent = date_value(fields)
-        .and_then(|date| received.duration_since(date).ok())
-        .unwrap_or_default();
+    let apparent = date_value(fields).and_then(|date| received.duration_since(date).ok()).unwrap_or_default();
     // Date has whole seconds: less than one is no evidence of age.
     let apparent = Duration::from_secs(apparent.as_secs());
     let response_delay = exchange.received_at.since(exchange.requested_at);
-    let corrected = if fields.has("age") {
-        age_value(fields) + response_delay
-    } else {
-        Duration::ZERO
-    };
+    let corrected = if fields.has("age") { age_value(fields) + response_delay } else { Duration::ZERO };
     apparent.max(corrected)
 }
 
 /// The Age field; the first of several values, zero when it is not a number (section 5.1).
 fn age_value(fields: Fields<'_>) -> Duration {
-    let first = fields
-        .text("age")
-        .and_then(|value| value.split(',').next())
-        .map(str::trim);
+    let first = fields.text("age").and_then(|value| value.split(',').next()).map(str::trim);
     let seconds = first.filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
-    Duration::from_secs(
-        seconds
-            .and_then(|text| text.parse::<u32>().ok())
-            .unwrap_or_default()
-            .into(),
-    )
+    Duration::from_secs(seconds.and_then(|text| text.parse::<u32>().ok()).unwrap_or_default().into())
 }
 
 fn date_value(fields: Fields<'_>) -> Option<SystemTime> {
@@ -213,24 +191,10 @@ mod tests {
     ) -> Option<(Freshness, LifetimeSource)> {
         let mut policy = testing::policy();
         change(&mut policy);
-        let fields: Vec<_> = fields
-            .iter()
-            .map(|(name, value)| (*name, value.as_bytes()))
-            .collect();
-        let response = ResponseHead {
-            status,
-            fields: Fields(&fields),
-        };
-        let exchange = Exchange {
-            requested_at: NOON,
-            received_at: NOON,
-        };
-        Freshness::assess(
-            &response,
-            &CacheControl::parse(response.fields),
-            &policy,
-            exchange,
-        )
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+        let response = ResponseHead { status, fields: Fields(&fields) };
+        let exchange = Exchange { requested_at: NOON, received_at: NOON };
+        Freshness::assess(&response, &CacheControl::parse(response.fields), &policy, exchange)
     }
 
     fn lifetime(status: u16, fields: &[(&str, &str)]) -> Option<u64> {
@@ -245,9 +209,7 @@ mod tests {
     fn the_origin_wins_unless_overridden() {
         let max_age = [("cache-control", "max-age=7")];
         assert_eq!(lifetime(200, &max_age), Some(7));
-        let overridden = assess(200, &max_age, |p| {
-            p.origin_cache_control = OriginControl::Override
-        });
+        let overridden = assess(200, &max_age, |p| p.origin_cache_control = OriginControl::Override);
         assert_eq!(overridden.unwrap().1, LifetimeSource::Ttl);
         let nothing_configured = assess(200, &max_age, |p| {
             p.origin_cache_control = OriginControl::Override;
@@ -261,41 +223,27 @@ mod tests {
         let expires = date(NOON.plus(MINUTE * 3));
         let all = [("cache-control", "max-age=9, s-maxage=8"), ("expires", &expires)];
         assert_eq!(lifetime(200, &all), Some(8));
-        assert_eq!(
-            lifetime(200, &[("cache-control", "max-age=9"), ("expires", &expires)]),
-            Some(9)
-        );
+        assert_eq!(lifetime(200, &[("cache-control", "max-age=9"), ("expires", &expires)]), Some(9));
         assert_eq!(lifetime(200, &[("expires", &expires)]), Some(180));
         assert_eq!(lifetime(200, &[]), Some(60));
     }
 
     #[test]
     fn expires_counts_from_the_origins_own_date() {
-        let fields = [
-            ("date", &*date(NOON.plus(MINUTE))),
-            ("expires", &date(NOON.plus(MINUTE * 3))),
-        ];
+        let fields = [("date", &*date(NOON.plus(MINUTE))), ("expires", &date(NOON.plus(MINUTE * 3)))];
         assert_eq!(lifetime(200, &fields), Some(120));
         for broken in ["0", "-1", "soon", "Thu, 18 Aug 2050 2:01:18 GMT", ""] {
             assert_eq!(lifetime(200, &[("expires", broken)]), Some(0), "{broken}");
         }
         let twice = date(NOON.plus(MINUTE));
-        assert_eq!(
-            lifetime(200, &[("expires", &twice), ("expires", &twice)]),
-            Some(0)
-        );
+        assert_eq!(lifetime(200, &[("expires", &twice), ("expires", &twice)]), Some(0));
     }
 
     #[test]
     fn a_plain_ttl_is_for_pages_that_worked() {
-        for (status, expected) in [
-            (200, Some(60)),
-            (301, Some(60)),
-            (302, None),
-            (404, Some(10)),
-            (410, None),
-            (500, None),
-        ] {
+        for (status, expected) in
+            [(200, Some(60)), (301, Some(60)), (302, None), (404, Some(10)), (410, None), (500, None)]
+        {
             assert_eq!(lifetime(status, &[]), expected, "{status}");
         }
         assert_eq!(lifetime(500, &[("cache-control", "max-age=5")]), Some(5));
@@ -311,15 +259,8 @@ mod tests {
         assert_eq!(age(&[("age", "x")]), 0);
         let old = date(Timestamp(NOON.0 - 30_000));
         assert_eq!(age(&[("date", &old), ("cache-control", "max-age=60")]), 30);
-        assert_eq!(
-            age(&[("date", &old), ("age", "40"), ("cache-control", "max-age=60")]),
-            40
-        );
-        assert_eq!(
-            age(&[("date", &old)]),
-            0,
-            "a route's ttl does not care for the origin's clock"
-        );
+        assert_eq!(age(&[("date", &old), ("age", "40"), ("cache-control", "max-age=60")]), 40);
+        assert_eq!(age(&[("date", &old)]), 0, "a route's ttl does not care for the origin's clock");
     }
 
     #[test]
@@ -330,16 +271,10 @@ mod tests {
                 p.stale_if_error = MINUTE * 2;
             })
             .unwrap();
-            (
-                freshness.stale_while_revalidate.as_secs(),
-                freshness.stale_if_error.as_secs(),
-            )
+            (freshness.stale_while_revalidate.as_secs(), freshness.stale_if_error.as_secs())
         };
         assert_eq!(windows("max-age=1"), (60, 120));
-        assert_eq!(
-            windows("max-age=1, stale-while-revalidate=5, stale-if-error=6"),
-            (5, 6)
-        );
+        assert_eq!(windows("max-age=1, stale-while-revalidate=5, stale-if-error=6"), (5, 6));
         for closing in ["must-revalidate", "proxy-revalidate", "s-maxage=3", "no-cache"] {
             assert_eq!(windows(&format!("max-age=1, {closing}")), (0, 0), "{closing}");
         }

@@ -15,18 +15,12 @@ pub struct Fields<'a>(pub &'a [Field<'a>]);
 impl<'a> Fields<'a> {
     /// The values of every line with this name, in order.
     pub fn all(self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.0
-            .iter()
-            .filter(move |(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, value)| *value)
+        self.0.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
     }
 
     /// The value of the first line with this name.
     pub fn first(self, name: &str) -> Option<&'a [u8]> {
-        self.0
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, value)| *value)
+        self.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
     }
 
     /// The first line with this name as text; `None` when absent or not visible ASCII or UTF-8.

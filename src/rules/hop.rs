@@ -22,9 +22,7 @@ const PER_EXCHANGE: &[&str] = &["age", "content-length", "x-request-id", "x-proc
 /// Whether a field is for the next hop only.
 pub fn is_hop_by_hop(name: &str, head: Fields<'_>) -> bool {
     HOP_BY_HOP.iter().any(|hop| hop.eq_ignore_ascii_case(name))
-        || head
-            .list("connection")
-            .any(|nominated| nominated.eq_ignore_ascii_case(name))
+        || head.list("connection").any(|nominated| nominated.eq_ignore_ascii_case(name))
 }
 
 /// Whether a field of a response is stored with it (RFC 9111 section 3.1).

@@ -77,10 +77,7 @@ impl Selector {
         if path.contains('?') {
             return Err(SelectorError::QueryInPrefix);
         }
-        Ok(Self::Prefix {
-            host,
-            path: normal_encoding(path).into_owned(),
-        })
+        Ok(Self::Prefix { host, path: normal_encoding(path).into_owned() })
     }
 
     /// Reads a tag: any visible text without spaces and commas, which separate tags in every dialect.
@@ -96,11 +93,7 @@ impl Selector {
         let mut queries: Vec<_> = policies.iter().map(|policy| target.key_query(policy)).collect();
         queries.sort_unstable();
         queries.dedup();
-        Self::Url {
-            host,
-            path: target.path.clone().into_owned(),
-            queries,
-        }
+        Self::Url { host, path: target.path.clone().into_owned(), queries }
     }
 
     /// Whether a response with these facts is removed.
@@ -110,9 +103,7 @@ impl Selector {
             Self::Url { host, path, queries } => {
                 path == &*facts.path
                     && on(host)
-                    && queries
-                        .iter()
-                        .any(|query| query.as_deref() == facts.query.as_deref())
+                    && queries.iter().any(|query| query.as_deref() == facts.query.as_deref())
             }
             Self::Prefix { host, path } => facts.path.starts_with(path.as_str()) && on(host),
             Self::Tag(tag) => facts.tags.contains(tag),
@@ -131,17 +122,9 @@ impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = |host: &Option<String>| host.clone().map(|host| format!("//{host}")).unwrap_or_default();
         match self {
-            Self::Url {
-                host: on,
-                path,
-                queries,
-            } => {
+            Self::Url { host: on, path, queries } => {
                 write!(f, "url {}{path}", host(on))?;
-                queries
-                    .iter()
-                    .flatten()
-                    .next()
-                    .map_or(Ok(()), |query| write!(f, "?{query}"))
+                queries.iter().flatten().next().map_or(Ok(()), |query| write!(f, "?{query}"))
             }
             Self::Prefix { host: on, path } => write!(f, "prefix {}{path}", host(on)),
             Self::Tag(tag) => write!(f, "tag {tag}"),
@@ -168,11 +151,7 @@ pub enum SelectorError {
 }
 
 fn check_length(text: &str) -> Result<(), SelectorError> {
-    if text.len() > Selector::MAX_LENGTH {
-        Err(SelectorError::TooLong)
-    } else {
-        Ok(())
-    }
+    if text.len() > Selector::MAX_LENGTH { Err(SelectorError::TooLong) } else { Ok(()) }
 }
 
 /// Splits a URL into its host, if it names one, and the rest from the path on, without a fragment.
@@ -238,18 +217,11 @@ fn resolve(base: &Target<'_>, reference: &str) -> Option<(String, String)> {
         return Some((own_host(), format!("{}{reference}", base.path)));
     }
     // `mailto:`, `urn:`: a scheme of its own, not a path.
-    if reference
-        .split('/')
-        .next()
-        .is_some_and(|segment| segment.contains(':'))
-    {
+    if reference.split('/').next().is_some_and(|segment| segment.contains(':')) {
         return None;
     }
     let directory = base.path.rfind('/').map_or("/", |end| &base.path[..=end]);
-    Some((
-        own_host(),
-        without_dot_segments(&format!("{directory}{reference}")),
-    ))
+    Some((own_host(), without_dot_segments(&format!("{directory}{reference}"))))
 }
 
 /// RFC 3986 section 5.2.4, leaving a query alone.
@@ -284,13 +256,7 @@ mod tests {
 
     fn policies() -> Vec<QueryPolicy> {
         let default = testing::policy().query;
-        vec![
-            QueryPolicy {
-                sort: false,
-                ..default.clone()
-            },
-            default,
-        ]
+        vec![QueryPolicy { sort: false, ..default.clone() }, default]
     }
 
     fn facts(host: &str, path: &str, query: Option<&str>, tags: &[&str]) -> Facts {
@@ -310,23 +276,14 @@ mod tests {
             has_body: true,
         };
         let fields: Vec<_> = response.iter().map(|(n, v)| (*n, v.as_bytes())).collect();
-        by_write(&request, Fields(&fields), &policies())
-            .iter()
-            .map(ToString::to_string)
-            .collect()
+        by_write(&request, Fields(&fields), &policies()).iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn a_url_names_all_spellings_of_one_page_and_no_other() {
         let selector = Selector::url("http://SHOP:80/%7Ea?b=2&a=1&utm_source=x", &policies()).unwrap();
-        assert!(
-            selector.matches(&facts("shop", "/~a", Some("a=1&b=2"), &[])),
-            "sorted"
-        );
-        assert!(
-            selector.matches(&facts("shop", "/~a", Some("b=2&a=1"), &[])),
-            "as sent"
-        );
+        assert!(selector.matches(&facts("shop", "/~a", Some("a=1&b=2"), &[])), "sorted");
+        assert!(selector.matches(&facts("shop", "/~a", Some("b=2&a=1"), &[])), "as sent");
         for other in [
             facts("other", "/~a", Some("a=1&b=2"), &[]),
             facts("shop", "/~a", None, &[]),
@@ -334,11 +291,7 @@ mod tests {
         ] {
             assert!(!selector.matches(&other), "{other:?}");
         }
-        assert!(
-            Selector::url("/~a", &policies())
-                .unwrap()
-                .matches(&facts("any", "/~a", None, &[]))
-        );
+        assert!(Selector::url("/~a", &policies()).unwrap().matches(&facts("any", "/~a", None, &[])));
     }
 
     #[test]
@@ -374,16 +327,10 @@ mod tests {
 
     #[test]
     fn a_write_removes_its_target_and_what_the_answer_names() {
-        assert_eq!(
-            written("PUT", "/api/products/7", &[]),
-            ["url //shop/api/products/7"]
-        );
+        assert_eq!(written("PUT", "/api/products/7", &[]), ["url //shop/api/products/7"]);
         for (location, expected) in [
             ("/products/8", Some("url //shop/products/8")),
-            (
-                "http://shop/products/8?x=1#top",
-                Some("url //shop/products/8?x=1"),
-            ),
+            ("http://shop/products/8?x=1#top", Some("url //shop/products/8?x=1")),
             ("//shop/products/8", Some("url //shop/products/8")),
             ("8", Some("url //shop/api/products/8")),
             ("../users/", Some("url //shop/api/users/")),

@@ -157,9 +157,7 @@ impl Vary {
         let mut digest = Sha256::new();
         for name in &self.0 {
             digest.update(name);
-            let dropped = request
-                .list("connection")
-                .any(|nominated| nominated.eq_ignore_ascii_case(name));
+            let dropped = request.list("connection").any(|nominated| nominated.eq_ignore_ascii_case(name));
             for value in request.all(name).filter(|_| !dropped) {
                 // Combining lines and white space around commas is insignificant (RFC 9111 section 4.1).
                 for member in value.split(|b| *b == b',') {
@@ -195,11 +193,9 @@ mod tests {
     #[test]
     fn spellings_of_one_page_share_a_key() {
         let page = key("r", Scheme::Http, "shop", "/a?x=1&y=2");
-        for (host, path) in [
-            ("SHOP", "/a?y=2&x=1"),
-            ("shop:80", "/%61?x=1&y=2&utm_source=m"),
-            ("shop", "/a?&x=1&&y=2"),
-        ] {
+        for (host, path) in
+            [("SHOP", "/a?y=2&x=1"), ("shop:80", "/%61?x=1&y=2&utm_source=m"), ("shop", "/a?&x=1&&y=2")]
+        {
             assert_eq!(key("r", Scheme::Http, host, path), page, "{host}{path}");
         }
     }
@@ -229,13 +225,8 @@ mod tests {
         let primary = key("r", Scheme::Http, "shop", "/a?b=1");
         assert_eq!(primary.to_string(), "r http shop /a ?b=1");
         let vary = Vary::parse(Fields(&[("Vary", b"X-Token")])).unwrap();
-        let shown = primary
-            .variant(&vary, Fields(&[("x-token", b"secret")]))
-            .to_string();
-        assert!(
-            shown.starts_with("r http shop /a ?b=1 variant=") && !shown.contains("secret"),
-            "{shown}"
-        );
+        let shown = primary.variant(&vary, Fields(&[("x-token", b"secret")])).to_string();
+        assert!(shown.starts_with("r http shop /a ?b=1 variant=") && !shown.contains("secret"), "{shown}");
     }
 
     #[test]
@@ -244,18 +235,12 @@ mod tests {
             let fields: Vec<_> = lines.iter().map(|line| ("vary", line.as_bytes())).collect();
             Vary::parse(Fields(&fields))
         };
-        assert_eq!(
-            vary(&["Accept, Cookie", "accept-language"]),
-            vary(&["ACCEPT-LANGUAGE,accept"])
-        );
+        assert_eq!(vary(&["Accept, Cookie", "accept-language"]), vary(&["ACCEPT-LANGUAGE,accept"]));
         assert_eq!(vary(&["Cookie, Accept-Encoding"]), Ok(Vary::default()));
         assert_eq!(vary(&["", "Accept, *"]), Err(VaryError::Star));
         assert_eq!(vary(&["X-Forwarded-For"]), Err(VaryError::PerClient));
         let many: String = (0..40).map(|n| format!("x-{n},")).collect();
-        assert_eq!(
-            Vary::parse(Fields(&[("vary", many.as_bytes())])),
-            Err(VaryError::TooMany)
-        );
+        assert_eq!(Vary::parse(Fields(&[("vary", many.as_bytes())])), Err(VaryError::TooMany));
     }
 
     #[test]
@@ -268,15 +253,8 @@ mod tests {
         assert_eq!(html, variant(&[("accept", b"text/html,*/*")]));
         assert_ne!(html, variant(&[("accept", b"application/json")]));
         assert_ne!(html, variant(&[]));
-        assert_ne!(
-            variant(&[]),
-            variant(&[("accept", b"")]),
-            "empty differs from absent"
-        );
-        assert_ne!(
-            variant(&[("accept", b"fr")]),
-            variant(&[("accept-language", b"fr")])
-        );
+        assert_ne!(variant(&[]), variant(&[("accept", b"")]), "empty differs from absent");
+        assert_ne!(variant(&[("accept", b"fr")]), variant(&[("accept-language", b"fr")]));
     }
 
     #[test]
@@ -284,10 +262,7 @@ mod tests {
         let primary = key("r", Scheme::Http, "shop", "/a");
         let vary = Vary::parse(Fields(&[("vary", b"accept")])).unwrap();
         let nominated = Fields(&[("accept", b"text/html"), ("connection", b"close, Accept")]);
-        assert_eq!(
-            primary.variant(&vary, nominated),
-            primary.variant(&vary, Fields::default())
-        );
+        assert_eq!(primary.variant(&vary, nominated), primary.variant(&vary, Fields::default()));
     }
 
     proptest! {

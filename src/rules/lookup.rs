@@ -128,23 +128,14 @@ mod tests {
             ("get", "/", &[][..], false, Method),
             ("GET", "/", &[("Upgrade", &b"websocket"[..])][..], false, Upgrade),
             ("GET", "/", &[][..], true, Body),
-            (
-                "GET",
-                "/",
-                &[("AUTHORIZATION", &b"Token x"[..])][..],
-                false,
-                Authorization,
-            ),
+            ("GET", "/", &[("AUTHORIZATION", &b"Token x"[..])][..], false, Authorization),
             ("GET", "/", &[("x-api-key", &b""[..])][..], false, Authorization),
             ("GET", "/", &[("Cookie", &b"sessionid=1"[..])][..], false, Cookie),
             ("GET", "/static/../me", &[][..], false, Path),
         ] {
             assert_eq!(verdict(method, path, fields, has_body), Err(reason), "{reason:?}");
         }
-        let off = CachePolicy {
-            mode: Mode::Off,
-            ..testing::policy()
-        };
+        let off = CachePolicy { mode: Mode::Off, ..testing::policy() };
         let request = RequestHead {
             method: "GET",
             target: Target::new(Scheme::Http, "shop", "/"),

@@ -78,10 +78,7 @@ impl Patterns {
             builder.add(glob(pattern.as_ref())?);
         }
         let set = builder.build().map_err(|error| error.to_string())?;
-        Ok(Self {
-            set,
-            sources: patterns.iter().map(|p| p.as_ref().to_owned()).collect(),
-        })
+        Ok(Self { set, sources: patterns.iter().map(|p| p.as_ref().to_owned()).collect() })
     }
 
     /// Whether any of the patterns matches the whole name.
@@ -176,13 +173,9 @@ mod tests {
     #[test]
     fn names_match_whole_and_case_sensitively() {
         let patterns = Patterns::new(ANALYTICS_COOKIES).unwrap();
-        for (name, expected) in [
-            ("_ga", true),
-            ("_ga_X1", true),
-            ("_gax", false),
-            ("_GA", false),
-            ("sessionid", false),
-        ] {
+        for (name, expected) in
+            [("_ga", true), ("_ga_X1", true), ("_gax", false), ("_GA", false), ("sessionid", false)]
+        {
             assert_eq!(patterns.matches(name), expected, "{name}");
         }
     }

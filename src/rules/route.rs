@@ -80,22 +80,13 @@ impl Matcher {
         if !lists(&self.paths, &request.target.path) {
             return Err(Mismatch::Path);
         }
-        if self
-            .path_regex
-            .as_ref()
-            .is_some_and(|regex| !regex.is_match(&request.target.path))
-        {
+        if self.path_regex.as_ref().is_some_and(|regex| !regex.is_match(&request.target.path)) {
             return Err(Mismatch::PathRegex);
         }
         for (name, pattern) in &self.headers {
-            let held = request
-                .fields
-                .0
-                .iter()
-                .filter(|(field, _)| field.eq_ignore_ascii_case(name))
-                .any(|(_, value)| {
-                    std::str::from_utf8(value).is_ok_and(|value| pattern.matches(value.trim()))
-                });
+            let held = request.fields.0.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name)).any(
+                |(_, value)| std::str::from_utf8(value).is_ok_and(|value| pattern.matches(value.trim())),
+            );
             if !held {
                 return Err(Mismatch::Header(name.clone()));
             }
@@ -115,10 +106,7 @@ impl Matcher {
             (Some(_), None) => false,
         };
         let headers = self.headers.iter().all(|(name, pattern)| {
-            later
-                .headers
-                .iter()
-                .any(|(n, p)| n == name && p.sources() == pattern.sources())
+            later.headers.iter().any(|(n, p)| n == name && p.sources() == pattern.sources())
         });
         methods
             && regex
@@ -134,10 +122,7 @@ fn list_covers(ours: &Patterns, theirs: &Patterns) -> bool {
         return true;
     }
     !theirs.sources().is_empty()
-        && theirs
-            .sources()
-            .iter()
-            .all(|their| ours.sources().iter().any(|our| pattern_covers(our, their)))
+        && theirs.sources().iter().all(|their| ours.sources().iter().any(|our| pattern_covers(our, their)))
 }
 
 fn pattern_covers(ours: &str, theirs: &str) -> bool {
@@ -191,26 +176,11 @@ mod tests {
             headers: vec![("accept".into(), patterns(&["application/json*"]))],
         };
         let json: &[Field<'_>] = &[("Accept", b"application/json; q=1")];
-        assert_eq!(
-            check(&matcher, "GET", "WWW.shop.example", "/api/v1/x?y", json),
-            Ok(())
-        );
-        assert_eq!(
-            check(&matcher, "POST", "shop.example", "/api/v1/x", json),
-            Err(Mismatch::Method)
-        );
-        assert_eq!(
-            check(&matcher, "GET", "example", "/api/v1/x", json),
-            Err(Mismatch::Host)
-        );
-        assert_eq!(
-            check(&matcher, "GET", "shop.example", "/apis", json),
-            Err(Mismatch::Path)
-        );
-        assert_eq!(
-            check(&matcher, "GET", "shop.example", "/api/x", json),
-            Err(Mismatch::PathRegex)
-        );
+        assert_eq!(check(&matcher, "GET", "WWW.shop.example", "/api/v1/x?y", json), Ok(()));
+        assert_eq!(check(&matcher, "POST", "shop.example", "/api/v1/x", json), Err(Mismatch::Method));
+        assert_eq!(check(&matcher, "GET", "example", "/api/v1/x", json), Err(Mismatch::Host));
+        assert_eq!(check(&matcher, "GET", "shop.example", "/apis", json), Err(Mismatch::Path));
+        assert_eq!(check(&matcher, "GET", "shop.example", "/api/x", json), Err(Mismatch::PathRegex));
         let header = Err(Mismatch::Header("accept".into()));
         assert_eq!(check(&matcher, "GET", "shop.example", "/api/v1/x", &[]), header);
         assert_eq!(check(&Matcher::default(), "BREW", "", "*", &[]), Ok(()));
@@ -218,24 +188,15 @@ mod tests {
 
     #[test]
     fn the_query_takes_no_part_in_matching_and_encoding_none() {
-        let matcher = Matcher {
-            paths: patterns(&["/a"]),
-            ..Default::default()
-        };
+        let matcher = Matcher { paths: patterns(&["/a"]), ..Default::default() };
         assert_eq!(check(&matcher, "GET", "", "/a?b/c", &[]), Ok(()));
         assert_eq!(check(&matcher, "GET", "", "/%61", &[]), Ok(()));
     }
 
     #[test]
     fn a_later_route_behind_a_wider_one_is_unreachable() {
-        let paths = |list: &[&str]| Matcher {
-            paths: patterns(list),
-            ..Default::default()
-        };
-        let get = Matcher {
-            methods: vec!["GET".into()],
-            ..Default::default()
-        };
+        let paths = |list: &[&str]| Matcher { paths: patterns(list), ..Default::default() };
+        let get = Matcher { methods: vec!["GET".into()], ..Default::default() };
         for (earlier, later, expected) in [
             (paths(&["/*"]), paths(&["/a"]), true),
             (Matcher::default(), get.clone(), true),

@@ -55,24 +55,14 @@ impl<'a> Target<'a> {
             Some((path, query)) => (path, Some(query)),
             None => (path_and_query, None),
         };
-        Self {
-            scheme,
-            host: normal_host(scheme, host),
-            path: normal_encoding(path),
-            query,
-        }
+        Self { scheme, host: normal_host(scheme, host), path: normal_encoding(path), query }
     }
 
     /// Whether the path may name another resource at the origin than it seems to: a segment `.` or `..`, also
     /// behind an encoded slash or a backslash. Such a path could reach a personal page through a route for
     /// static files, so it is never answered from the store.
     pub fn is_ambiguous(&self) -> bool {
-        let path = self
-            .path
-            .to_ascii_lowercase()
-            .replace("%2f", "/")
-            .replace("%5c", "/")
-            .replace('\\', "/");
+        let path = self.path.to_ascii_lowercase().replace("%2f", "/").replace("%5c", "/").replace('\\', "/");
         path.split('/').any(|segment| {
             // Some servers cut a segment's parameters off before they look at it: `/..;x/`.
             matches!(segment.split(';').next(), Some("." | ".."))
@@ -102,11 +92,7 @@ impl<'a> Target<'a> {
             .unwrap_or_default()
             .split('&')
             .filter(|parameter| !parameter.is_empty())
-            .filter(|parameter| {
-                !policy
-                    .exclude
-                    .matches(parameter_name(&normal_encoding(parameter)))
-            })
+            .filter(|parameter| !policy.exclude.matches(parameter_name(&normal_encoding(parameter))))
     }
 }
 
@@ -118,11 +104,7 @@ fn parameter_name(parameter: &str) -> &str {
 pub fn normal_host(scheme: Scheme, host: &str) -> Cow<'_, str> {
     let host = host.trim();
     let host = host.strip_suffix(scheme.default_port()).unwrap_or(host);
-    if host.bytes().any(|b| b.is_ascii_uppercase()) {
-        host.to_ascii_lowercase().into()
-    } else {
-        host.into()
-    }
+    if host.bytes().any(|b| b.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() }
 }
 
 /// Decodes what never needed encoding and writes the rest in upper case (RFC 3986 sections 6.2.2.1 and 6.2.2.2).
@@ -152,10 +134,7 @@ pub fn normal_encoding(text: &str) -> Cow<'_, str> {
 
 fn hex_byte(digits: &str) -> Option<u8> {
     // `from_str_radix` alone would accept a sign.
-    digits
-        .bytes()
-        .all(|b| b.is_ascii_hexdigit())
-        .then(|| u8::from_str_radix(digits, 16).ok())?
+    digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
 #[cfg(test)]
@@ -165,10 +144,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn policy(exclude: &[&str], sort: bool) -> QueryPolicy {
-        QueryPolicy {
-            exclude: Patterns::new(exclude).unwrap(),
-            sort,
-        }
+        QueryPolicy { exclude: Patterns::new(exclude).unwrap(), sort }
     }
 
     #[test]
@@ -217,11 +193,7 @@ mod tests {
             ("/a..b/c.", false),
             ("/.well-known/x", false),
         ] {
-            assert_eq!(
-                Target::new(Scheme::Http, "h", path).is_ambiguous(),
-                expected,
-                "{path}"
-            );
+            assert_eq!(Target::new(Scheme::Http, "h", path).is_ambiguous(), expected, "{path}");
         }
     }
 
@@ -246,12 +218,7 @@ mod tests {
             assert_eq!(target.upstream_query(&campaign).as_deref(), upstream, "{given}");
         }
         let as_sent = policy(&[], false);
-        assert_eq!(
-            Target::new(Scheme::Http, "h", "/?b&a")
-                .key_query(&as_sent)
-                .as_deref(),
-            Some("b&a")
-        );
+        assert_eq!(Target::new(Scheme::Http, "h", "/?b&a").key_query(&as_sent).as_deref(), Some("b&a"));
     }
 
     proptest! {

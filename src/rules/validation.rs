@@ -36,18 +36,9 @@ pub fn apply<'a>(stored: Fields<'a>, not_modified: Fields<'a>) -> Validation<'a>
     }
     let nominated: Vec<&str> = not_modified.list("connection").collect();
     let updates = |name: &str| {
-        !KEPT
-            .iter()
-            .chain(&nominated)
-            .any(|kept| kept.eq_ignore_ascii_case(name))
-            && not_modified.has(name)
+        !KEPT.iter().chain(&nominated).any(|kept| kept.eq_ignore_ascii_case(name)) && not_modified.has(name)
     };
-    let mut merged: Vec<Field<'a>> = stored
-        .0
-        .iter()
-        .copied()
-        .filter(|(name, _)| !updates(name))
-        .collect();
+    let mut merged: Vec<Field<'a>> = stored.0.iter().copied().filter(|(name, _)| !updates(name)).collect();
     merged.extend(not_modified.0.iter().copied().filter(|(name, _)| updates(name)));
     Validation::Holds(merged)
 }
@@ -74,11 +65,7 @@ mod tests {
 
     #[test]
     fn fields_of_the_304_replace_all_lines_of_their_name() {
-        let fields = merged(&[
-            ("cache-control", b"max-age=9"),
-            ("X-Twice", b"3"),
-            ("date", b"now"),
-        ]);
+        let fields = merged(&[("cache-control", b"max-age=9"), ("X-Twice", b"3"), ("date", b"now")]);
         let fields = Fields(&fields);
         assert_eq!(fields.all("cache-control").collect::<Vec<_>>(), [b"max-age=9"]);
         assert_eq!(fields.all("x-twice").collect::<Vec<_>>(), [b"3"]);
@@ -99,13 +86,7 @@ mod tests {
 
     #[test]
     fn another_entity_tag_is_another_representation() {
-        assert_eq!(
-            apply(Fields(STORED), Fields(&[("etag", b"\"b\"")])),
-            Validation::OtherRepresentation
-        );
-        assert!(matches!(
-            apply(Fields(STORED), Fields(&[("etag", b"W/\"a\"")])),
-            Validation::Holds(_)
-        ));
+        assert_eq!(apply(Fields(STORED), Fields(&[("etag", b"\"b\"")])), Validation::OtherRepresentation);
+        assert!(matches!(apply(Fields(STORED), Fields(&[("etag", b"W/\"a\"")])), Validation::Holds(_)));
     }
 }

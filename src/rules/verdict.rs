@@ -89,10 +89,7 @@ mod tests {
 
     #[test]
     fn no_cache_is_never_a_hit() {
-        let stored = Freshness {
-            always_revalidate: true,
-            ..freshness()
-        };
+        let stored = Freshness { always_revalidate: true, ..freshness() };
         assert_eq!(judge(Some(&stored), STORED), Verdict::Revalidate);
         assert!(!stored.serves_on_error(STORED));
     }

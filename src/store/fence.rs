@@ -81,12 +81,7 @@ mod tests {
     use super::*;
 
     fn page(path: &str) -> Facts {
-        Facts {
-            host: "shop".into(),
-            path: path.into(),
-            query: None,
-            tags: ["t".into()].into(),
-        }
+        Facts { host: "shop".into(), path: path.into(), query: None, tags: ["t".into()].into() }
     }
 
     #[test]
@@ -118,10 +113,6 @@ mod tests {
         for _ in 0..1000 {
             fence.advance(std::slice::from_ref(&long));
         }
-        assert!(
-            fence.bytes <= MAX_BYTES && fence.recent.len() < 200,
-            "{}",
-            fence.recent.len()
-        );
+        assert!(fence.bytes <= MAX_BYTES && fence.recent.len() < 200, "{}", fence.recent.len());
     }
 }

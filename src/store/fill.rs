@@ -78,10 +78,7 @@ pub struct InFlight {
 impl InFlight {
     /// A budget of `max` bytes.
     pub fn new(max: u64) -> Arc<Self> {
-        Arc::new(Self {
-            used: AtomicU64::new(0),
-            max,
-        })
+        Arc::new(Self { used: AtomicU64::new(0), max })
     }
 
     /// Bytes held now.
@@ -91,9 +88,7 @@ impl InFlight {
 
     fn reserve(&self, bytes: u64) -> bool {
         let fits = |used: u64| used.checked_add(bytes).filter(|total| *total <= self.max);
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
-            .is_ok()
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
     }
 
     fn release(&self, bytes: u64) {
@@ -159,16 +154,11 @@ impl Fill {
         state.last_reader += 1;
         let id = state.last_reader;
         state.readers.insert(id, 0);
-        Some(Reader {
-            fill: self.clone(),
-            id,
-            version: self.version.subscribe(),
-        })
+        Some(Reader { fill: self.clone(), id, version: self.version.subscribe() })
     }
 
     fn changed(&self) {
-        self.version
-            .send_modify(|version| *version = version.wrapping_add(1));
+        self.version.send_modify(|version| *version = version.wrapping_add(1));
     }
 }
 
@@ -219,11 +209,7 @@ impl Filler {
             !state.window
         };
         self.0.changed();
-        if whole {
-            Ok(true)
-        } else {
-            self.wait_for_room().await.map(|()| false)
-        }
+        if whole { Ok(true) } else { self.wait_for_room().await.map(|()| false) }
     }
 
     /// Gives up storing: from now on chunks are let go once every reader has taken them.
@@ -239,10 +225,7 @@ impl Filler {
         }
         // One allocation of exactly the body's length: chunks pin larger read buffers.
         let mut body = Vec::with_capacity(usize::try_from(state.held).ok()?);
-        state
-            .chunks
-            .iter()
-            .for_each(|chunk| body.extend_from_slice(chunk));
+        state.chunks.iter().for_each(|chunk| body.extend_from_slice(chunk));
         Some(body.into())
     }
 
@@ -330,13 +313,7 @@ impl Reader {
                     *next += 1;
                     return Some(Ok(Some(chunk.clone())));
                 }
-                state.end.map(|end| {
-                    if end == End::Complete {
-                        Ok(None)
-                    } else {
-                        Err(BrokenOff)
-                    }
-                })
+                state.end.map(|end| if end == End::Complete { Ok(None) } else { Err(BrokenOff) })
             })
             .await;
         self.fill.taken.notify_one();
@@ -410,10 +387,7 @@ mod tests {
         filler.push("half".into()).await.unwrap();
         drop(filler);
         assert_eq!(drain(reader).await, Err(BrokenOff));
-        assert!(matches!(
-            fill.join().unwrap().opening().await,
-            Opening::Failed(Failure::Internal)
-        ));
+        assert!(matches!(fill.join().unwrap().opening().await, Opening::Failed(Failure::Internal)));
     }
 
     #[tokio::test]

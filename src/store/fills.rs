@@ -35,10 +35,7 @@ pub enum Ticket {
 impl Fills {
     /// An empty table whose fills may hold `max_bytes` together.
     pub fn new(max_bytes: u64) -> Self {
-        Self {
-            table: Mutex::default(),
-            in_flight: InFlight::new(max_bytes),
-        }
+        Self { table: Mutex::default(), in_flight: InFlight::new(max_bytes) }
     }
 
     /// Joins the fetch of `key`, or begins it.
@@ -53,15 +50,7 @@ impl Fills {
         let fill = Arc::new(Fill::new(facts(), begun, self.in_flight.clone()));
         let reader = fill.join().expect("a new fill has its beginning");
         table.insert(key.clone(), fill.clone());
-        Ticket::Lead(
-            Filler(fill.clone()),
-            reader,
-            Lease {
-                fills: self.clone(),
-                key: key.clone(),
-                fill,
-            },
-        )
+        Ticket::Lead(Filler(fill.clone()), reader, Lease { fills: self.clone(), key: key.clone(), fill })
     }
 
     /// Keeps requests that begin later from joining what a purge may mean. Those who wait already are answered.

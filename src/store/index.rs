@@ -52,11 +52,8 @@ impl Index {
 
     /// The stored responses that `selector` names.
     pub fn find(&self, selector: &Selector) -> Vec<EntryId> {
-        let matching = |id: &EntryId| {
-            self.entries
-                .get(id)
-                .is_some_and(|entry| selector.matches(&entry.facts))
-        };
+        let matching =
+            |id: &EntryId| self.entries.get(id).is_some_and(|entry| selector.matches(&entry.facts));
         match selector {
             Selector::Url { path, .. } => self
                 .starting_at(path)
@@ -70,10 +67,9 @@ impl Index {
                 .map(|(_, id)| id)
                 .filter(matching)
                 .collect(),
-            Selector::Tag(tag) => self
-                .by_tag
-                .get(tag)
-                .map_or_else(Vec::new, |ids| ids.iter().copied().collect()),
+            Selector::Tag(tag) => {
+                self.by_tag.get(tag).map_or_else(Vec::new, |ids| ids.iter().copied().collect())
+            }
             Selector::All => self.entries.keys().copied().collect(),
         }
     }
@@ -90,8 +86,6 @@ impl Index {
 
     fn starting_at(&self, path: &str) -> impl Iterator<Item = (&str, EntryId)> {
         let start = Bound::Included((Box::from(path), 0));
-        self.by_path
-            .range((start, Bound::Unbounded))
-            .map(|(path, id)| (&**path, *id))
+        self.by_path.range((start, Bound::Unbounded)).map(|(path, id)| (&**path, *id))
     }
 }

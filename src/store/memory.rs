@@ -23,10 +23,7 @@ use crate::rules::key::{CacheKey, Vary};
 #[derive(Clone)]
 enum Slot {
     /// The response itself.
-    Response {
-        id: EntryId,
-        response: Arc<StoredResponse>,
-    },
+    Response { id: EntryId, response: Arc<StoredResponse> },
     /// Under a primary key whose responses have variants: what selects among them.
     Varies(Arc<Vary>),
 }
@@ -94,9 +91,7 @@ pub struct Purged {
 impl Purged {
     /// All entries and bytes.
     pub fn total(&self) -> (usize, u64) {
-        self.removed
-            .iter()
-            .fold((0, 0), |(entries, bytes), (n, b)| (entries + n, bytes + b))
+        self.removed.iter().fold((0, 0), |(entries, bytes), (n, b)| (entries + n, bytes + b))
     }
 }
 
@@ -119,9 +114,7 @@ impl Memory {
         let options = OptionsBuilder::new()
             .shards(shards)
             .estimated_items_capacity(
-                usize::try_from(budget.max_size / 4096)
-                    .unwrap_or(usize::MAX)
-                    .max(shards * 32),
+                usize::try_from(budget.max_size / 4096).unwrap_or(usize::MAX).max(shards * 32),
             )
             .weight_capacity(budget.max_size)
             .build()
@@ -136,14 +129,8 @@ impl Memory {
     /// Finds the response that a request with these fields selects under a primary key.
     pub fn lookup(&self, primary: &CacheKey, request: Fields<'_>) -> Found {
         match self.map.get(primary) {
-            None => Found {
-                key: primary.clone(),
-                response: None,
-            },
-            Some(Slot::Response { response, .. }) => Found {
-                key: primary.clone(),
-                response: Some(response),
-            },
+            None => Found { key: primary.clone(), response: None },
+            Some(Slot::Response { response, .. }) => Found { key: primary.clone(), response: Some(response) },
             Some(Slot::Varies(vary)) => {
                 let key = primary.variant(&vary, request);
                 let response = match self.map.get(&key) {
@@ -189,11 +176,7 @@ impl Memory {
         let id = books.last_id;
         books.index.add(id, key.clone(), response.facts.clone());
         self.put(&mut books, key.clone(), Slot::Response { id, response });
-        if books.index.contains(id) {
-            Ok(())
-        } else {
-            Err(Refused::TooLarge)
-        }
+        if books.index.contains(id) { Ok(()) } else { Err(Refused::TooLarge) }
     }
 
     /// Removes the response under `key` if it still is this one.
@@ -278,19 +261,11 @@ mod tests {
     use std::collections::HashMap;
     use std::time::Duration;
 
-    const BUDGET: Budget = Budget {
-        max_size: 1 << 20,
-        max_object_size: 1 << 18,
-    };
+    const BUDGET: Budget = Budget { max_size: 1 << 20, max_object_size: 1 << 18 };
 
     fn request(path: &str) -> RequestHead<'_> {
         let target = Target::new(Scheme::Http, "shop", path);
-        RequestHead {
-            method: "GET",
-            target,
-            fields: Fields::default(),
-            has_body: false,
-        }
+        RequestHead { method: "GET", target, fields: Fields::default(), has_body: false }
     }
 
     fn key(path: &str) -> CacheKey {
@@ -323,18 +298,11 @@ mod tests {
     fn variants_live_side_by_side_and_are_purged_together() {
         let memory = Memory::new(BUDGET);
         let vary = Vary::parse(Fields(&[("vary", b"accept")])).unwrap();
-        let (html, json) = (
-            Fields(&[("accept", b"text/html")]),
-            Fields(&[("accept", b"application/json")]),
-        );
+        let (html, json) = (Fields(&[("accept", b"text/html")]), Fields(&[("accept", b"application/json")]));
         memory.note_vary(&key("/a"), &vary);
         for fields in [html, json] {
             memory
-                .insert(
-                    &key("/a").variant(&vary, fields),
-                    response("/a", &[], 10),
-                    memory.begin(),
-                )
+                .insert(&key("/a").variant(&vary, fields), response("/a", &[], 10), memory.begin())
                 .unwrap();
         }
         assert!(memory.lookup(&key("/a"), html).response.is_some());
@@ -350,14 +318,8 @@ mod tests {
         let memory = Memory::new(BUDGET);
         for n in 0..2_000 {
             let path = format!("/{n}");
-            memory
-                .insert(&key(&path), response(&path, &["t"], 2_000), memory.begin())
-                .unwrap();
-            assert!(
-                memory.bytes() <= BUDGET.max_size,
-                "{} bytes after {n}",
-                memory.bytes()
-            );
+            memory.insert(&key(&path), response(&path, &["t"], 2_000), memory.begin()).unwrap();
+            assert!(memory.bytes() <= BUDGET.max_size, "{} bytes after {n}", memory.bytes());
         }
         assert!(memory.evictions() > 1_000, "{} evictions", memory.evictions());
         let held = memory.map.len();
@@ -367,22 +329,13 @@ mod tests {
 
     #[test]
     fn the_largest_object_fits_and_a_larger_one_is_refused() {
-        let budget = Budget {
-            max_size: 64 << 20,
-            max_object_size: 8 << 20,
-        };
+        let budget = Budget { max_size: 64 << 20, max_object_size: 8 << 20 };
         let memory = Memory::new(budget);
         let largest = usize::try_from(budget.max_object_size).unwrap();
-        assert_eq!(
-            memory.insert(&key("/a"), response("/a", &[], largest), memory.begin()),
-            Ok(())
-        );
+        assert_eq!(memory.insert(&key("/a"), response("/a", &[], largest), memory.begin()), Ok(()));
         assert!(stored(&memory, "/a"));
         let over = response("/b", &[], largest * 8);
-        assert_eq!(
-            memory.insert(&key("/b"), over, memory.begin()),
-            Err(Refused::TooLarge)
-        );
+        assert_eq!(memory.insert(&key("/b"), over, memory.begin()), Err(Refused::TooLarge));
         assert_eq!(memory.entries(), 1);
     }
 

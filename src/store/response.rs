@@ -24,11 +24,7 @@ pub struct Head {
 impl Head {
     /// Serialises the fields of `response` that may be stored.
     pub fn storable(response: &ResponseHead<'_>) -> Self {
-        let kept = response
-            .fields
-            .0
-            .iter()
-            .filter(|(name, _)| hop::is_stored(name, response.fields));
+        let kept = response.fields.0.iter().filter(|(name, _)| hop::is_stored(name, response.fields));
         Self::from_fields(response.status, kept.copied())
     }
 
@@ -41,10 +37,7 @@ impl Head {
             lines.extend_from_slice(value);
             lines.extend_from_slice(b"\r\n");
         }
-        Self {
-            status,
-            lines: lines.into(),
-        }
+        Self { status, lines: lines.into() }
     }
 
     /// The field lines, in order.
@@ -62,10 +55,7 @@ impl Head {
 
     /// Calls `f` with the head as the rules see it.
     pub fn with<T>(&self, f: impl FnOnce(ResponseHead<'_>) -> T) -> T {
-        f(ResponseHead {
-            status: self.status,
-            fields: Fields(&self.fields()),
-        })
+        f(ResponseHead { status: self.status, fields: Fields(&self.fields()) })
     }
 
     /// Bytes the field lines occupy.
@@ -100,12 +90,7 @@ impl StoredResponse {
     /// A body is charged an eighth more than its length: size classes of the allocator are that far apart.
     pub fn weight(&self) -> u64 {
         const TABLES: usize = 640;
-        let tags: usize = self
-            .facts
-            .tags
-            .iter()
-            .map(|tag| tag.len() + size_of::<Arc<str>>())
-            .sum();
+        let tags: usize = self.facts.tags.iter().map(|tag| tag.len() + size_of::<Arc<str>>()).sum();
         let facts =
             self.facts.host.len() + self.facts.path.len() + self.facts.query.as_ref().map_or(0, |q| q.len());
         let small = self.head.len() + facts * 2 + tags + self.vary.len() + TABLES;
@@ -119,33 +104,16 @@ mod tests {
 
     #[test]
     fn a_head_comes_back_as_it_went_in() {
-        let fields: &[Field<'_>] = &[
-            ("X-Twice", b"1"),
-            ("x-twice", b" 2: \xff"),
-            ("X-Empty", b""),
-            ("ETag", b"\"a\""),
-        ];
-        let head = Head::storable(&ResponseHead {
-            status: 203,
-            fields: Fields(fields),
-        });
+        let fields: &[Field<'_>] =
+            &[("X-Twice", b"1"), ("x-twice", b" 2: \xff"), ("X-Empty", b""), ("ETag", b"\"a\"")];
+        let head = Head::storable(&ResponseHead { status: 203, fields: Fields(fields) });
         assert_eq!((head.status, head.fields().as_slice()), (203, fields));
     }
 
     #[test]
     fn a_head_keeps_nothing_of_its_connection() {
-        let fields: &[Field<'_>] = &[
-            ("Transfer-Encoding", b"chunked"),
-            ("Connection", b"X-Hop"),
-            ("x-hop", b"1"),
-            ("Age", b"3"),
-        ];
-        assert!(
-            Head::storable(&ResponseHead {
-                status: 200,
-                fields: Fields(fields)
-            })
-            .is_empty()
-        );
+        let fields: &[Field<'_>] =
+            &[("Transfer-Encoding", b"chunked"), ("Connection", b"X-Hop"), ("x-hop", b"1"), ("Age", b"3")];
+        assert!(Head::storable(&ResponseHead { status: 200, fields: Fields(fields) }).is_empty());
     }
 }

@@ -14,10 +14,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(address: SocketAddr) -> Self {
-        Self {
-            address,
-            host: "shop.test",
-        }
+        Self { address, host: "shop.test" }
     }
 
     pub fn get(&self, path: &str) -> Response {
@@ -45,11 +42,7 @@ impl Client {
         let stream = TcpStream::connect(self.address).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
-        Connection {
-            stream,
-            host: self.host,
-            buffer: Vec::new(),
-        }
+        Connection { stream, host: self.host, buffer: Vec::new() }
     }
 }
 
@@ -105,13 +98,7 @@ impl Connection {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
             .collect();
-        let mut response = Response {
-            status,
-            fields,
-            body: Vec::new(),
-            complete: true,
-            head,
-        };
+        let mut response = Response { status, fields, body: Vec::new(), complete: true, head };
         if (100..200).contains(&status) {
             return Some(response);
         }
@@ -169,15 +156,17 @@ impl Connection {
                 true
             }
             Err(error)
-                if matches!(
-                    error.kind(),
-                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-                ) =>
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
             {
                 panic!("nothing came for {PATIENCE:?}")
             }
             Err(_) => false,
         }
+    }
+
+    /// What has come beyond the last response.
+    pub fn unread(&self) -> &[u8] {
+        &self.buffer
     }
 
     /// Ends the sending side.
@@ -241,10 +230,6 @@ impl Response {
     /// The named reason.
     pub fn detail(&self) -> String {
         let status = self.cache_status();
-        status
-            .split("; ")
-            .find_map(|part| part.strip_prefix("detail="))
-            .unwrap_or_default()
-            .to_owned()
+        status.split("; ").find_map(|part| part.strip_prefix("detail=")).unwrap_or_default().to_owned()
     }
 }

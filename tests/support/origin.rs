@@ -45,11 +45,7 @@ impl Gate {
 
     fn wait(&self) {
         let open = self.0.0.lock().unwrap();
-        let (_open, timeout) = self
-            .0
-            .1
-            .wait_timeout_while(open, PATIENCE, |open| !*open)
-            .unwrap();
+        let (_open, timeout) = self.0.1.wait_timeout_while(open, PATIENCE, |open| !*open).unwrap();
         assert!(!timeout.timed_out(), "the test never opened the gate");
     }
 }
@@ -83,11 +79,7 @@ impl Reply {
     }
 
     pub fn status(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self {
-            status,
-            body: body.into(),
-            ..Self::default()
-        }
+        Self { status, body: body.into(), ..Self::default() }
     }
 
     pub fn field(mut self, name: &str, value: &str) -> Self {
@@ -125,10 +117,7 @@ impl Reply {
 
     /// A reply made step by step.
     pub fn script() -> Self {
-        Self {
-            raw: Some(Vec::new()),
-            ..Self::default()
-        }
+        Self { raw: Some(Vec::new()), ..Self::default() }
     }
 
     pub fn then(self, bytes: impl Into<Vec<u8>>) -> Self {
@@ -236,21 +225,13 @@ impl Origin {
         let replies = Mutex::new(VecDeque::from(replies));
         self.on_each(path, move |_| {
             let mut replies = replies.lock().unwrap();
-            if replies.len() > 1 {
-                replies.pop_front().unwrap()
-            } else {
-                replies[0].clone()
-            }
+            if replies.len() > 1 { replies.pop_front().unwrap() } else { replies[0].clone() }
         });
     }
 
     /// Replies as the function says.
     pub fn on_each(&self, path: &str, handler: impl Fn(&Received) -> Reply + Send + Sync + 'static) {
-        self.script
-            .lock()
-            .unwrap()
-            .handlers
-            .insert(path.to_owned(), Arc::new(handler));
+        self.script.lock().unwrap().handlers.insert(path.to_owned(), Arc::new(handler));
     }
 
     /// How many requests came for a path, whatever their query.
@@ -261,12 +242,7 @@ impl Origin {
     /// The requests that came for a path, in order.
     pub fn received(&self, path: &str) -> Vec<Received> {
         let script = self.script.lock().unwrap();
-        script
-            .received
-            .iter()
-            .filter(|received| path_of(&received.target) == path)
-            .cloned()
-            .collect()
+        script.received.iter().filter(|received| path_of(&received.target) == path).cloned().collect()
     }
 
     pub fn all_received(&self) -> Vec<Received> {
@@ -331,24 +307,13 @@ fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Received
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
         .collect();
-    let mut received = Received {
-        method,
-        target,
-        fields,
-        body: Vec::new(),
-    };
-    if received
-        .field("transfer-encoding")
-        .is_some_and(|coding| coding.contains("chunked"))
-    {
+    let mut received = Received { method, target, fields, body: Vec::new() };
+    if received.field("transfer-encoding").is_some_and(|coding| coding.contains("chunked")) {
         while !buffer.windows(5).any(|window| window == b"0\r\n\r\n") {
             fill(stream, buffer)?;
         }
         received.body = std::mem::take(buffer);
-    } else if let Some(length) = received
-        .field("content-length")
-        .and_then(|length| length.parse().ok())
-    {
+    } else if let Some(length) = received.field("content-length").and_then(|length| length.parse().ok()) {
         while buffer.len() < length {
             fill(stream, buffer)?;
         }

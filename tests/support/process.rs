@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
@@ -23,31 +23,37 @@ pub struct Parvis {
 impl Parvis {
     /// Starts with this YAML, in which `{listen}` and `{admin}` stand for free ports.
     pub fn start(yaml: &str) -> Self {
+        Self::retry(|listen, admin, config| {
+            let yaml = yaml.replace("{listen}", &listen.to_string()).replace("{admin}", &admin.to_string());
+            std::fs::write(config, yaml).expect("the configuration");
+            vec!["-c".to_owned(), config.display().to_string()]
+        })
+    }
+
+    /// Starts without a file, with these arguments and free ports.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        Self::retry(|listen, admin, _| {
+            let ports = ["--listen".to_owned(), listen.to_string(), "--admin".to_owned(), admin.to_string()];
+            arguments.iter().map(|argument| (*argument).to_owned()).chain(ports).collect()
+        })
+    }
+
+    fn retry(arguments: impl Fn(SocketAddr, SocketAddr, &Path) -> Vec<String>) -> Self {
         // Between finding a port and listening on it another test may take it.
         for _ in 0..5 {
-            if let Some(parvis) = Self::try_start(yaml) {
+            if let Some(parvis) = Self::try_start(&arguments) {
                 return parvis;
             }
         }
         panic!("parvis did not start five times");
     }
 
-    fn try_start(yaml: &str) -> Option<Self> {
+    fn try_start(arguments: &impl Fn(SocketAddr, SocketAddr, &Path) -> Vec<String>) -> Option<Self> {
         let directory = Directory::new();
         let (listen, admin) = (local(free_port()), local(free_port()));
-        let yaml = yaml
-            .replace("{listen}", &listen.to_string())
-            .replace("{admin}", &admin.to_string());
-        let config = directory.write("config.yaml", &yaml);
-        let arguments = ["run", "-c", config.to_str().expect("a path of text")];
-        let child = spawn(&arguments, &directory);
-        let mut parvis = Self {
-            listen,
-            admin,
-            config,
-            child,
-            directory,
-        };
+        let config = directory.path().join("config.yaml");
+        let child = spawn(&arguments(listen, admin, &config), &directory);
+        let mut parvis = Self { listen, admin, config, child, directory };
         let up = |address| TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok();
         let mut ended = false;
         eventually("parvis listens, or has ended", || {
@@ -68,9 +74,7 @@ impl Parvis {
 
     /// Asks the admin listener.
     pub fn admin(&self, method: &str, path: &str, secret: Option<&str>, body: &str) -> Response {
-        let bearer = secret
-            .map(|secret| format!("Bearer {secret}"))
-            .unwrap_or_default();
+        let bearer = secret.map(|secret| format!("Bearer {secret}")).unwrap_or_default();
         let mut fields = vec![("Connection", "close"), ("Content-Type", "application/json")];
         if secret.is_some() {
             fields.push(("Authorization", &bearer));
@@ -88,22 +92,14 @@ impl Parvis {
         };
         text.lines()
             .filter(line)
-            .map(|line| {
-                line.rsplit(' ')
-                    .next()
-                    .expect("a value")
-                    .parse::<f64>()
-                    .expect("a number")
-            })
+            .map(|line| line.rsplit(' ').next().expect("a value").parse::<f64>().expect("a number"))
             .sum()
     }
 
     /// The lines of the access log so far.
     pub fn access_log(&self) -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(self.directory.path().join("access.log")).expect("the access log");
-        text.lines()
-            .map(|line| serde_json::from_str(line).expect("a line of JSON"))
-            .collect()
+        text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
     }
 
     /// The operator's log so far.
@@ -117,9 +113,7 @@ impl Parvis {
 
     /// Sends a signal such as `TERM`.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args([&format!("-{name}"), &self.pid().to_string()])
-            .status();
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
         assert!(sent.expect("kill runs").success());
     }
 
@@ -136,16 +130,8 @@ impl Parvis {
     /// What the process occupies in memory, in bytes.
     pub fn resident_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("its status");
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .expect("its resident size");
-        let kib: u64 = line
-            .split_whitespace()
-            .nth(1)
-            .expect("a number")
-            .parse()
-            .expect("a number");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its resident size");
+        let kib: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
         kib * 1024
     }
 }
@@ -164,9 +150,10 @@ fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-fn spawn(arguments: &[&str], directory: &Directory) -> Child {
+fn spawn(arguments: &[String], directory: &Directory) -> Child {
     let file = |name: &str| Stdio::from(File::create(directory.path().join(name)).expect("a log file"));
     Command::new(BINARY)
+        .arg("run")
         .args(arguments)
         .env("PARVIS_THREADS", "2")
         .env_remove("RUST_LOG")

@@ -41,30 +41,16 @@ impl Options {
             token: Uuid::new_v4().to_string(),
         };
         let plan = plan(&addresses)?;
-        let settings = Settings {
-            plan,
-            file: None,
-            threads: 2,
-        };
+        let settings = Settings { plan, file: None, threads: 2 };
         let running = server::start(settings, std::io::sink()).map_err(failure)?;
         print(&format!(
             "A slow shop at http://{}, and parvis in front of it with this configuration:\n",
             addresses.shop
         ));
-        print(
-            &YAML
-                .lines()
-                .map(|line| format!("    {line}"))
-                .collect::<Vec<_>>()
-                .join("\n"),
-        );
+        print(&YAML.lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n"));
         let all_held = tour::run(&addresses, &shop).map_err(Failure::failed)?;
         if self.once {
-            return if all_held {
-                Ok(())
-            } else {
-                Err(Failure::failed("not every step did what it claims"))
-            };
+            return if all_held { Ok(()) } else { Err(Failure::failed("not every step did what it claims")) };
         }
         invite(&addresses);
         running.wait().map_err(failure)

@@ -33,19 +33,15 @@ impl Shop {
     /// Opens the shop on a free port, in a thread of its own.
     pub fn start() -> std::io::Result<Self> {
         let books = Arc::new(Books::default());
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
         let router = router(books.clone());
-        std::thread::Builder::new()
-            .name("shop".to_owned())
-            .spawn(move || {
-                if let Err(error) = runtime.block_on(async { axum::serve(listener, router).await }) {
-                    tracing::error!(%error, "the shop closed");
-                }
-            })?;
+        std::thread::Builder::new().name("shop".to_owned()).spawn(move || {
+            if let Err(error) = runtime.block_on(async { axum::serve(listener, router).await }) {
+                tracing::error!(%error, "the shop closed");
+            }
+        })?;
         Ok(Self { address, books })
     }
 
@@ -66,11 +62,7 @@ fn router(books: Arc<Books>) -> Router {
 }
 
 async fn be_slow(State(books): State<Arc<Books>>, request: Request, next: Next) -> Response {
-    *books
-        .visits
-        .lock()
-        .entry(request.uri().path().to_owned())
-        .or_default() += 1;
+    *books.visits.lock().entry(request.uri().path().to_owned()).or_default() += 1;
     tokio::time::sleep(SLOWNESS).await;
     next.run(request).await
 }
@@ -83,10 +75,7 @@ impl Books {
 
 async fn product_page(State(books): State<Arc<Books>>, Path(id): Path<u32>) -> Html<String> {
     let reviews = "<li>Solid. Would buy again.</li>\n".repeat(64);
-    Html(format!(
-        "<h1>Product {id}</h1>\n<p>Price: {}</p>\n<ul>\n{reviews}</ul>\n",
-        books.price(id)
-    ))
+    Html(format!("<h1>Product {id}</h1>\n<p>Price: {}</p>\n<ul>\n{reviews}</ul>\n", books.price(id)))
 }
 
 async fn product(State(books): State<Arc<Books>>, Path(id): Path<u32>) -> Json<serde_json::Value> {
@@ -95,11 +84,7 @@ async fn product(State(books): State<Arc<Books>>, Path(id): Path<u32>) -> Json<s
 
 async fn change_price(State(books): State<Arc<Books>>, Path(id): Path<u32>, body: String) -> Response {
     let Ok(price) = body.trim().parse() else {
-        return (
-            StatusCode::BAD_REQUEST,
-            "the body is the new price, a whole number\n",
-        )
-            .into_response();
+        return (StatusCode::BAD_REQUEST, "the body is the new price, a whole number\n").into_response();
     };
     books.prices.lock().insert(id, price);
     Json(json!({"id": id, "price": price})).into_response()
@@ -107,19 +92,11 @@ async fn change_price(State(books): State<Arc<Books>>, Path(id): Path<u32>, body
 
 /// Greets whoever has a session, and does not say that it does.
 async fn hello(headers: HeaderMap) -> String {
-    let cookies = headers
-        .get(header::COOKIE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    let name = cookies
-        .split("; ")
-        .find_map(|cookie| cookie.strip_prefix("sessionid="));
+    let cookies = headers.get(header::COOKIE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let name = cookies.split("; ").find_map(|cookie| cookie.strip_prefix("sessionid="));
     format!("Hello {}!\n", name.unwrap_or("stranger"))
 }
 
 async fn basket() -> impl IntoResponse {
-    (
-        [(header::SET_COOKIE, "basket=new; Path=/")],
-        "Your basket is empty.\n",
-    )
+    ([(header::SET_COOKIE, "basket=new; Path=/")], "Your basket is empty.\n")
 }

@@ -41,16 +41,9 @@ struct Tour<'a> {
 
 /// Takes the tour and prints it; tells whether every claim held.
 pub fn run(at: &Addresses, shop: &Shop) -> Result<bool, String> {
-    let config = ureq::Agent::config_builder()
-        .timeout_global(Some(TIMEOUT))
-        .http_status_as_error(false)
-        .build();
-    let mut tour = Tour {
-        at,
-        shop,
-        agent: ureq::Agent::new_with_config(config),
-        all_held: true,
-    };
+    let config =
+        ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).build();
+    let mut tour = Tour { at, shop, agent: ureq::Agent::new_with_config(config), all_held: true };
     let head = format!(
         "\n {:<28}  {:<44} {:<7} {:<12} {:>7} {:>6}  {}",
         "request", "what it shows", "verdict", "reason", "ms", "bytes", "asks the shop"
@@ -86,22 +79,13 @@ impl Tour<'_> {
             "GET /products/7",
             page,
             &[],
-            Claim {
-                says: "the second does not",
-                verdict: "hit",
-                shows: "Price: 107",
-                ..Claim::default()
-            },
+            Claim { says: "the second does not", verdict: "hit", shows: "Price: 107", ..Claim::default() },
         )?;
         self.get(
             "  ?utm_source=mail, _ga=1",
             "/products/7?utm_source=mail",
             &[("Cookie", "_ga=1")],
-            Claim {
-                says: "nor one who comes from a campaign",
-                verdict: "hit",
-                ..Claim::default()
-            },
+            Claim { says: "nor one who comes from a campaign", verdict: "hit", ..Claim::default() },
         )?;
         self.crowd()?;
         self.step(
@@ -133,12 +117,7 @@ impl Tour<'_> {
             "GET /products/8",
             "/products/8",
             &[],
-            Claim {
-                says: "and the page is made anew",
-                verdict: "miss",
-                visits: 1,
-                ..Claim::default()
-            },
+            Claim { says: "and the page is made anew", verdict: "miss", visits: 1, ..Claim::default() },
         )
     }
 
@@ -208,9 +187,8 @@ impl Tour<'_> {
             "/products/8",
             |tour| {
                 let results: Vec<Result<Seen, String>> = std::thread::scope(|scope| {
-                    let readers: Vec<_> = (0..CROWD)
-                        .map(|_| scope.spawn(|| tour.fetch("/products/8", &[])))
-                        .collect();
+                    let readers: Vec<_> =
+                        (0..CROWD).map(|_| scope.spawn(|| tour.fetch("/products/8", &[]))).collect();
                     readers
                         .into_iter()
                         .map(|reader| reader.join().unwrap_or_else(|_| Err("a reader died".into())))
@@ -227,11 +205,8 @@ impl Tour<'_> {
     }
 
     fn purge(&mut self) -> Result<(), String> {
-        let claim = Claim {
-            says: "CI removes a tag after a deploy",
-            shows: "\"entries\"",
-            ..Claim::default()
-        };
+        let claim =
+            Claim { says: "CI removes a tag after a deploy", shows: "\"entries\"", ..Claim::default() };
         self.step(
             "POST /purge, tag products",
             "",
@@ -240,10 +215,7 @@ impl Tour<'_> {
                 let started = clock::start();
                 let bearer = format!("Bearer {}", tour.at.token);
                 let request = tour.agent.post(&url).header("Authorization", bearer);
-                seen(
-                    request.send_json(serde_json::json!({"tags": ["products"]})),
-                    started,
-                )
+                seen(request.send_json(serde_json::json!({"tags": ["products"]})), started)
             },
             &claim,
         )
@@ -305,22 +277,11 @@ impl Tour<'_> {
 
 fn seen(response: Result<http::Response<ureq::Body>, ureq::Error>, started: Instant) -> Result<Seen, String> {
     let mut response = response.map_err(|error| error.to_string())?;
-    let status = response
-        .headers()
-        .get("cache-status")
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let status =
+        response.headers().get("cache-status").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (verdict, reason) = read_status(status);
-    let body = response
-        .body_mut()
-        .read_to_string()
-        .map_err(|error| error.to_string())?;
-    Ok(Seen {
-        verdict,
-        reason,
-        body,
-        time: started.elapsed(),
-    })
+    let body = response.body_mut().read_to_string().map_err(|error| error.to_string())?;
+    Ok(Seen { verdict, reason, body, time: started.elapsed() })
 }
 
 /// The verdict and its reason from `Cache-Status`.
@@ -336,10 +297,7 @@ fn read_status(status: &str) -> (String, String) {
     let reason = match () {
         () if parts.contains(&"collapsed") => "collapsed",
         () if parts.contains(&"fwd=method") => "method",
-        () => parts
-            .iter()
-            .find_map(|part| part.strip_prefix("detail="))
-            .unwrap_or_default(),
+        () => parts.iter().find_map(|part| part.strip_prefix("detail=")).unwrap_or_default(),
     };
     (verdict.to_owned(), reason.to_owned())
 }
