@@ -6,6 +6,7 @@ mod support;
 
 mod cache;
 mod coalescing;
+mod command_line;
 mod django;
 mod faults;
 mod lifecycle;

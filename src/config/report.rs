@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use regex::Regex;
 
 use super::locate::{Part, Path, find};
 
@@ -66,8 +67,9 @@ pub struct Report {
 impl Report {
     /// A report of `mistakes`, sorted by place.
     pub fn new(file: &str, text: &str, mut mistakes: Vec<Mistake>) -> Self {
-        mistakes.sort_by_key(|mistake| place(text, mistake).start);
-        Self { file: file.to_owned(), text: text.to_owned(), mistakes }
+        let text = without_secrets(text);
+        mistakes.sort_by_key(|mistake| place(&text, mistake).start);
+        Self { file: file.to_owned(), text, mistakes }
     }
 
     /// Whether any mistake keeps the file from being used.
@@ -126,6 +128,28 @@ impl fmt::Display for Report {
     }
 }
 
+/// The text with every value of a key `secret` blotted out, at the same length: the line of a mistake is shown,
+/// and a secret may stand on it. What comes from the environment is no secret here.
+fn without_secrets(text: &str) -> String {
+    // By text and not by structure, since a file with mistakes may have none.
+    let value = Regex::new(
+        r#"(?s)\bsecret["']?\s*:\s*("[^"]*"?|'[^']*'?|[|>][^\n]*(?:\n[ \t]+[^\n]*|\n)*|[^\s,}#][^,}\n#]*)"#,
+    );
+    let mut blotted = text.to_owned();
+    for found in value.iter().flat_map(|value| value.captures_iter(text)).filter_map(|found| found.get(1)) {
+        let inner = found.as_str().trim_matches(['"', '\'', ' ']);
+        if !inner.starts_with("${") {
+            let start = found.start() + found.as_str().find(inner).unwrap_or(0);
+            let cover: String = inner
+                .chars()
+                .map(|c| if c == '\n' { "\n".into() } else { "x".repeat(c.len_utf8()) })
+                .collect();
+            blotted.replace_range(start..start + inner.len(), &cover);
+        }
+    }
+    blotted
+}
+
 /// The bytes a mistake points at: never empty where there is text, so that the caret has something to stand
 /// under.
 fn place(text: &str, mistake: &Mistake) -> Range<usize> {
@@ -139,4 +163,25 @@ fn place(text: &str, mistake: &Mistake) -> Range<usize> {
     let start = (0..=range.start.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     let end = text[start..].chars().next().map_or(start, |c| start + c.len_utf8());
     start..end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_beside_a_mistake_is_blotted_out() {
+        for (text, shown) in [
+            ("{secret: hunter2, scope: x}", "{secret: xxxxxxx, scope: x}"),
+            ("secret: \"a, b}\"  # note", "secret: \"xxxxx\"  # note"),
+            ("'secret' : 'q'", "'secret' : 'x'"),
+            ("secret: \"${TOKEN}\"", "secret: \"${TOKEN}\""),
+            ("secret: é!", "secret: xxx"),
+            ("secret:\n  - a", "secret:\n  xxx"),
+            ("secrets: plain", "secrets: plain"),
+        ] {
+            assert_eq!(without_secrets(text), shown);
+            assert_eq!(without_secrets(text).len(), text.len());
+        }
+    }
 }

@@ -120,7 +120,10 @@ impl Selector {
 
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = |host: &Option<String>| host.clone().map(|host| format!("//{host}")).unwrap_or_default();
+        let host = |host: &Option<String>| match host.as_deref() {
+            None | Some("") => String::new(),
+            Some(host) => format!("//{host}"),
+        };
         match self {
             Self::Url { host: on, path, queries } => {
                 write!(f, "url {}{path}", host(on))?;
