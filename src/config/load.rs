@@ -8,7 +8,7 @@ use std::path::Path as FilePath;
 
 use serde_yaml::Value;
 
-use super::locate::{Part, Path, Step};
+use super::locate::{Part, Path, Step, duplicate_key};
 use super::report::{Mistake, Report};
 use super::schema::Config;
 
@@ -71,7 +71,7 @@ pub fn parse(file: &str, text: &str, environment: &dyn Fn(&str) -> Option<String
         Ok(Value::Null) => Value::Mapping(serde_yaml::Mapping::new()),
         Ok(tree) => tree,
         Err(error) => {
-            loaded.mistakes.push(not_yaml(&error));
+            loaded.mistakes.push(not_yaml(text, &error));
             loaded.cut.push(Path::default());
             return loaded;
         }
@@ -109,9 +109,9 @@ impl Loaded {
     }
 }
 
-fn not_yaml(error: &serde_yaml::Error) -> Mistake {
+fn not_yaml(text: &str, error: &serde_yaml::Error) -> Mistake {
     let mut mistake = Mistake::error(&Path::default(), strip_location(&error.to_string()), "");
-    mistake.offset = error.location().map(|location| location.index());
+    mistake.offset = duplicate_key(text).or_else(|| error.location().map(|location| location.index()));
     mistake
 }
 

@@ -3,10 +3,12 @@
 //! serde reads values without their places. A second, marked reading of the same text finds the place of a path
 //! such as `routes[2].cache.ttl`.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 
 use saphyr::{LoadableYamlNode, MarkedYaml, YamlData};
+use saphyr_parser::{Event, Parser};
 
 /// One step into the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +103,44 @@ pub fn find(text: &str, path: &Path, part: Part) -> Range<usize> {
     range
 }
 
+/// The byte at which a key stands that its mapping has already, if there is one. The reader of the YAML refuses
+/// such a file without saying where.
+pub fn duplicate_key(text: &str) -> Option<usize> {
+    enum Open {
+        Mapping { keys: HashSet<String>, at_key: bool },
+        Sequence,
+    }
+    let mut open: Vec<Open> = Vec::new();
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.ok()?;
+        let is_node = !matches!(
+            event,
+            Event::MappingEnd
+                | Event::SequenceEnd
+                | Event::StreamStart
+                | Event::StreamEnd
+                | Event::DocumentStart(_)
+        );
+        if let Some(Open::Mapping { keys, at_key }) = open.last_mut().filter(|_| is_node) {
+            if let (true, Event::Scalar(name, ..)) = (*at_key, &event)
+                && !keys.insert(name.to_string())
+            {
+                return text.char_indices().nth(span.start.index()).map(|(at, _)| at);
+            }
+            *at_key = !*at_key;
+        }
+        match event {
+            Event::MappingStart(..) => open.push(Open::Mapping { keys: HashSet::new(), at_key: true }),
+            Event::SequenceStart(..) => open.push(Open::Sequence),
+            Event::MappingEnd | Event::SequenceEnd => {
+                open.pop();
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
 fn is_block(node: &MarkedYaml<'_>) -> bool {
     matches!(&node.data, YamlData::Mapping(_) | YamlData::Sequence(_))
 }
@@ -156,6 +196,20 @@ mod tests {
         assert_eq!(at(&routes.item(1), Part::Value), "name");
         assert_eq!(at(&routes.item(1).key("absent"), Part::Value), "name");
         assert_eq!(find("{", &routes, Part::Value), 0..0);
+    }
+
+    #[test]
+    fn a_key_that_comes_twice_is_found_where_it_comes_again() {
+        for (text, expected) in [
+            ("a: 1\nb: {a: 1, c: {a: 1}}\n", None),
+            ("é: 1\na: 1\na: 2\n", Some(11)),
+            ("a: [{b: 1, c: 2, b: 3}]", Some(17)),
+            ("a: {b: [1, 2], b: 3}", Some(15)),
+            ("- a\n- a\n", None),
+            ("a: [", None),
+        ] {
+            assert_eq!(duplicate_key(text), expected, "{text}");
+        }
     }
 
     #[test]

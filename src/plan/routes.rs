@@ -153,6 +153,13 @@ fn matcher(written: &schema::Match, path: &Path, mistakes: &mut Mistakes) -> Opt
     });
     let mut headers = Vec::new();
     for (name, pattern) in written.headers.iter().flatten() {
+        if http::HeaderName::try_from(name.as_str()).is_err() {
+            mistakes.error(
+                &path.key("headers").key(name),
+                format!("`{name}` is not the name of a field"),
+                "write `X-Device`",
+            );
+        }
         let compiled = patterns(std::slice::from_ref(pattern), &path.key("headers").key(name), mistakes)?;
         headers.push((name.to_ascii_lowercase(), compiled));
     }
