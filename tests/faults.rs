@@ -201,6 +201,18 @@ fn a_request_after_an_unread_body_is_not_taken_from_it() {
 }
 
 #[test]
+fn a_client_that_has_finished_sending_still_gets_its_page() {
+    let rig = Rig::new(MINUTE);
+    rig.origin.on("/", Reply::ok("x").delayed(Duration::from_millis(100)));
+    for verdict in ["miss", "hit"] {
+        let mut connection = rig.parvis.client().connect();
+        connection.write_request("GET", "/", &[], b"");
+        connection.finish_sending();
+        assert_eq!(connection.read_response("GET").verdict(), verdict);
+    }
+}
+
+#[test]
 fn upgraded_connections_pass_through() {
     let rig = Rig::new(MINUTE);
     let gate = Gate::new();

@@ -68,7 +68,8 @@ impl Connection {
             head += &format!("{name}: {value}\r\n");
         }
         let reads = matches!(method, "GET" | "HEAD" | "OPTIONS");
-        if !has("content-length") && !has("transfer-encoding") && !(reads && body.is_empty()) {
+        let framed = has("content-length") || has("transfer-encoding") || (reads && body.is_empty());
+        if !framed {
             head += &format!("Content-Length: {}\r\n", body.len());
         }
         head += "\r\n";

@@ -1,0 +1,78 @@
+//! Budgets hold as memory of the process, not only as counters.
+
+use std::io::Read;
+
+use crate::support::{Reply, Rig, eventually};
+
+/// What a debug build may need beside the store: the code, connections, the fetches under way.
+const SLACK: u64 = 12 << 20;
+
+/// Asks for `count` different pages over a few connections.
+fn fill(rig: &Rig, count: usize) {
+    const READERS: usize = 4;
+    std::thread::scope(|scope| {
+        for reader in 0..READERS {
+            scope.spawn(move || {
+                let mut connection = rig.parvis.client().connect();
+                for n in (reader..count).step_by(READERS) {
+                    connection.write_request("GET", &format!("/page?n={n}"), &[], b"");
+                    assert_eq!(connection.read_response("GET").status, 200);
+                }
+            });
+        }
+    });
+}
+
+/// Fills a store of 24 MiB several times over with bodies of one size, and looks at the process.
+fn stays_within_its_budget(body: usize, count: usize) {
+    let config = "storage: {memory: {max_size: 24MiB, max_object_size: 1MiB}}\n\
+                  observability: {access_log: {format: off}}\nroutes: [{name: all, cache: {ttl: 1h, tags: [all]}}]";
+    let rig = Rig::new(config);
+    rig.origin.on("/page", Reply::ok(vec![b'x'; body]));
+    fill(&rig, 40);
+    let before = rig.parvis.resident_memory();
+    fill(&rig, count);
+    let grown = rig.parvis.resident_memory().saturating_sub(before);
+    let budget: u32 = 24 << 20;
+    assert!(rig.parvis.metric("parvis_store_evictions_total", "") > 0.0, "the store was full");
+    assert!(rig.parvis.metric("parvis_store_bytes", "") <= f64::from(budget));
+    let filled = rig.parvis.metric("parvis_store_bytes", "") / f64::from(budget);
+    assert!(filled > 0.8, "the budget is used, not only kept: {filled}");
+    assert!(grown <= u64::from(budget) + SLACK, "grown by {} MiB", grown >> 20);
+    assert_eq!(rig.purge(r#"{"all": true}"#)["entries"].as_u64().map(|entries| entries > 0), Some(true));
+    assert_eq!(rig.parvis.metric("parvis_store_bytes", ""), 0.0);
+}
+
+#[test]
+fn a_store_full_of_large_bodies_stays_within_its_budget() {
+    stays_within_its_budget(100_000, 1_000);
+}
+
+#[test]
+fn a_store_full_of_small_bodies_stays_within_its_budget() {
+    stays_within_its_budget(1_024, 16_000);
+}
+
+#[test]
+fn an_endless_body_is_read_no_faster_than_its_reader_takes_it() {
+    let rig = Rig::new("routes: [{name: all, cache: {ttl: 1h}}]");
+    let chunk = [&b"10000\r\n"[..], &[b'x'; 0x10000], b"\r\n"].concat();
+    let endless = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    rig.origin.on("/", Reply::script().then(endless).then_repeat(chunk, 1 << 20));
+    let mut reader = rig.parvis.client().connect();
+    reader.write_request("GET", "/", &[], b"");
+    let mut taken = vec![0; 40 << 20];
+    reader.stream.read_exact(&mut taken).unwrap();
+    drop(taken);
+    let before = rig.parvis.resident_memory();
+    assert!(before < 200 << 20, "{} MiB", before >> 20);
+    let mut more = vec![0; 40 << 20];
+    reader.stream.read_exact(&mut more).unwrap();
+    let grown = rig.parvis.resident_memory().saturating_sub(before);
+    assert!(grown < 8 << 20, "grown by {} MiB while 40 MiB went through", grown >> 20);
+    drop(reader);
+    eventually("the fetch ends with its last reader", || {
+        rig.parvis.metric("parvis_fetches_total", "result=\"abandoned\"") == 1.0
+            && rig.parvis.metric("parvis_fill_bytes", "") == 0.0
+    });
+}
