@@ -36,7 +36,7 @@ routes:
     match: {path: [/products/*, /api/products/*], methods: [GET, HEAD]}
     cache: {ttl: 5m, tags: [products]}
   - name: rest
-    cache: {ttl: 1m, ignore_cookies: ["*"]}
+    cache: {ttl: 1m}
 "#;
 
 /// parvis in front of Django. parvis ends first: without its connections gunicorn ends at once.

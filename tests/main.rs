@@ -8,6 +8,7 @@ mod cache;
 mod coalescing;
 mod command_line;
 mod django;
+mod docs;
 mod faults;
 mod lifecycle;
 mod memory;

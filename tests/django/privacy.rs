@@ -46,7 +46,7 @@ impl Ledger {
         self.hits += usize::from(response.verdict() == "hit");
         let page = response.text();
         let seen = format!("{path} for {:?}: {}{page}", visitor.cookies, response.head);
-
+        assert!(visitor.is_anyone() || response.verdict() == "pass", "{seen}");
         // Without a session whatever is secret was made for this one response.
         let owner = match visitor.has_session() {
             true => visitor.name.to_owned(),

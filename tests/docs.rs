@@ -1,0 +1,213 @@
+//! What the documentation shows is run or parsed.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use parvis::cli::Cli;
+
+use crate::support::process::command;
+use crate::support::{Directory, Origin, Parvis, Reply};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(root().join(name)).unwrap()
+}
+
+/// The documents that show commands or YAML.
+fn documents() -> Vec<String> {
+    ["README.md", "CONTRIBUTING.md", "systemd/README.md", "docs/architecture.md"].map(str::to_owned).to_vec()
+}
+
+/// The fenced blocks of a language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let opening = format!("```{language}\n");
+    text.split(&opening).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn every_yaml_block_is_a_usable_configuration() {
+    let directory = Directory::new();
+    let mut seen = 0;
+    for document in documents() {
+        for block in blocks(&read(&document), "yaml") {
+            let file = directory.write("block.yaml", &block);
+            let output = command(&["check", "-c", file.to_str().unwrap()], &[]);
+            assert!(output.status.success(), "{document}: {}", String::from_utf8_lossy(&output.stderr));
+            seen += 1;
+        }
+    }
+    assert!(seen > 0);
+}
+
+#[test]
+fn every_command_exists() {
+    let makefile = read("Makefile");
+    for document in documents() {
+        for line in blocks(&read(&document), "sh").iter().flat_map(|block| block.lines()) {
+            let line = line.split(" #").next().unwrap().trim();
+            let words: Vec<String> = words(line);
+            let Some(program) = words.iter().find(|word| !word.contains('=')) else { continue };
+            match program.rsplit('/').next().unwrap() {
+                "parvis" => {
+                    let parsed =
+                        Cli::try_parse_from(&words[words.iter().position(|word| word == program).unwrap()..]);
+                    assert!(parsed.is_ok(), "{document}: {line}: {}", parsed.unwrap_err());
+                }
+                "make" => {
+                    let target = words.get(1).unwrap();
+                    assert!(makefile.contains(&format!("\n{target}:")), "{document}: no target `{target}`");
+                }
+                "curl" | "export" | "cargo" | "git" | "systemctl" | "install" | "sudo" | "bash"
+                | "scripts" => {}
+                script if root().join(program).exists() => drop(script.to_owned()),
+                other => panic!("{document}: `{other}` is checked by nobody: {line}"),
+            }
+        }
+    }
+}
+
+/// Splits a command line at spaces outside single quotes.
+fn words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for c in line.chars() {
+        match c {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            _ => words.last_mut().unwrap().push(c),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+#[test]
+fn the_files_that_documents_link_to_exist() {
+    let link = regex::Regex::new(r"\]\(([^)#]+)\)").unwrap();
+    for document in documents().into_iter().chain(["CHANGELOG.md".to_owned()]) {
+        let directory = root().join(&document).parent().unwrap().to_owned();
+        for target in link.captures_iter(&read(&document)).map(|found| found[1].to_owned()) {
+            if !target.contains("://") {
+                assert!(directory.join(&target).exists(), "{document}: {target}");
+            }
+        }
+    }
+}
+
+/// Puts a shown configuration on free ports and in front of a scripted origin.
+fn start(yaml: &str, origin: &Origin) -> Parvis {
+    let mut yaml = yaml.replace("127.0.0.1:8000", &origin.address.to_string());
+    yaml = match yaml.contains("listen: \":8080\"") {
+        true => yaml
+            .replace("listen: \":8080\"", "listen: {listen}")
+            .replace("listen: 127.0.0.1:9180", "listen: {admin}"),
+        false => format!("listen: {{listen}}\n{}", yaml.replace("admin:\n", "admin:\n  listen: {admin}\n")),
+    };
+    Parvis::start(&yaml)
+}
+
+#[test]
+fn the_configuration_of_the_readme_does_what_it_says() {
+    let origin = Origin::start();
+    for path in ["/products/7", "/api/products/7", "/", "/about"] {
+        origin
+            .on(path, Reply::ok("x").field("Cache-Control", if path == "/" { "max-age=60" } else { "x=1" }));
+    }
+    let parvis = start(&blocks(&read("README.md"), "yaml")[0], &origin);
+    let get = |path: &str| parvis.client().get(path);
+    for path in ["/products/7", "/api/products/7", "/"] {
+        assert_eq!((get(path).verdict(), get(path).verdict()), ("miss", "hit"), "{path}");
+    }
+    assert_eq!(get("/products/8").cache_status(), "parvis; fwd=miss; stored");
+    assert_eq!(
+        (get("/products/8").status, get("/products/8").cache_status().as_str()),
+        (404, "parvis; hit; ttl=30")
+    );
+    assert_eq!(get("/about").detail(), "no-ttl");
+    assert_eq!(parvis.client().send("PUT", "/api/products/7", &[], b"").verdict(), "pass");
+    for path in ["/products/7", "/api/products/7", "/"] {
+        assert_eq!(get(path).verdict(), "miss", "{path}");
+    }
+}
+
+#[test]
+fn the_example_configuration_runs() {
+    let origin = Origin::start();
+    origin.on("/products/7", Reply::ok("x"));
+    origin.on("/static/app.123.js", Reply::ok("x").field("Cache-Control", "max-age=1"));
+    let parvis = start(&read("config.example.yaml"), &origin);
+    for path in ["/products/7", "/static/app.123.js"] {
+        assert_eq!(
+            (parvis.client().get(path).verdict(), parvis.client().get(path).verdict()),
+            ("miss", "hit")
+        );
+    }
+    let secret = "change-me-change-me";
+    assert_eq!(parvis.admin("POST", "/purge", Some(secret), r#"{"tags": ["products"]}"#).status, 200);
+    assert_eq!(parvis.client().get("/products/7").verdict(), "miss");
+}
+
+/// Every key of the schema, by writing out a configuration that has one of everything.
+#[test]
+fn the_example_configuration_shows_every_key() {
+    use parvis::config::schema::{Config, Removal, Route, Token, Upstream};
+    let full = Config {
+        upstreams: [("any".to_owned(), Upstream::default())].into(),
+        routes: vec![Route { purge_on_success: vec![Removal::default()], ..Route::default() }],
+        admin: parvis::config::schema::Admin { tokens: vec![Token::default()], ..Default::default() },
+        ..Config::default()
+    };
+    let full = serde_json::to_value(full).unwrap();
+    let example: serde_json::Value = serde_yaml::from_str(&read("config.example.yaml")).unwrap();
+    let mut missing = Vec::new();
+    compare(&full, &[&example], &mut PathBuf::new(), &mut missing);
+    assert!(missing.is_empty(), "not in config.example.yaml: {missing:#?}");
+}
+
+/// Notes the keys of `full` that none of `examples` has. The items of a list complete each other, and so do upstreams.
+fn compare(
+    full: &serde_json::Value,
+    examples: &[&serde_json::Value],
+    at: &mut PathBuf,
+    missing: &mut Vec<PathBuf>,
+) {
+    use serde_json::Value;
+    match full {
+        Value::Object(keys) => {
+            for (key, value) in keys {
+                at.push(key);
+                let next: Vec<&Value> = match key.as_str() {
+                    "any" => examples
+                        .iter()
+                        .filter_map(|example| example.as_object())
+                        .flat_map(|map| map.values())
+                        .collect(),
+                    key => examples.iter().filter_map(|example| example.get(key)).collect(),
+                };
+                // A route's `cache` may leave out what `cache_defaults` shows.
+                let shown_elsewhere = at.to_string_lossy().contains("routes/0/cache/");
+                if next.is_empty() && !shown_elsewhere {
+                    missing.push(at.clone());
+                }
+                compare(value, &next, at, missing);
+                at.pop();
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                at.push(index.to_string());
+                let next: Vec<&Value> = examples
+                    .iter()
+                    .filter_map(|example| example.as_array())
+                    .flat_map(|items| items.iter())
+                    .collect();
+                compare(item, &next, at, missing);
+                at.pop();
+            }
+        }
+        _ => {}
+    }
+}
