@@ -14,6 +14,7 @@ mod lifecycle;
 mod memory;
 mod observe;
 mod purge;
+mod regression;
 mod stale;
 mod tidy;
 mod upstream;

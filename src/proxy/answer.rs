@@ -81,7 +81,9 @@ pub async fn streaming(
     mut reader: Reader,
 ) -> Result<()> {
     let is_head = session.req_header().method == "HEAD";
-    let not_modified = matches!(extent(session, ctx, &response.head, 0), Extent::NotModified);
+    // What is not stored goes whole: a 304 of ours would take its cookies away.
+    let keeps = response.discard.is_none();
+    let not_modified = keeps && matches!(extent(session, ctx, &response.head, 0), Extent::NotModified);
     let status = if not_modified { 304 } else { response.head.status };
     let fields = response.head.fields();
     let mut header = header(status, &fields, not_modified)?;

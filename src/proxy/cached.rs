@@ -161,7 +161,8 @@ async fn serve_opening(
             answer::stored(session, ctx, &response, now).await?;
         }
         Opening::Again => return Ok(Round::LookAgain),
-        Opening::Failed(failure) => {
+        Opening::Failed(failure, message) => {
+            ctx.outcome.error = Some(message.to_string());
             let kind = match failure {
                 Failure::Unreachable => Local::OriginUnreachable,
                 Failure::Timeout => Local::OriginTimeout,

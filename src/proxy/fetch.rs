@@ -37,10 +37,11 @@ pub struct Order {
     live: Arc<Live>,
 }
 
-/// Turns a subrequest of ours into what its order says; leaves a client's request alone.
-pub fn accept_order(session: &mut Session, ctx: &mut Context) -> Result<()> {
+/// Turns a subrequest of ours into what its order says, and tells whether it was one; leaves a client's request
+/// alone.
+pub fn accept_order(session: &mut Session, ctx: &mut Context) -> Result<bool> {
     let Some(subrequest) = session.subrequest_ctx.as_mut() else {
-        return Ok(());
+        return Ok(false);
     };
     let order = subrequest.user_ctx_mut().and_then(|user| user.downcast_mut::<Option<Box<Order>>>());
     let Some(order) = order.and_then(Option::take) else {
@@ -51,7 +52,7 @@ pub fn accept_order(session: &mut Session, ctx: &mut Context) -> Result<()> {
     ctx.live = order.live.clone();
     ctx.route = Some(order.route.clone());
     ctx.kind = Kind::Fetch(order);
-    Ok(())
+    Ok(true)
 }
 
 /// A fetch and all it needs to store its response.
@@ -156,7 +157,9 @@ impl Job {
     }
 
     fn open_new(&mut self, head: ResponseHead<'_>, admission: Admission, request: &RequestHeader) -> Next {
+        // Chunks say where the body ends, whatever a length beside them says (RFC 9112 section 6.3).
         let length = head.fields.text("content-length").and_then(|length| length.trim().parse().ok());
+        let length = length.filter(|_| !head.fields.has("transfer-encoding"));
         let stored_head = Head::storable(&head);
         let (key, kept, discard) = match admission {
             Admission::Keep(kept) => {
@@ -302,16 +305,16 @@ impl Job {
 
     /// No head came: something stored stands in, or the readers hear of the failure.
     fn fail(self, handle: &mut SubrequestHandle) {
-        let error = handle.subreq_proxy_error.try_recv().ok();
-        if let Some(error) = &error {
-            tracing::warn!(route = %self.route.name, key = %self.lease.key(), %error, "fetch failed");
-        }
+        let (failure, message) = match handle.subreq_proxy_error.try_recv() {
+            Ok(error) => (classify(&error), error.to_string()),
+            Err(_) => (Failure::Internal, "the fetch ended without an answer".to_owned()),
+        };
+        tracing::warn!(route = %self.route.name, key = %self.lease.key(), error = message, "fetch failed");
         let stand_in =
             self.expired.as_ref().filter(|expired| expired.freshness.serves_on_error(clock::now()));
-        self.filler.open(match (stand_in, error) {
-            (Some(expired), _) => Opening::StaleOnError(expired.clone()),
-            (None, Some(error)) => Opening::Failed(classify(&error)),
-            (None, None) => Opening::Failed(Failure::Internal),
+        self.filler.open(match stand_in {
+            Some(expired) => Opening::StaleOnError(expired.clone()),
+            None => Opening::Failed(failure, message.into()),
         });
     }
 }

@@ -31,7 +31,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora::{Error, ErrorType, Result};
 
 use crate::clock;
 use crate::observe::Observer;
@@ -101,7 +101,10 @@ impl ProxyHttp for App {
 
     /// A subrequest of ours becomes what its order says, before anything looks at it.
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
-        fetch::accept_order(session, ctx)?;
+        if fetch::accept_order(session, ctx)? {
+            // Its reader is a fill, whose own readers have the client's timeouts.
+            return Ok(());
+        }
         session.set_read_timeout(Some(CLIENT_TIMEOUT));
         session.set_write_timeout(Some(CLIENT_TIMEOUT));
         session.set_total_drain_timeout(Some(CLIENT_TIMEOUT));
@@ -232,8 +235,8 @@ impl ProxyHttp for App {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
         ctx.outcome.error = Some(error.to_string());
-        if ctx.connected && *error.esource() == ErrorSource::Upstream {
-            // A write whose answer was lost may have been carried out.
+        if ctx.connected {
+            // A write whose answer was lost, or not waited for, may have been carried out.
             self.invalidate(session, None, ctx);
         }
         let status = answer::failure(session, ctx, error).await;

@@ -53,8 +53,8 @@ pub enum Opening {
     StaleOnError(Arc<StoredResponse>),
     /// The stored response was no basis for a validation, and is gone: look again.
     Again,
-    /// The origin failed.
-    Failed(Failure),
+    /// The origin failed, with what the operator's log says of it.
+    Failed(Failure, Arc<str>),
 }
 
 /// How the origin failed before a response head arrived.
@@ -297,7 +297,9 @@ impl Reader {
     pub async fn opening(&mut self) -> Opening {
         self.until(|state, _| match (&state.opening, state.end) {
             (Some(opening), _) => Some(opening.clone()),
-            (None, Some(_)) => Some(Opening::Failed(Failure::Internal)),
+            (None, Some(_)) => {
+                Some(Opening::Failed(Failure::Internal, "the fetch ended without an answer".into()))
+            }
             (None, None) => None,
         })
         .await
@@ -387,7 +389,7 @@ mod tests {
         filler.push("half".into()).await.unwrap();
         drop(filler);
         assert_eq!(drain(reader).await, Err(BrokenOff));
-        assert!(matches!(fill.join().unwrap().opening().await, Opening::Failed(Failure::Internal)));
+        assert!(matches!(fill.join().unwrap().opening().await, Opening::Failed(Failure::Internal, _)));
     }
 
     #[tokio::test]
