@@ -6,29 +6,11 @@ use pingora::{ErrorType, OrErr, Result};
 
 use super::context::Context;
 use super::view::View;
-use crate::rules::forwarding::CLAIMS;
+use crate::rules::forwarding::{CLAIMS, NOT_FETCHED_WITH};
 use crate::rules::head::Fields;
 use crate::rules::hop;
 use crate::rules::policy::QueryPolicy;
 use crate::store::response::StoredResponse;
-
-/// Not sent with a fetch: the response is for everyone, so it must not depend on what one client holds or
-/// wants a part of; and identity is what the store keeps.
-const NOT_FETCHED_WITH: &[&str] = &[
-    "accept-encoding",
-    "cache-control",
-    "content-length",
-    "content-type",
-    "cookie",
-    "expect",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "pragma",
-    "range",
-];
 
 /// Completes the head of a request that is passed on. `request` is Pingora's copy, already without hop-by-hop
 /// fields.

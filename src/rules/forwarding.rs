@@ -48,6 +48,24 @@ pub const CLAIMS: &[&str] = &[
     "x-url-scheme",
 ];
 
+/// Not sent with a fetch for the store: its response is for everyone, so it must not depend on what one client
+/// holds or wants a part of; and identity is what the store keeps. So they select no variant either.
+pub const NOT_FETCHED_WITH: &[&str] = &[
+    "accept-encoding",
+    "cache-control",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "pragma",
+    "range",
+];
+
 /// Identifies the client of a connection from `peer` over `scheme`.
 pub fn identify(peer: IpAddr, scheme: Scheme, trusted: &[IpNet], request: Fields<'_>) -> Client {
     let peer = peer.to_canonical();

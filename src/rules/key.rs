@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::forwarding::CLAIMS;
+use super::forwarding::{CLAIMS, NOT_FETCHED_WITH};
 use super::head::{Fields, RequestHead};
 use super::policy::QueryPolicy;
 
@@ -96,23 +96,8 @@ pub enum VaryError {
     TooMany,
 }
 
-/// Same for every request that is looked up: the origin is asked for identity, and no cookie, condition or
-/// range is forwarded. The host is in the primary key.
-const FIXED: &[&str] = &[
-    "accept-encoding",
-    "cache-control",
-    "connection",
-    "cookie",
-    "host",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "pragma",
-    "range",
-    "te",
-];
+/// In the primary key, or of the connection only.
+const NOT_SELECTING: &[&str] = &["connection", "host", "te"];
 
 /// Different for every client.
 const PER_CLIENT: &[&str] = &["forwarded", "x-forwarded-for", "x-real-ip", "x-request-id"];
@@ -131,7 +116,8 @@ impl Vary {
             return Err(VaryError::PerClient);
         }
         // What is dropped from every upstream request selects nothing either.
-        names.retain(|name| !FIXED.contains(&name.as_str()) && !CLAIMS.contains(&name.as_str()));
+        let fixed = [NOT_SELECTING, NOT_FETCHED_WITH, CLAIMS].concat();
+        names.retain(|name| !fixed.contains(&name.as_str()));
         names.sort_unstable();
         names.dedup();
         if names.len() > Self::MAX {

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
-use super::PATIENCE;
+use super::{PATIENCE, joined};
 
 /// Sends requests to one address, each on a connection of its own unless asked otherwise.
 #[derive(Clone, Copy, Debug)]
@@ -195,13 +195,7 @@ pub struct Response {
 impl Response {
     /// The lines of a field, joined.
     pub fn field(&self, name: &str) -> Option<String> {
-        let lines: Vec<&str> = self
-            .fields
-            .iter()
-            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, v)| v.as_str())
-            .collect();
-        (!lines.is_empty()).then(|| lines.join(", "))
+        joined(&self.fields, name)
     }
 
     pub fn text(&self) -> String {

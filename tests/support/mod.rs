@@ -87,6 +87,13 @@ pub fn upstream(address: SocketAddr, timeouts: &str, config: &str) -> String {
     yaml
 }
 
+/// The lines of a field, joined.
+pub fn joined(fields: &[(String, String)], name: &str) -> Option<String> {
+    let lines: Vec<&str> =
+        fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str()).collect();
+    (!lines.is_empty()).then(|| lines.join(", "))
+}
+
 /// Waits until `condition` holds.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();

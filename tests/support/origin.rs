@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use super::PATIENCE;
+use super::{PATIENCE, joined};
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
@@ -19,13 +19,7 @@ pub struct Received {
 
 impl Received {
     pub fn field(&self, name: &str) -> Option<String> {
-        let lines: Vec<&str> = self
-            .fields
-            .iter()
-            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, v)| v.as_str())
-            .collect();
-        (!lines.is_empty()).then(|| lines.join(", "))
+        joined(&self.fields, name)
     }
 }
 
