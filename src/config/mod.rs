@@ -1,6 +1,6 @@
 //! The YAML as written: its types, how it is read, and how its mistakes are told.
 //!
-//! Reading never stops at the first mistake. [`load`] collects all of them, each with its place in the file and
+//! Reading never stops at the first mistake. [`load()`] collects all of them, each with its place in the file and
 //! a remedy; [`crate::plan`] adds those that only the whole shows, and only a file without any becomes a plan.
 
 pub mod load;
