@@ -36,3 +36,46 @@ fn a_failed_fetch_tells_the_operator_why_on_the_line_of_its_request() {
     let told = |line: &serde_json::Value| line["request_id"] == id.as_str() && line["error"].is_string();
     eventually("the error is in the access log", || rig.parvis.access_log().iter().any(told));
 }
+
+#[test]
+fn a_url_to_remove_is_spelled_as_every_route_spells_it() {
+    let rig = Rig::new(
+        "routes:
+  - {name: writes, match: {methods: [POST]}, purge_on_success: [{url: '/list?b=2&a=1'}]}
+  - {name: all, cache: {ttl: 1m, key: {query: {sort: false}}}}",
+    );
+    rig.origin.on("/list", Reply::ok("x"));
+    rig.origin.on("/write", Reply::ok("x"));
+    rig.get("/list?b=2&a=1");
+    rig.send("POST", "/write", "");
+    assert_eq!(rig.get("/list?b=2&a=1").verdict(), "miss");
+}
+
+#[test]
+fn a_write_reaches_a_page_whatever_its_path_looks_like() {
+    let rig = Rig::new(MINUTE);
+    for (read, write) in [("/caf%C3%A9", "/café"), ("/products/7", "/a/../products/7"), ("/~ada", "/%7Eada")]
+    {
+        rig.origin.on(read, Reply::ok("x"));
+        rig.origin.on(write, Reply::ok("x"));
+        rig.get(read);
+        assert_eq!(rig.get(read).verdict(), "hit", "{read}");
+        assert_eq!(rig.send("PUT", write, "").status, 200, "{write}");
+        assert_eq!(rig.get(read).verdict(), "miss", "{write}");
+    }
+}
+
+#[test]
+fn a_page_that_comes_into_being_is_no_longer_believed_uncacheable() {
+    let rig = Rig::new(
+        "routes:
+  - {name: reads, match: {methods: [GET]}, cache: {ttl: 1m, tags: [products]}}
+  - {name: writes, purge_on_success: [{tags: [products]}]}",
+    );
+    rig.origin.on("/api", Reply::status(201, ""));
+    assert_eq!(rig.get("/products/21").detail(), "no-ttl");
+    assert_eq!(rig.get("/products/21").detail(), "uncacheable");
+    rig.origin.on("/products/21", Reply::ok("new"));
+    rig.send("POST", "/api", "");
+    assert_eq!((rig.get("/products/21").verdict(), rig.get("/products/21").verdict()), ("miss", "hit"));
+}

@@ -8,12 +8,15 @@ use std::path::Path as FilePath;
 
 use serde_yaml::Value;
 
-use super::locate::{Part, Path, Step, duplicate_key};
+use super::locate::{Part, Path, Step, duplicate_key, expanded_nodes};
 use super::report::{Mistake, Report};
 use super::schema::Config;
 
 /// The most mistakes reported at once; a file with more has one cause.
 const MAX_MISTAKES: usize = 100;
+
+/// The most nodes, with aliases put in: far more than a file of the largest size has without them.
+const MAX_NODES: u64 = 1 << 20;
 
 /// The largest file read, in bytes.
 const MAX_FILE_SIZE: u64 = 4 << 20;
@@ -60,6 +63,8 @@ pub fn load(file: &FilePath) -> Result<Loaded, String> {
 
 /// Reads a text; `environment` answers for `${VAR}`.
 pub fn parse(file: &str, text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Loaded {
+    // Some editors begin a file with a byte order mark, which the reader takes for a document of its own.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut loaded = Loaded {
         config: Config::default(),
         file: file.to_owned(),
@@ -67,6 +72,14 @@ pub fn parse(file: &str, text: &str, environment: &dyn Fn(&str) -> Option<String
         mistakes: Vec::new(),
         cut: Vec::new(),
     };
+    if expanded_nodes(text) > MAX_NODES {
+        let message = format!("the aliases of the file stand for more than {MAX_NODES} values");
+        loaded.mistakes.push(Mistake::error(&Path::default(), message, "write out what they stand for"));
+        // Nor may it be read for the places of mistakes.
+        loaded.text.clear();
+        loaded.cut.push(Path::default());
+        return loaded;
+    }
     let mut tree: Value = match serde_yaml::from_str(text) {
         Ok(Value::Null) => Value::Mapping(serde_yaml::Mapping::new()),
         Ok(tree) => tree,
@@ -77,7 +90,13 @@ pub fn parse(file: &str, text: &str, environment: &dyn Fn(&str) -> Option<String
         }
     };
     expand(&mut tree, &Path::default(), environment, &mut loaded);
-    while loaded.mistakes.len() < MAX_MISTAKES {
+    loop {
+        if loaded.mistakes.len() >= MAX_MISTAKES {
+            let message = format!("{MAX_MISTAKES} mistakes; the rest of the file was not read");
+            loaded.mistakes.push(Mistake::error(&Path::default(), message, "mend these first"));
+            loaded.cut.push(Path::default());
+            break;
+        }
         match serde_path_to_error::deserialize::<_, Config>(tree.clone()) {
             Ok(config) => {
                 loaded.config = config;
@@ -111,7 +130,8 @@ impl Loaded {
 
 fn not_yaml(text: &str, error: &serde_yaml::Error) -> Mistake {
     let mut mistake = Mistake::error(&Path::default(), strip_location(&error.to_string()), "");
-    mistake.offset = duplicate_key(text).or_else(|| error.location().map(|location| location.index()));
+    let at = duplicate_key(text).or_else(|| error.location().map(|location| location.index()));
+    mistake.range = at.map_or(0..0, |at| at..at);
     mistake
 }
 
@@ -166,7 +186,8 @@ fn describe(path: Path, message: &str) -> (Mistake, Path) {
             None => (message, String::new()),
         },
     };
-    (Mistake::error(&path, format!("{path}: {finding}"), remedy), path)
+    let place = if path.0.is_empty() { "the file".to_owned() } else { path.to_string() };
+    (Mistake::error(&path, format!("{place}: {finding}"), remedy), path)
 }
 
 /// serde names Rust's types; an operator knows YAML's.

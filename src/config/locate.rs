@@ -3,7 +3,7 @@
 //! serde reads values without their places. A second, marked reading of the same text finds the place of a path
 //! such as `routes[2].cache.ttl`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 
@@ -66,15 +66,30 @@ pub enum Part {
     Value,
 }
 
-/// The bytes of `text` at which the value (or key) at `path` stands; those of its closest ancestor where it does
-/// not exist. An empty range at the start when the text is not YAML.
-pub fn find(text: &str, path: &Path, part: Part) -> Range<usize> {
-    let Some(document) =
-        MarkedYaml::load_from_str(text).ok().and_then(|documents| documents.into_iter().next())
-    else {
-        return 0..0;
-    };
-    let mut node = &document;
+/// A text with the places of its nodes.
+pub struct Places<'t> {
+    text: &'t str,
+    /// `None` when the text is not YAML.
+    document: Option<MarkedYaml<'t>>,
+}
+
+impl<'t> Places<'t> {
+    /// Reads the places of a text.
+    pub fn new(text: &'t str) -> Self {
+        let document =
+            MarkedYaml::load_from_str(text).ok().and_then(|documents| documents.into_iter().next());
+        Self { text, document }
+    }
+
+    /// The bytes at which the value (or key) at `path` stands; those of its closest ancestor where it does not
+    /// exist. An empty range at the start when the text is not YAML.
+    pub fn find(&self, path: &Path, part: Part) -> Range<usize> {
+        self.document.as_ref().map_or(0..0, |document| find(self.text, document, path, part))
+    }
+}
+
+fn find(text: &str, document: &MarkedYaml<'_>, path: &Path, part: Part) -> Range<usize> {
+    let mut node = document;
     let mut range = 0..0;
     for step in &path.0 {
         match (step, &node.data) {
@@ -141,6 +156,37 @@ pub fn duplicate_key(text: &str) -> Option<usize> {
     None
 }
 
+/// How many nodes the text has once its aliases are put in; a few lines can stand for billions.
+pub fn expanded_nodes(text: &str) -> u64 {
+    // By anchor, the nodes below it; and the anchors that are open, each with the count at its beginning.
+    let mut sizes: HashMap<usize, u64> = HashMap::new();
+    let mut open: Vec<(usize, u64)> = Vec::new();
+    let mut count: u64 = 0;
+    for event in Parser::new_from_str(text) {
+        match event {
+            Ok((Event::Scalar(_, _, anchor, _), _)) => {
+                sizes.insert(anchor, 1);
+                count = count.saturating_add(1);
+            }
+            Ok((Event::SequenceStart(anchor, ..) | Event::MappingStart(anchor, ..), _)) => {
+                open.push((anchor, count));
+                count = count.saturating_add(1);
+            }
+            Ok((Event::SequenceEnd | Event::MappingEnd, _)) => {
+                if let Some((anchor, before)) = open.pop() {
+                    sizes.insert(anchor, count.saturating_sub(before));
+                }
+            }
+            Ok((Event::Alias(anchor), _)) => {
+                count = count.saturating_add(sizes.get(&anchor).copied().unwrap_or(1));
+            }
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    count
+}
+
 fn is_block(node: &MarkedYaml<'_>) -> bool {
     matches!(&node.data, YamlData::Mapping(_) | YamlData::Sequence(_))
 }
@@ -182,7 +228,7 @@ mod tests {
     const TEXT: &str = "# é\nlisten: \":80\"\nroutes:\n  - name: one\n    cache: {ttl: 5}\n  - name: two\n    status_ttl:\n      404: x\n";
 
     fn at(path: &Path, part: Part) -> &'static str {
-        &TEXT[find(TEXT, path, part)]
+        &TEXT[Places::new(TEXT).find(path, part)]
     }
 
     #[test]
@@ -195,7 +241,7 @@ mod tests {
         assert_eq!(at(&routes.item(1).key("status_ttl").key("404"), Part::Value), "x");
         assert_eq!(at(&routes.item(1), Part::Value), "name");
         assert_eq!(at(&routes.item(1).key("absent"), Part::Value), "name");
-        assert_eq!(find("{", &routes, Part::Value), 0..0);
+        assert_eq!(Places::new("{").find(&routes, Part::Value), 0..0);
     }
 
     #[test]
@@ -210,6 +256,20 @@ mod tests {
         ] {
             assert_eq!(duplicate_key(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn aliases_count_for_what_they_stand_for() {
+        for (text, expected) in
+            [("a: 1", 3), ("a: &a [1, 2]\nb: *a", 9), ("a: &a [1, 2]\nb: &b [*a, *a]\nc: [*b, *b]", 29)]
+        {
+            assert_eq!(expanded_nodes(text), expected, "{text}");
+        }
+        let mut bomb = "a0: &a0 [x, x]\n".to_owned();
+        for n in 1..40 {
+            bomb += &format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 8].join(", "));
+        }
+        assert!(expanded_nodes(&bomb) > 1 << 60);
     }
 
     #[test]

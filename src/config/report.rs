@@ -6,7 +6,7 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use regex::Regex;
 
-use super::locate::{Part, Path, find};
+use super::locate::{Part, Path, Places};
 
 /// Whether a mistake keeps the file from being used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +26,9 @@ pub struct Mistake {
     pub path: Path,
     /// What of the value at the path is wrong.
     pub part: Part,
-    /// The place in bytes, when the reader of the YAML knows it (a file that is not YAML has no paths).
-    pub offset: Option<usize>,
+    /// The place in bytes: from the reader of the YAML, since a file that is not YAML has no paths, or filled in by
+    /// [`Report::new`].
+    pub range: Range<usize>,
     /// What is wrong.
     pub message: String,
     /// What to write instead; empty when the message says it.
@@ -41,7 +42,7 @@ impl Mistake {
             severity: Severity::Error,
             path: path.clone(),
             part: Part::Value,
-            offset: None,
+            range: 0..0,
             message: message.into(),
             remedy: remedy.into(),
         }
@@ -68,7 +69,15 @@ impl Report {
     /// A report of `mistakes`, sorted by place.
     pub fn new(file: &str, text: &str, mut mistakes: Vec<Mistake>) -> Self {
         let text = without_secrets(text);
-        mistakes.sort_by_key(|mistake| place(&text, mistake).start);
+        let places = Places::new(&text);
+        for mistake in &mut mistakes {
+            if mistake.range.is_empty() && mistake.range.start == 0 {
+                mistake.range = places.find(&mistake.path, mistake.part);
+            }
+            mistake.range = visible(&text, mistake.range.clone());
+        }
+        drop(places);
+        mistakes.sort_by_key(|mistake| mistake.range.start);
         Self { file: file.to_owned(), text, mistakes }
     }
 
@@ -79,8 +88,7 @@ impl Report {
 
     /// The place of a mistake as `file:line:column`, counted from one.
     pub fn position(&self, mistake: &Mistake) -> String {
-        let at = place(&self.text, mistake).start;
-        let before = &self.text[..at];
+        let before = &self.text[..mistake.range.start];
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
         format!("{}:{line}:{column}", self.file)
@@ -91,13 +99,14 @@ impl Report {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let mut out = String::new();
         for mistake in &self.mistakes {
-            let range = place(&self.text, mistake);
             let level = match mistake.severity {
                 Severity::Error => Level::ERROR,
                 Severity::Warning => Level::WARNING,
             };
             let mut group = level.primary_title(&mistake.message).element(
-                Snippet::source(&self.text).path(&self.file).annotation(AnnotationKind::Primary.span(range)),
+                Snippet::source(&self.text)
+                    .path(&self.file)
+                    .annotation(AnnotationKind::Primary.span(mistake.range.clone())),
             );
             if !mistake.remedy.is_empty() {
                 group = group.element(Level::HELP.message(&mistake.remedy));
@@ -150,13 +159,8 @@ fn without_secrets(text: &str) -> String {
     blotted
 }
 
-/// The bytes a mistake points at: never empty where there is text, so that the caret has something to stand
-/// under.
-fn place(text: &str, mistake: &Mistake) -> Range<usize> {
-    let range = match mistake.offset {
-        Some(offset) => offset..offset,
-        None => find(text, &mistake.path, mistake.part),
-    };
+/// A range that is not empty where there is text, so that the caret has something to stand under.
+fn visible(text: &str, range: Range<usize>) -> Range<usize> {
     if !range.is_empty() {
         return range;
     }

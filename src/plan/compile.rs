@@ -68,8 +68,7 @@ pub fn compile(config: &Config) -> (Option<Plan>, Vec<Mistake>) {
     let admin = admin(&config.admin, &top.key("admin"), &mut mistakes);
     let upstreams = upstreams(config, &top.key("upstreams"), &mut mistakes);
     let memory = memory(config, &top.key("storage").key("memory"), &mut mistakes);
-    let routes = routes::compile(config, &mut mistakes);
-    let query_policies = routes::query_policies(&routes);
+    let (routes, query_policies) = routes::compile(config, &mut mistakes);
     let plan = Plan {
         listen,
         trusted_proxies,

@@ -34,7 +34,8 @@ const SESSION_COOKIES: &[&str] = &[
     "laravel_session",
 ];
 
-pub(super) fn compile(config: &Config, mistakes: &mut Mistakes) -> Vec<Arc<Route>> {
+/// The routes, and the distinct query policies among them.
+pub(super) fn compile(config: &Config, mistakes: &mut Mistakes) -> (Vec<Arc<Route>>, Vec<QueryPolicy>) {
     let path = Path::default().key("routes");
     if config.routes.is_empty() {
         mistakes.error(&path, "no routes", "add `routes: [{name: all, cache: {ttl: 0s}}]`");
@@ -42,41 +43,46 @@ pub(super) fn compile(config: &Config, mistakes: &mut Mistakes) -> Vec<Arc<Route
     mistakes.limit(&path, config.routes.len(), MAX_ROUTES, "routes");
     let defaults = Path::default().key("cache_defaults");
     warn_of_risks(&config.cache_defaults, &defaults, mistakes);
-    let mut routes: Vec<Arc<Route>> = Vec::new();
+    let mut routes: Vec<(usize, Route)> = Vec::new();
     for (index, written) in config.routes.iter().enumerate() {
         let path = path.item(index);
-        let Some(route) = route(config, written, &path, mistakes) else {
-            continue;
-        };
-        if routes.iter().any(|other| other.name == route.name) {
-            mistakes.error(
-                &path.key("name"),
-                format!("two routes are called `{}`", route.name),
-                "rename one",
-            );
-        } else if let Some(wider) = routes.iter().find(|earlier| earlier.matcher.covers(&route.matcher)) {
-            mistakes.error(
-                &path,
-                format!("route `{}` is never reached: `{}` takes all its requests", route.name, wider.name),
-                format!("move it before `{}`, or remove it", wider.name),
-            );
+        if let Some(route) = route(config, written, &path, mistakes) {
+            check_against_earlier(&route, &routes, &path, mistakes);
+            routes.push((index, route));
         }
-        routes.push(Arc::new(route));
     }
-    if !routes.is_empty() && !routes.iter().any(|route| route.matcher.covers(&Matcher::default())) {
+    if !routes.is_empty() && !routes.iter().any(|(_, route)| route.matcher.covers(&Matcher::default())) {
         mistakes.warn(
             &path,
             "no route takes every request; what none takes is answered 404",
             "add a last route `{name: rest, match: {path: /*}}`",
         );
     }
-    routes
+    // A URL to remove may be stored through any route, so it is spelled by the query policies of all.
+    let policies = query_policies(&routes);
+    for (index, route) in &mut routes {
+        let place = path.item(*index).key("purge_on_success");
+        route.purge_on_success = removals(&config.routes[*index], &policies, &place, mistakes);
+    }
+    (routes.into_iter().map(|(_, route)| Arc::new(route)).collect(), policies)
 }
 
-/// The distinct query policies, at most one per route.
-pub(super) fn query_policies(routes: &[Arc<Route>]) -> Vec<QueryPolicy> {
+fn check_against_earlier(route: &Route, earlier: &[(usize, Route)], path: &Path, mistakes: &mut Mistakes) {
+    let mut earlier = earlier.iter().map(|(_, route)| route);
+    if earlier.clone().any(|other| other.name == route.name) {
+        mistakes.error(&path.key("name"), format!("two routes are called `{}`", route.name), "rename one");
+    } else if let Some(wider) = earlier.find(|earlier| earlier.matcher.covers(&route.matcher)) {
+        mistakes.error(
+            path,
+            format!("route `{}` is never reached: `{}` takes all its requests", route.name, wider.name),
+            format!("move it before `{}`, or remove it", wider.name),
+        );
+    }
+}
+
+fn query_policies(routes: &[(usize, Route)]) -> Vec<QueryPolicy> {
     let mut distinct: Vec<QueryPolicy> = Vec::new();
-    for policy in routes.iter().map(|route| &route.cache.query) {
+    for policy in routes.iter().map(|(_, route)| &route.cache.query) {
         let same = |other: &QueryPolicy| {
             other.sort == policy.sort && other.exclude.sources() == policy.exclude.sources()
         };
@@ -100,8 +106,8 @@ fn route(config: &Config, written: &schema::Route, path: &Path, mistakes: &mut M
     let cache_path = path.key("cache");
     warn_of_risks(&written.cache, &cache_path, mistakes);
     let cache = policy(&written.cache, &config.cache_defaults, &cache_path, mistakes)?;
-    let purge_on_success = removals(written, &cache.query, &path.key("purge_on_success"), mistakes);
-    Some(Route { name: name.as_str().into(), matcher: matcher?, upstream, cache, purge_on_success })
+    let name = name.as_str().into();
+    Some(Route { name, matcher: matcher?, upstream, cache, purge_on_success: Vec::new() })
 }
 
 fn upstream(config: &Config, written: &schema::Route, path: &Path, mistakes: &mut Mistakes) -> Arc<str> {
@@ -273,7 +279,7 @@ fn tags(written: &[String], path: &Path, mistakes: &mut Mistakes) -> Vec<Arc<str
 /// What a write through the route removes, and which keys of an item are wrong.
 fn removals(
     written: &schema::Route,
-    query: &QueryPolicy,
+    policies: &[QueryPolicy],
     path: &Path,
     mistakes: &mut Mistakes,
 ) -> Vec<Selector> {
@@ -290,7 +296,7 @@ fn removals(
             };
         take("tags", removal.tags.as_ref(), &Selector::tag);
         take("prefix", removal.prefix.as_ref(), &Selector::prefix);
-        take("url", removal.url.as_ref(), &|text| Selector::url(text, std::slice::from_ref(query)));
+        take("url", removal.url.as_ref(), &|text| Selector::url(text, policies));
         if removal.tags.is_none() && removal.prefix.is_none() && removal.url.is_none() {
             mistakes.error(
                 &path,

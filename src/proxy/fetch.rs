@@ -74,7 +74,7 @@ enum Next {
     /// The fetch is over for its readers; whatever body comes is not wanted.
     Settled,
     /// The body goes to the readers, and into the store if it is kept.
-    Body { key: CacheKey, head: Head, kept: Option<Kept> },
+    Body { key: CacheKey, head: Head, kept: Option<Kept>, length: Option<u64> },
 }
 
 impl Job {
@@ -127,7 +127,9 @@ impl Job {
         };
         let result = match self.open(&response, &request) {
             Next::Settled => "settled",
-            Next::Body { key, head, kept } => self.receive_body(&mut handle, key, head, kept).await,
+            Next::Body { key, head, kept, length } => {
+                self.receive_body(&mut handle, key, head, kept, length).await
+            }
         };
         app.observer.metrics.fetch(result);
     }
@@ -180,7 +182,7 @@ impl Job {
             age: head.fields.text("age").and_then(|age| age.trim().parse().ok()),
         };
         self.filler.open(Opening::Streaming(Arc::new(streaming)));
-        Next::Body { key, head: stored_head, kept }
+        Next::Body { key, head: stored_head, kept, length }
     }
 
     /// The key of the response's variant; requests for other variants stop waiting for this one.
@@ -206,7 +208,8 @@ impl Job {
             self.app.store.memory.remove(self.lease.key(), expired);
         }
         let period = self.route.cache.uncacheable_ttl;
-        self.app.store.memo.note(self.lease.key().clone(), period, clock::now());
+        let facts = Arc::new(self.filler.0.facts.clone());
+        self.app.store.memo.note(self.lease.key(), facts, period, clock::now());
     }
 
     /// Applies a 304 (RFC 9111 section 4.3.4).
@@ -241,6 +244,7 @@ impl Job {
         key: CacheKey,
         head: Head,
         mut kept: Option<Kept>,
+        length: Option<u64>,
     ) -> &'static str {
         let max_object_size = self.live.plan.memory.max_object_size;
         let mut received: u64 = 0;
@@ -258,6 +262,11 @@ impl Job {
                 self.app.observer.metrics.limit(DiscardReason::TooLarge.as_str());
                 kept = None;
             }
+            let last = end || Some(received) == length;
+            if last && kept.is_some() {
+                self.filler.append_last(chunk);
+                break;
+            }
             match self.filler.push(chunk).await {
                 Ok(true) => {}
                 Ok(false) if kept.take().is_some() => {
@@ -266,7 +275,7 @@ impl Job {
                 Ok(false) => {}
                 Err(_) => return "abandoned",
             }
-            if end {
+            if last {
                 break;
             }
         }
@@ -274,9 +283,12 @@ impl Job {
             let response = self.response(head, body, kept);
             self.store(&key, &response)
         });
-        // In the store before the fill leaves the table: a request in between finds one or the other.
+        // In the store before the fill leaves the table and before a reader has the last byte: whoever asks next
+        // finds one or the other.
         self.filler.finish();
         drop(self.lease);
+        // The subrequest ends by itself, so that its connection can be used again.
+        while handle.rx.recv().await.is_some() {}
         match stored {
             Some(Ok(())) => "stored",
             Some(Err(reason)) => reason.as_str(),

@@ -184,6 +184,11 @@ pub fn by_write(request: &RequestHead<'_>, response: Fields<'_>, policies: &[Que
     let target = &request.target;
     let host = target.host.clone().into_owned();
     let mut selectors = vec![Selector::target(Some(host.clone()), target, policies)];
+    if target.is_ambiguous() {
+        // The origin may have resolved it.
+        let resolved = Target { path: without_dot_segments(&target.path).into(), ..target.clone() };
+        selectors.push(Selector::target(Some(host.clone()), &resolved, policies));
+    }
     for name in ["location", "content-location"] {
         let Some(reference) = response.text(name) else {
             continue;
@@ -331,6 +336,7 @@ mod tests {
     #[test]
     fn a_write_removes_its_target_and_what_the_answer_names() {
         assert_eq!(written("PUT", "/api/products/7", &[]), ["url //shop/api/products/7"]);
+        assert_eq!(written("PUT", "/a/../b", &[]), ["url //shop/a/../b", "url //shop/b"]);
         for (location, expected) in [
             ("/products/8", Some("url //shop/products/8")),
             ("http://shop/products/8?x=1#top", Some("url //shop/products/8?x=1")),
@@ -341,6 +347,7 @@ mod tests {
             ("http://elsewhere/products/8", None),
             ("//elsewhere/products/8", None),
             ("mailto:x@y", None),
+            ("/caf\u{e9}", Some("url //shop/caf%C3%A9")),
         ] {
             let selectors = written("POST", "/api/products/7", &[("Location", location)]);
             assert_eq!(selectors.get(1).map(String::as_str), expected, "{location}");

@@ -107,28 +107,36 @@ pub fn normal_host(scheme: Scheme, host: &str) -> Cow<'_, str> {
     if host.bytes().any(|b| b.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() }
 }
 
-/// Decodes what never needed encoding and writes the rest in upper case (RFC 3986 sections 6.2.2.1 and 6.2.2.2).
+/// Decodes what never needed encoding, encodes what always does, and writes the rest in upper case (RFC 3986
+/// sections 6.2.2.1 and 6.2.2.2; RFC 3987 section 3.1 for text outside ASCII).
 pub fn normal_encoding(text: &str) -> Cow<'_, str> {
-    if !text.contains('%') {
+    if text.is_ascii() && !text.contains('%') {
         return text.into();
     }
-    let mut out = String::with_capacity(text.len());
+    let mut out = String::with_capacity(text.len() + 16);
     let mut rest = text;
-    while let Some(at) = rest.find('%') {
-        out.push_str(&rest[..at]);
-        match rest.get(at + 1..at + 3).and_then(hex_byte) {
-            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => out.push(byte.into()),
-            Some(_) => out.push_str(&rest[at..at + 3].to_ascii_uppercase()),
-            // A stray percent sign is data: keep it and go on behind it.
-            None => {
-                out.push('%');
-                rest = &rest[at + 1..];
-                continue;
+    while let Some(c) = rest.chars().next() {
+        let length = match (c, rest.get(1..3).and_then(hex_byte)) {
+            ('%', Some(byte)) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                out.push(byte.into());
+                3
             }
-        }
-        rest = &rest[at + 3..];
+            ('%', Some(_)) => {
+                out.push_str(&rest[..3].to_ascii_uppercase());
+                3
+            }
+            // A stray percent sign is data.
+            _ if c.is_ascii() => {
+                out.push(c);
+                1
+            }
+            _ => {
+                rest[..c.len_utf8()].bytes().for_each(|byte| out.push_str(&format!("%{byte:02X}")));
+                c.len_utf8()
+            }
+        };
+        rest = &rest[length..];
     }
-    out.push_str(rest);
     out.into()
 }
 
@@ -158,7 +166,8 @@ mod tests {
             ("/%zz%41", "/%zzA"),
             ("/caf%c3%a9", "/caf%C3%A9"),
             ("/100%", "/100%"),
-            ("/é%41", "/éA"),
+            ("/é%41", "/%C3%A9A"),
+            ("/%é", "/%%C3%A9"),
         ] {
             assert_eq!(Target::new(Scheme::Http, "h", given).path, normal, "{given}");
         }

@@ -191,25 +191,32 @@ impl Filler {
     /// Hands a chunk to the readers. Returns whether the response is still whole, i.e. may be stored; waits
     /// while a window is full.
     pub async fn push(&self, chunk: Bytes) -> Result<bool, Abandoned> {
-        if chunk.is_empty() {
-            return Ok(!self.0.state.lock().window);
-        }
-        let whole = {
-            let mut state = self.0.state.lock();
-            let length = chunk.len() as u64;
-            if !state.window {
-                if self.0.in_flight.reserve(length) {
-                    state.reserved += length;
-                } else {
-                    state.window = true;
-                }
-            }
-            state.held += length;
-            state.chunks.push_back(chunk);
-            !state.window
-        };
+        let whole = self.append(chunk);
         self.0.changed();
         if whole { Ok(true) } else { self.wait_for_room().await.map(|()| false) }
+    }
+
+    /// Takes the last chunk in without telling the readers yet: a client that has its last byte may ask again at
+    /// once, and shall find the response stored. [`Filler::finish`] tells them.
+    pub fn append_last(&self, chunk: Bytes) {
+        self.append(chunk);
+    }
+
+    fn append(&self, chunk: Bytes) -> bool {
+        let mut state = self.0.state.lock();
+        let length = chunk.len() as u64;
+        if !state.window {
+            if self.0.in_flight.reserve(length) {
+                state.reserved += length;
+            } else {
+                state.window = true;
+            }
+        }
+        if !chunk.is_empty() {
+            state.held += length;
+            state.chunks.push_back(chunk);
+        }
+        !state.window
     }
 
     /// Gives up storing: from now on chunks are let go once every reader has taken them.

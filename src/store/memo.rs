@@ -1,53 +1,131 @@
 //! Which keys proved uncacheable a moment ago, so that their requests do not wait in line for a response that
 //! none of them may share.
+//!
+//! A purge or a write that covers such a key ends the belief: a page that was missing may exist now.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lru::LruCache;
 use parking_lot::Mutex;
 
+use super::index::{EntryId, Index};
 use crate::clock::Timestamp;
+use crate::rules::invalidate::{Facts, Selector};
 use crate::rules::key::CacheKey;
 
 /// The most keys remembered; beyond it the least recently used one is forgotten, which costs it one wait.
 const MAX_KEYS: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
 
-/// Keys that proved uncacheable, each with the moment until which that is believed.
-pub struct Memo(Mutex<LruCache<CacheKey, Timestamp>>);
+/// Keys that proved uncacheable.
+#[derive(Default)]
+pub struct Memo(Mutex<Beliefs>);
 
-impl Default for Memo {
+struct Beliefs {
+    /// Until when, and under which number in the index.
+    keys: LruCache<CacheKey, (Timestamp, EntryId)>,
+    index: Index,
+    last_id: EntryId,
+}
+
+impl Default for Beliefs {
     fn default() -> Self {
         // Grown on demand: the capacity is a bound, not a reservation.
         let mut keys = LruCache::unbounded();
         keys.resize(MAX_KEYS);
-        Self(Mutex::new(keys))
+        Self { keys, index: Index::default(), last_id: 0 }
     }
 }
 
 impl Memo {
-    /// Takes note that `key` is uncacheable for `period`.
-    pub fn note(&self, key: CacheKey, period: Duration, now: Timestamp) {
-        if !period.is_zero() {
-            self.0.lock().put(key, now.plus(period));
+    /// Takes note that `key`, known by `facts`, is uncacheable for `period`.
+    pub fn note(&self, key: &CacheKey, facts: Arc<Facts>, period: Duration, now: Timestamp) {
+        if period.is_zero() {
+            return;
         }
+        let mut beliefs = self.0.lock();
+        beliefs.last_id += 1;
+        let id = beliefs.last_id;
+        // What it replaces under the same key, or pushes out.
+        if let Some((_, (_, gone))) = beliefs.keys.push(key.clone(), (now.plus(period), id)) {
+            beliefs.index.remove(gone);
+        }
+        beliefs.index.add(id, key.clone(), facts);
     }
 
     /// Whether `key` is believed to be uncacheable.
     pub fn holds(&self, key: &CacheKey, now: Timestamp) -> bool {
-        let mut keys = self.0.lock();
-        match keys.get(key) {
-            Some(until) if *until > now => true,
-            Some(_) => {
-                keys.pop(key);
+        let mut beliefs = self.0.lock();
+        match beliefs.keys.get(key).copied() {
+            Some((until, _)) if until > now => true,
+            Some((_, id)) => {
+                beliefs.keys.pop(key);
+                beliefs.index.remove(id);
                 false
             }
             None => false,
         }
     }
 
-    /// Forgets everything.
-    pub fn clear(&self) {
-        self.0.lock().clear();
+    /// Forgets what `selectors` name.
+    pub fn forget(&self, selectors: &[Selector]) {
+        let mut beliefs = self.0.lock();
+        for selector in selectors {
+            for id in beliefs.index.find(selector) {
+                if let Some(key) = beliefs.index.remove(id) {
+                    beliefs.keys.pop(&key);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::head::{Fields, RequestHead};
+    use crate::rules::target::{Scheme, Target};
+    use crate::rules::testing;
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+    const PERIOD: Duration = Duration::from_secs(60);
+
+    fn entry(path: &str) -> (CacheKey, Arc<Facts>) {
+        let target = Target::new(Scheme::Http, "shop", path);
+        let request = RequestHead { method: "GET", target, fields: Fields::default(), has_body: false };
+        let query = testing::policy().query;
+        (CacheKey::primary("r", &request, &query), Arc::new(Facts::new(&request, &query, &["t".into()])))
+    }
+
+    #[test]
+    fn a_belief_ends_with_its_period_or_a_purge_that_names_it() {
+        let memo = Memo::default();
+        let note = |path: &str| {
+            let (key, facts) = entry(path);
+            memo.note(&key, facts, PERIOD, NOW);
+            key
+        };
+        let (a, b) = (note("/a"), note("/b"));
+        assert!(memo.holds(&a, NOW) && memo.holds(&b, NOW.plus(PERIOD / 2)));
+        memo.forget(&[Selector::prefix("/b").unwrap(), Selector::tag("other").unwrap()]);
+        assert!(memo.holds(&a, NOW) && !memo.holds(&b, NOW));
+        assert!(!memo.holds(&a, NOW.plus(PERIOD)));
+        let a = note("/a");
+        note("/a");
+        memo.forget(&[Selector::tag("t").unwrap()]);
+        assert!(!memo.holds(&a, NOW));
+        assert_eq!(memo.0.lock().index.len(), 0);
+    }
+
+    #[test]
+    fn the_number_of_beliefs_is_bounded_in_index_and_list_alike() {
+        let memo = Memo::default();
+        for n in 0..MAX_KEYS.get() + 100 {
+            let (key, facts) = entry(&format!("/{n}"));
+            memo.note(&key, facts, PERIOD, NOW);
+        }
+        let beliefs = memo.0.lock();
+        assert_eq!((beliefs.keys.len(), beliefs.index.len()), (MAX_KEYS.get(), MAX_KEYS.get()));
     }
 }

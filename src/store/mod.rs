@@ -48,9 +48,7 @@ impl Store {
     pub fn purge(&self, selectors: &[Selector]) -> memory::Purged {
         let purged = self.memory.purge(selectors);
         self.fills.detach(selectors, purged.sequence);
-        if selectors.contains(&Selector::All) {
-            self.memo.clear();
-        }
+        self.memo.forget(selectors);
         purged
     }
 }
