@@ -18,7 +18,7 @@ const MAX_REQUEST_ID: usize = 128;
 
 /// What became of the response of a forwarded request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub enum Fate {
     /// It is stored.
     Stored,
     /// It is not, for this reason.
@@ -86,7 +86,7 @@ pub struct Outcome {
     /// What was done with it; `None` when parvis answered before it came to that.
     pub verdict: Option<Verdict>,
     /// What became of the origin's response.
-    pub kept: Option<Kept>,
+    pub fate: Option<Fate>,
     /// Whether it read along with another request's fetch.
     pub collapsed: bool,
     /// The stored response was found to still hold.
@@ -123,7 +123,7 @@ impl Default for Outcome {
             target: String::new(),
             route: None,
             verdict: None,
-            kept: None,
+            fate: None,
             collapsed: false,
             validated: false,
             stale_on_error: false,
@@ -176,10 +176,10 @@ impl Outcome {
         if self.stale_on_error {
             return "stale-if-error";
         }
-        match (self.verdict, self.kept) {
+        match (self.verdict, self.fate) {
             (Some(Verdict::Pass(reason)), _) => reason.as_str(),
             (Some(Verdict::HitStale), _) => "stale-while-revalidate",
-            (_, Some(Kept::Discarded(reason))) => reason.as_str(),
+            (_, Some(Fate::Discarded(reason))) => reason.as_str(),
             _ if self.validated => "validated",
             _ if self.collapsed => "collapsed",
             _ => "",
@@ -200,7 +200,7 @@ impl Outcome {
         if self.validated {
             status.push_str("; fwd-status=304");
         }
-        if self.kept == Some(Kept::Stored) {
+        if self.fate == Some(Fate::Stored) {
             status.push_str("; stored");
         }
         if self.collapsed {
@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(
             status(|o| {
                 o.verdict = Some(Verdict::Miss);
-                o.kept = Some(Kept::Stored);
+                o.fate = Some(Fate::Stored);
                 o.collapsed = true;
             }),
             "parvis; fwd=miss; stored; collapsed"
@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(
             status(|o| {
                 o.verdict = Some(Verdict::Miss);
-                o.kept = Some(Kept::Discarded(DiscardReason::SetCookie));
+                o.fate = Some(Fate::Discarded(DiscardReason::SetCookie));
             }),
             "parvis; fwd=miss; detail=set-cookie"
         );
@@ -275,7 +275,7 @@ mod tests {
             status(|o| {
                 o.verdict = Some(Verdict::Revalidate);
                 o.validated = true;
-                o.kept = Some(Kept::Stored);
+                o.fate = Some(Fate::Stored);
             }),
             "parvis; fwd=stale; fwd-status=304; stored"
         );

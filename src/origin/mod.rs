@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use pingora::upstreams::peer::HttpPeer;
 
@@ -81,10 +80,5 @@ impl Pool {
     /// Whether there are none; a plan has no such upstream.
     pub fn is_empty(&self) -> bool {
         self.servers.is_empty()
-    }
-
-    /// How long the origin may be silent.
-    pub fn read_timeout(&self) -> Duration {
-        self.settings.read_timeout
     }
 }

@@ -10,7 +10,7 @@ use super::context::Context;
 use super::view::View;
 use super::{answer, fetch};
 use crate::clock::{self, Timestamp};
-use crate::observe::outcome::{Kept, Local};
+use crate::observe::outcome::{Fate, Local};
 use crate::rules::invalidate::Facts;
 use crate::rules::key::CacheKey;
 use crate::rules::lookup::PassReason;
@@ -148,12 +148,12 @@ async fn serve_opening(
             if !leads && let Some(round) = not_for_followers(session, ctx, found, &streaming) {
                 return Ok(round);
             }
-            ctx.outcome.kept = Some(streaming.discard.map_or(Kept::Stored, Kept::Discarded));
+            ctx.outcome.fate = Some(streaming.discard.map_or(Fate::Stored, Fate::Discarded));
             answer::streaming(session, ctx, &streaming, reader).await?;
         }
         Opening::Validated(response, discard) => {
             ctx.outcome.validated = true;
-            ctx.outcome.kept = Some(discard.map_or(Kept::Stored, Kept::Discarded));
+            ctx.outcome.fate = Some(discard.map_or(Fate::Stored, Fate::Discarded));
             answer::stored(session, ctx, &response, now).await?;
         }
         Opening::StaleOnError(response) => {

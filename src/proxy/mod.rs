@@ -26,7 +26,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
@@ -170,20 +169,6 @@ impl ProxyHttp for App {
             Kind::Fetch(_) => Ok(()),
             Kind::Client => upstream::for_pass(session.req_header(), request, ctx),
         }
-    }
-
-    /// `POST /x` with an empty last chunk over HTTP/2 would reach an HTTP/1.1 origin with two final chunks.
-    async fn request_body_filter(
-        &self,
-        _session: &mut Session,
-        body: &mut Option<Bytes>,
-        end_of_stream: bool,
-        _ctx: &mut Context,
-    ) -> Result<()> {
-        if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
-            *body = None;
-        }
-        Ok(())
     }
 
     async fn upstream_response_filter(
