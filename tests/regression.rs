@@ -79,3 +79,18 @@ fn a_page_that_comes_into_being_is_no_longer_believed_uncacheable() {
     rig.send("POST", "/api", "");
     assert_eq!((rig.get("/products/21").verdict(), rig.get("/products/21").verdict()), ("miss", "hit"));
 }
+
+#[test]
+fn a_client_that_leaves_in_the_middle_of_a_hit_is_no_defect_of_ours() {
+    let rig = Rig::new(MINUTE);
+    rig.origin.on("/", Reply::ok(vec![b'x'; 4_000_000]));
+    rig.get("/");
+    let mut leaving = rig.parvis.client().connect();
+    leaving.write_request("GET", "/", &[], b"");
+    socket2::SockRef::from(&leaving.stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    drop(leaving);
+    eventually("it is logged", || rig.parvis.access_log().len() == 2);
+    let line = rig.parvis.access_log().remove(1);
+    assert_eq!((line["verdict"].as_str(), line["reason"].as_str()), (Some("hit"), Some("")), "{line}");
+    assert!(line["error"].is_string(), "{line}");
+}

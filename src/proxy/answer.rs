@@ -66,9 +66,9 @@ pub async fn stored(
     header.insert_header("Age", freshness.age(now).as_secs())?;
     decorate(&mut header, ctx)?;
     let without_body = is_head || body.is_empty() || has_no_body(status);
-    session.write_response_header(Box::new(header), without_body).await?;
+    send_head(session, header, without_body).await?;
     if !without_body {
-        session.write_response_body(Some(body), true).await?;
+        send_body(session, Some(body), true).await?;
     }
     Ok(())
 }
@@ -100,14 +100,14 @@ pub async fn streaming(
     }
     decorate(&mut header, ctx)?;
     let without_body = is_head || has_no_body(status) || response.length == Some(0);
-    session.write_response_header(Box::new(header), without_body).await?;
+    send_head(session, header, without_body).await?;
     if without_body {
         return Ok(());
     }
     loop {
         match reader.chunk().await {
-            Ok(Some(chunk)) => session.write_response_body(Some(chunk), false).await?,
-            Ok(None) => return session.write_response_body(None, true).await,
+            Ok(Some(chunk)) => send_body(session, Some(chunk), false).await?,
+            Ok(None) => return send_body(session, None, true).await,
             // The client must see that the body is incomplete: the connection ends without its last chunk.
             Err(_) => {
                 ctx.outcome.error = Some("the origin broke off in the middle of the body".to_owned());
@@ -116,6 +116,16 @@ pub async fn streaming(
             }
         }
     }
+}
+
+/// Sends a head. What goes wrong here is the client's doing: it left, or does not read.
+async fn send_head(session: &mut Session, header: ResponseHeader, ends: bool) -> Result<()> {
+    session.write_response_header(Box::new(header), ends).await.map_err(|error| error.into_down())
+}
+
+/// Sends a part of a body, or its end.
+async fn send_body(session: &mut Session, body: Option<Bytes>, ends: bool) -> Result<()> {
+    session.write_response_body(body, ends).await.map_err(|error| error.into_down())
 }
 
 /// Answers by itself, in plain text, with the id under which the operator finds the rest.
@@ -139,9 +149,9 @@ pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Re
     }
     decorate(&mut header, ctx)?;
     let is_head = session.req_header().method == "HEAD";
-    session.write_response_header(Box::new(header), is_head).await?;
+    send_head(session, header, is_head).await?;
     if !is_head {
-        session.write_response_body(Some(body.into()), true).await?;
+        send_body(session, Some(body.into()), true).await?;
     }
     Ok(())
 }
