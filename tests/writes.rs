@@ -1,5 +1,9 @@
 //! A write removes what it changed before its client sees the answer.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use crate::support::{Gate, Reply, Rig, eventually};
 
 const SHOP: &str = "routes:
@@ -126,4 +130,76 @@ fn all_variants_and_spellings_of_the_target_go() {
     for accept in ["a/a", "b/b"] {
         assert_eq!(rig.get_with("/api/7?x=1&y=2", &[("Accept", accept)]).verdict(), "miss", "{accept}");
     }
+}
+
+/// The promise under load: whoever asks after a write was answered never sees what was before it, whatever
+/// fetches, refreshes, validations and variants are under way.
+#[test]
+fn nobody_who_asks_after_an_answered_write_sees_what_was_before_it() {
+    const WRITES: u64 = 150;
+    let rig = Rig::new(
+        "routes:
+  - {name: reads, match: {methods: [GET]}, cache: {ttl: 5m, stale_while_revalidate: 1h, tags: [all]}}
+  - {name: writes, purge_on_success: [{tags: [all]}]}",
+    );
+    let current = Arc::new(AtomicU64::new(0));
+    for path in ["/fresh", "/stale", "/validated"] {
+        let current = current.clone();
+        rig.origin.on_each(path, move |request| {
+            let seen = current.load(Ordering::SeqCst);
+            // Long enough for a write to be answered in between.
+            std::thread::sleep(Duration::from_micros(500 * (seen % 7)));
+            let etag = format!("\"{seen}\"");
+            let age = if path == "/fresh" { "0" } else { "70" };
+            let more = if path == "/validated" { "max-age=60, must-revalidate" } else { "max-age=60" };
+            let status = if request.field("if-none-match").as_deref() == Some(&etag) { 304 } else { 200 };
+            let body = if status == 304 { String::new() } else { seen.to_string() };
+            Reply::status(status, body)
+                .field("Cache-Control", more)
+                .field("Age", age)
+                .field("ETag", &etag)
+                .field("Vary", "Accept-Language")
+        });
+    }
+    let written = current.clone();
+    rig.origin.on_each("/write", move |_| {
+        written.fetch_add(1, Ordering::SeqCst);
+        Reply::status(204, "")
+    });
+    let (answered, reads) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for reader in 0..6 {
+            let (rig, answered, reads) = (&rig, &answered, &reads);
+            scope.spawn(move || {
+                let mut connection = rig.parvis.client().connect();
+                for n in reader.. {
+                    let known = answered.load(Ordering::SeqCst);
+                    let path = ["/fresh", "/stale", "/validated"][n % 3];
+                    let language = ["en", "fr"][n % 2];
+                    connection.write_request("GET", path, &[("Accept-Language", language)], b"");
+                    let response = connection.read_response("GET");
+                    let seen: u64 = response.text().parse().expect("a number");
+                    assert!(
+                        seen >= known,
+                        "{path}: {seen} after {known} was answered: {}",
+                        response.cache_status()
+                    );
+                    reads.fetch_add(1, Ordering::SeqCst);
+                    if known == WRITES {
+                        break;
+                    }
+                }
+            });
+        }
+        let mut writer = rig.parvis.client().connect();
+        for n in 1..=WRITES {
+            writer.write_request("POST", "/write", &[], b"");
+            assert_eq!(writer.read_response("POST").status, 204);
+            answered.store(n, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(n % 5));
+        }
+    });
+    let hits = rig.parvis.metric("parvis_requests_total", "verdict=\"hit\"");
+    let stale = rig.parvis.metric("parvis_requests_total", "verdict=\"stale\"");
+    assert!(hits > 0.0 && stale > 0.0, "{hits} hits, {stale} stale of {}", reads.load(Ordering::SeqCst));
 }
