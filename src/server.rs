@@ -94,10 +94,7 @@ pub fn start(
     access_log: impl std::io::Write + Send + 'static,
 ) -> Result<Running, ServeError> {
     let Settings { plan, file, threads } = settings;
-    for address in plan.listen.iter().chain([&plan.admin.listen]) {
-        // Pingora would panic in a thread of its own.
-        TcpListener::bind(address).map_err(|cause| ServeError::Listen { address: *address, cause })?;
-    }
+    check_addresses(&plan)?;
     let pools = origin::pools(&plan, None)?;
     let store = Arc::new(Store::new(plan.memory));
     let (access_log, access_log_guard) = AccessLog::new(access_log);
@@ -131,6 +128,16 @@ pub fn start(
     }
     tracing::info!(listen = addresses.join(", "), admin = %admin_address, "parvis is listening");
     Ok(running)
+}
+
+/// Binds all addresses at once, and lets them go: Pingora would panic in a thread of its own.
+fn check_addresses(plan: &Plan) -> Result<(), ServeError> {
+    let bind = |address: &SocketAddr| {
+        TcpListener::bind(address).map_err(|cause| ServeError::Listen { address: *address, cause })
+    };
+    let all = plan.listen.iter().chain([&plan.admin.listen]).map(bind).collect::<Result<Vec<_>, _>>()?;
+    drop(all);
+    Ok(())
 }
 
 fn configuration(threads: usize) -> ServerConf {

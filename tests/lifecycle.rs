@@ -80,6 +80,19 @@ fn an_address_in_use_is_told_and_nothing_starts() {
 }
 
 #[test]
+fn clients_and_operators_cannot_share_an_address() {
+    let port = free_port();
+    for (listen, admin) in [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1")] {
+        let (listen, admin) = (format!("{listen}:{port}"), format!("{admin}:{port}"));
+        let output =
+            command(&["run", "--origin", "127.0.0.1:1", "--listen", &listen, "--admin", &admin], &[]);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert!(errors.contains("cannot listen on"), "{errors}");
+    }
+}
+
+#[test]
 fn without_a_file_the_defaults_are_safe() {
     let origin = crate::support::Origin::start();
     origin.on("/plain", Reply::ok("x"));

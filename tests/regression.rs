@@ -1,6 +1,6 @@
 //! Defects that were found, each with a test that fails without its fix.
 
-use crate::support::{Reply, Rig, eventually};
+use crate::support::{Gate, Reply, Rig, eventually};
 
 const MINUTE: &str = "routes: [{name: all, cache: {ttl: 1m}}]";
 
@@ -14,7 +14,26 @@ fn a_page_that_sets_a_cookie_is_not_shortened_to_a_304() {
 }
 
 #[test]
-fn a_write_whose_client_left_counts_as_carried_out() {
+fn a_write_whose_client_left_is_carried_through_and_then_purges() {
+    let rig = Rig::new(MINUTE);
+    let gate = Gate::new();
+    rig.origin.on("/", Reply::ok("old"));
+    rig.get("/");
+    rig.origin.on("/", Reply::ok("written").behind(&gate));
+    let mut writer = rig.parvis.client().connect();
+    writer.write_request("PUT", "/", &[], b"new");
+    eventually("the origin has the write", || rig.origin.count("/") == 2);
+    drop(writer);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert_eq!(rig.get("/").text(), "old", "nothing has changed yet");
+    gate.open();
+    eventually("the write has ended", || rig.parvis.access_log().len() == 3);
+    rig.origin.on("/", Reply::ok("new"));
+    assert_eq!((rig.get("/").verdict(), rig.get("/").text().as_str()), ("miss", "new"));
+}
+
+#[test]
+fn a_write_whose_client_breaks_off_counts_as_carried_out() {
     let rig = Rig::new(MINUTE);
     rig.origin.on("/", Reply::ok("old"));
     rig.get("/");
@@ -22,10 +41,25 @@ fn a_write_whose_client_left_counts_as_carried_out() {
     let mut writer = rig.parvis.client().connect();
     writer.write_request("PUT", "/", &[], b"new");
     eventually("the origin has the write", || rig.origin.count("/") == 2);
+    socket2::SockRef::from(&writer.stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     drop(writer);
     eventually("the write has ended", || rig.parvis.access_log().len() == 2);
     rig.origin.on("/", Reply::ok("new"));
     assert_eq!((rig.get("/").verdict(), rig.get("/").text().as_str()), ("miss", "new"));
+}
+
+#[test]
+fn a_route_written_in_any_script_takes_its_paths() {
+    let rig = Rig::new(
+        "routes:
+  - {name: pages, match: {path: ['/größe/*', '/a b', '/%7Eada']}, cache: {ttl: 1m}}
+  - {name: rest}",
+    );
+    for path in ["/gr%C3%B6%C3%9Fe/1", "/größe/1", "/a%20b", "/~ada"] {
+        rig.origin.on(path, Reply::ok("x"));
+        rig.get(path);
+        assert_eq!(rig.get(path).verdict(), "hit", "{path}");
+    }
 }
 
 #[test]

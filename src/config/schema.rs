@@ -219,7 +219,7 @@ pub struct Match {
     pub host: Option<OneOrMany>,
     /// Paths, with `*` as wildcard that also crosses `/`.
     pub path: Option<OneOrMany>,
-    /// A regular expression searched for in the path.
+    /// A regular expression searched for in the path, which is percent-encoded where it must be.
     pub path_regex: Option<String>,
     /// Methods. Default all.
     pub methods: Option<OneOrMany>,

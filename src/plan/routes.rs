@@ -16,6 +16,7 @@ use crate::rules::policy::{
     QueryPolicy,
 };
 use crate::rules::route::{Matcher, Route};
+use crate::rules::target::normal_encoding;
 
 const MAX_ROUTES: usize = 1000;
 /// Per list: patterns, tags, methods, removals.
@@ -169,9 +170,12 @@ fn matcher(written: &schema::Match, path: &Path, mistakes: &mut Mistakes) -> Opt
         let compiled = patterns(std::slice::from_ref(pattern), &path.key("headers").key(name), mistakes)?;
         headers.push((name.to_ascii_lowercase(), compiled));
     }
+    // Spelled like the paths they are held against.
+    let spelled: Vec<String> =
+        paths.iter().map(|pattern| normal_encoding(&pattern.replace(' ', "%20")).into_owned()).collect();
     Some(Matcher {
         hosts: patterns(&hosts, &path.key("host"), mistakes)?,
-        paths: patterns(paths, &path.key("path"), mistakes)?,
+        paths: patterns(&spelled, &path.key("path"), mistakes)?,
         path_regex,
         methods: methods.to_vec(),
         headers,

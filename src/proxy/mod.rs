@@ -133,6 +133,9 @@ impl ProxyHttp for App {
             Err(reason) => reason,
         };
         ctx.outcome.verdict = Some(Verdict::Pass(reason));
+        // A write is carried through although its client leaves: only the answer tells that it is done.
+        let is_safe = View::new(session.req_header(), ctx.client.scheme).head().is_safe();
+        session.set_abort_on_close(is_safe);
         Ok(false)
     }
 
