@@ -76,3 +76,19 @@ fn an_endless_body_is_read_no_faster_than_its_reader_takes_it() {
             && rig.parvis.metric("parvis_fill_bytes", "") == 0.0
     });
 }
+
+#[test]
+fn a_body_that_comes_byte_by_byte_takes_no_more_than_the_budget_of_bodies_under_way() {
+    let config = "storage: {memory: {max_size: 16MiB, max_object_size: 4MiB}}\nroutes: [{name: all, cache: {ttl: 1h}}]";
+    let rig = Rig::new(config);
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let crumbs = b"1\r\nx\r\n".repeat(1_000);
+    rig.origin.on("/", Reply::script().then(head).then_repeat(crumbs, 300).then("0\r\n\r\n"));
+    let before = rig.parvis.resident_memory();
+    let response = rig.get("/");
+    assert_eq!((response.body.len(), response.complete), (300_000, true));
+    let grown = rig.parvis.resident_memory().saturating_sub(before);
+    assert!(grown <= SLACK + (8 << 20), "grown by {} MiB", grown >> 20);
+    assert_eq!(rig.parvis.metric("parvis_limit_reached_total", "limit=\"fill-limit\""), 1.0);
+    eventually("nothing is held any longer", || rig.parvis.metric("parvis_fill_bytes", "") == 0.0);
+}

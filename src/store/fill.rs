@@ -25,6 +25,13 @@ use crate::rules::key::{CacheKey, Vary};
 /// Bytes a window holds before the fetch waits.
 const WINDOW: u64 = 1 << 20;
 
+/// What a chunk takes beside its bytes: an origin may send them one at a time.
+const CHUNK_OVERHEAD: u64 = 96;
+
+fn charge(chunk: &Bytes) -> u64 {
+    chunk.len() as u64 + CHUNK_OVERHEAD
+}
+
 /// The head of a response under way.
 #[derive(Debug)]
 pub struct Streaming {
@@ -204,16 +211,16 @@ impl Filler {
 
     fn append(&self, chunk: Bytes) -> bool {
         let mut state = self.0.state.lock();
-        let length = chunk.len() as u64;
-        if !state.window {
-            if self.0.in_flight.reserve(length) {
-                state.reserved += length;
-            } else {
-                state.window = true;
-            }
-        }
         if !chunk.is_empty() {
-            state.held += length;
+            let charge = charge(&chunk);
+            if !state.window {
+                if self.0.in_flight.reserve(charge) {
+                    state.reserved += charge;
+                } else {
+                    state.window = true;
+                }
+            }
+            state.held += charge;
             state.chunks.push_back(chunk);
         }
         !state.window
@@ -231,7 +238,7 @@ impl Filler {
             return None;
         }
         // One allocation of exactly the body's length: chunks pin larger read buffers.
-        let mut body = Vec::with_capacity(usize::try_from(state.held).ok()?);
+        let mut body = Vec::with_capacity(state.chunks.iter().map(Bytes::len).sum());
         state.chunks.iter().for_each(|chunk| body.extend_from_slice(chunk));
         Some(body.into())
     }
@@ -281,7 +288,7 @@ impl State {
             let Some(chunk) = self.chunks.pop_front() else {
                 break;
             };
-            self.held -= chunk.len() as u64;
+            self.held -= charge(&chunk);
             self.first += 1;
         }
     }
@@ -377,7 +384,7 @@ mod tests {
 
     #[tokio::test]
     async fn early_and_late_readers_get_the_whole_body() {
-        let (filler, fill) = fill(100);
+        let (filler, fill) = fill(1000);
         let early = tokio::spawn(drain(fill.join().unwrap()));
         assert_eq!(filler.push("one ".into()).await, Ok(true));
         let late = tokio::spawn(drain(fill.join().unwrap()));
@@ -391,7 +398,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_fill_breaks_off_and_never_looks_complete() {
-        let (filler, fill) = fill(100);
+        let (filler, fill) = fill(1000);
         let reader = fill.join().unwrap();
         filler.push("half".into()).await.unwrap();
         drop(filler);
@@ -423,12 +430,12 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_under_way_have_a_budget_and_are_given_back() {
-        let (filler, fill) = fill(10);
+        let (filler, fill) = fill(10 + CHUNK_OVERHEAD);
         let reader = fill.join().unwrap();
         assert_eq!(filler.push("0123456789".into()).await, Ok(true));
         assert_eq!(filler.push("x".into()).await, Ok(false));
         let in_flight = fill.in_flight.clone();
-        assert_eq!(in_flight.used(), 10);
+        assert_eq!(in_flight.used(), 10 + CHUNK_OVERHEAD);
         filler.finish();
         assert_eq!(drain(reader).await.unwrap(), b"0123456789x");
         drop(fill);
