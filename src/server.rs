@@ -19,6 +19,7 @@ use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, Shut
 use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Semaphore;
 
 use crate::admin::Admin;
 use crate::front::Front;
@@ -26,7 +27,8 @@ use crate::observe::Observer;
 use crate::observe::log::AccessLog;
 use crate::origin;
 use crate::plan::{LoadError, Plan};
-use crate::proxy::{App, Live, Parvis};
+use crate::proxy::{App, Live, MAX_LATE_PURGES, Parvis};
+use crate::rules::invalidate::Selector;
 use crate::store::Store;
 
 /// How long requests under way are waited for after TERM.
@@ -42,7 +44,7 @@ const STEP: Duration = Duration::from_millis(20);
 const MAX_IDLE_ORIGIN_CONNECTIONS: usize = 256;
 
 /// Attempts per request, connections to other servers and reused ones that broke included.
-const MAX_ATTEMPTS: usize = 8;
+const MAX_ATTEMPTS: usize = 3;
 
 /// Why the server did not start or ended early.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +104,13 @@ pub fn start(
     let addresses: Vec<String> = plan.listen.iter().map(ToString::to_string).collect();
     let admin_address = plan.admin.listen;
     let live = ArcSwap::from_pointee(Live { plan, pools });
-    let app = App(Arc::new(Parvis { live, store, observer, active: Arc::default() }));
+    let app = App(Arc::new(Parvis {
+        live,
+        store,
+        observer,
+        active: Arc::default(),
+        late_purges: Arc::new(Semaphore::new(MAX_LATE_PURGES)),
+    }));
 
     let mut server = Server::new_with_opt_and_conf(None, configuration(threads));
     server.bootstrap();
@@ -270,7 +278,15 @@ impl Reload {
             tracing::warn!(changed = restart.join(", "), "takes effect only after a restart");
         }
         let routes = plan.routes.len();
+        let elsewhere = before.plan.leads_elsewhere(&plan);
         self.app.live.store(Arc::new(Live { plan, pools }));
+        if elsewhere {
+            let purged = self.app.store.purge(&[Selector::All]);
+            tracing::warn!(
+                entries = purged.total().0,
+                "a route leads to another application: nothing stored is kept"
+            );
+        }
         tracing::info!(routes, file = %self.file.display(), "the configuration was reloaded");
         Ok(())
     }

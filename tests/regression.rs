@@ -128,3 +128,83 @@ fn a_client_that_leaves_in_the_middle_of_a_hit_is_no_defect_of_ours() {
     assert_eq!((line["verdict"].as_str(), line["reason"].as_str()), (Some("hit"), Some("")), "{line}");
     assert!(line["error"].is_string(), "{line}");
 }
+
+#[test]
+fn a_cache_control_written_with_semicolons_still_forbids() {
+    let rig = Rig::new(MINUTE);
+    for (path, value) in
+        [("/a", "private; max-age=60"), ("/b", "no-store; no-cache"), ("/c", "x=\"open, no-store")]
+    {
+        rig.origin.on(path, Reply::ok("x").field("Cache-Control", value));
+        rig.get(path);
+        assert_eq!(rig.get(path).detail(), "uncacheable", "{value}");
+    }
+}
+
+#[test]
+fn a_field_with_underscores_is_the_one_with_hyphens() {
+    let rig = Rig::new(MINUTE);
+    rig.origin.on_each("/", |request| Reply::ok(request.field("x_forwarded_host").unwrap_or_default()));
+    rig.origin.on_each("/account", |request| Reply::ok(request.field("api_key").unwrap_or_default()));
+    assert_eq!(rig.get_with("/", &[("X_Forwarded_Host", "evil.test")]).text(), "");
+    let personal = rig.get_with("/account", &[("api_key", "alice")]);
+    assert_eq!((personal.detail().as_str(), personal.text().as_str()), ("authorization", "alice"));
+    assert_eq!(rig.get("/account").text(), "");
+}
+
+#[test]
+fn a_host_is_one_thing_to_the_key_and_to_the_origin() {
+    let rig = Rig::new(MINUTE);
+    rig.origin.on_each("/", |request| Reply::ok(request.field("host").unwrap_or_default()));
+    for bad in ["\u{a0}shop.test", "shop.test\u{3000}", ":80", "shop.test/x"] {
+        assert_eq!(rig.get_with("/", &[("Host", bad)]).status, 400, "{bad}");
+    }
+    assert_eq!(rig.get_with("/", &[("Host", "SHOP.test:80")]).text(), "shop.test");
+    assert_eq!((rig.get("/").verdict(), rig.get("/").text().as_str()), ("hit", "shop.test"));
+}
+
+#[test]
+fn a_304_that_adds_variants_ends_the_page_without_them() {
+    let rig = Rig::new("routes: [{name: all}]");
+    let first =
+        Reply::ok("fr").field("Cache-Control", "max-age=60").field("Age", "60").field("ETag", "\"1\"");
+    let validated =
+        Reply::status(304, "").field("Cache-Control", "max-age=60").field("Vary", "Accept-Language");
+    let own = Reply::ok("en").field("Cache-Control", "max-age=60").field("Vary", "Accept-Language");
+    rig.origin.on_sequence("/", vec![first, validated, own]);
+    rig.get_with("/", &[("Accept-Language", "fr")]);
+    assert_eq!(rig.get_with("/", &[("Accept-Language", "en")]).text(), "en");
+}
+
+#[test]
+fn one_client_that_the_origin_refuses_takes_the_page_from_nobody() {
+    let rig = Rig::new("routes: [{name: all, cache: {stale_while_revalidate: 1h}}]");
+    rig.origin.on_each("/", |request| match request.field("accept").as_deref() {
+        Some("x/y") => Reply::status(406, "no"),
+        _ => Reply::ok("page").field("Cache-Control", "max-age=60").field("Age", "70"),
+    });
+    rig.get("/");
+    assert_eq!(rig.get_with("/", &[("Accept", "x/y")]).verdict(), "stale");
+    eventually("the refresh was refused", || {
+        rig.parvis.metric("parvis_fetches_total", "result=\"abandoned\"") == 1.0
+    });
+    assert_eq!(rig.get("/").verdict(), "stale", "what is stored stays");
+}
+
+#[test]
+fn http_1_0_knows_no_chunks_on_a_pass_either() {
+    let rig = Rig::new(MINUTE);
+    rig.origin.on("/", Reply::ok("").chunked(&["hello ", "world"]));
+    let answer = rig.parvis.client().raw(b"GET / HTTP/1.0\r\nHost: h\r\nCookie: a=b\r\n\r\n");
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(answer.contains("detail=cookie") && answer.ends_with("\r\n\r\nhello world"), "{answer}");
+}
+
+#[test]
+fn a_write_given_up_on_purges_again_when_the_origin_should_be_done() {
+    let rig = Rig::with_timeouts("{connect: 1s, read: 300ms, idle: 1s}", MINUTE);
+    rig.origin.on("/", Reply::ok("old"));
+    rig.origin.on("/write", Reply::ok("late").delayed(std::time::Duration::from_secs(2)));
+    assert_eq!(rig.send("PUT", "/write", "").status, 504);
+    eventually("it purges again", || rig.parvis.metric("parvis_purges_total", "cause=\"late\"") == 1.0);
+}

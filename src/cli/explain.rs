@@ -48,7 +48,8 @@ impl Options {
             method: &self.method,
             target: Target::new(scheme, host, path),
             fields: Fields(&fields),
-            has_body: Fields(&fields).has("content-length") || Fields(&fields).has("transfer-encoding"),
+            has_body: Fields(&fields).text("content-length").is_some_and(|length| length != "0")
+                || Fields(&fields).has("transfer-encoding"),
         };
         let response = ResponseHead { status: self.status, fields: Fields(&response) };
         print(explain(&plan, &request, &response).trim_end());

@@ -176,8 +176,18 @@ fn describe(path: Path, message: &str) -> (Mistake, Path) {
             Some(similar) => format!("did you mean `{similar}`?"),
             None => format!("one of: {}", known.join(", ")),
         };
-        return (Mistake::error(&path, format!("`{name}` is not a value of `{path}`"), remedy), path);
+        let shown = if path.to_string().starts_with("admin.tokens") {
+            "this".to_owned()
+        } else {
+            format!("`{name}`")
+        };
+        return (Mistake::error(&path, format!("{shown} is not a value of `{path}`"), remedy), path);
     }
+    // What stands under `tokens` may be a secret, also out of the environment: it is not repeated.
+    let quoted = message.find(['"', '`']).filter(|_| path.to_string().starts_with("admin.tokens"));
+    let message = quoted.map_or(message.clone(), |at| {
+        format!("{}, expected {}", message[..at].trim_end(), expected(&message))
+    });
     // "invalid type: string "x", expected a map": the first half is the finding, the second the remedy.
     let (finding, remedy) = match message.split_once(", expected ") {
         Some((finding, expected)) => (finding.to_owned(), format!("expected {}", plain_type(expected))),
@@ -188,6 +198,10 @@ fn describe(path: Path, message: &str) -> (Mistake, Path) {
     };
     let place = if path.0.is_empty() { "the file".to_owned() } else { path.to_string() };
     (Mistake::error(&path, format!("{place}: {finding}"), remedy), path)
+}
+
+fn expected(message: &str) -> &str {
+    message.split_once(", expected ").map_or("another value", |(_, expected)| expected)
 }
 
 /// serde names Rust's types; an operator knows YAML's.

@@ -140,9 +140,10 @@ impl fmt::Display for Report {
 /// The text with every value of a key `secret` blotted out, at the same length: the line of a mistake is shown,
 /// and a secret may stand on it. What comes from the environment is no secret here.
 fn without_secrets(text: &str) -> String {
-    // By text and not by structure, since a file with mistakes may have none.
+    // By text and not by structure, since a file with mistakes may have none; and by its letters, since the key
+    // may be misspelt.
     let value = Regex::new(
-        r#"(?s)\bsecret["']?\s*:\s*("[^"]*"?|'[^']*'?|[|>][^\n]*(?:\n[ \t]+[^\n]*|\n)*|[^\s,}#][^,}\n#]*)"#,
+        r#"(?s)\b[secrt]{5,8}["']?\s*:\s*("[^"]*"?|'[^']*'?|[|>][^\n]*(?:\n[ \t]+[^\n]*|\n)*|[^\s,}#][^,}\n#]*)"#,
     );
     let mut blotted = text.to_owned();
     for found in value.iter().flat_map(|value| value.captures_iter(text)).filter_map(|found| found.get(1)) {
@@ -182,7 +183,8 @@ mod tests {
             ("secret: \"${TOKEN}\"", "secret: \"${TOKEN}\""),
             ("secret: é!", "secret: xxx"),
             ("secret:\n  - a", "secret:\n  xxx"),
-            ("secrets: plain", "secrets: plain"),
+            ("secert: hunter2", "secert: xxxxxxx"),
+            ("scopes: plain", "scopes: plain"),
         ] {
             assert_eq!(without_secrets(text), shown);
             assert_eq!(without_secrets(text).len(), text.len());

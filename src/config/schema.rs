@@ -164,7 +164,7 @@ pub enum OriginCacheControl {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Bypass {
-    /// Field names, besides `Authorization`, `X-API-Key`, `API-Key` and `X-Auth-Token`, which always count.
+    /// Field names, besides `Authorization` and the usual names of API keys and tokens, which always count.
     pub headers: Option<Vec<String>>,
 }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
@@ -39,17 +39,11 @@ impl ServerApp for Front {
         while let Some((stream, settings)) = connection {
             let mut session = ServerSession::new_http1(stream);
             match settings {
-                Some(settings) => {
-                    pingora::apps::HttpPersistentSettings::apply_to_session(settings, &mut session)
-                }
-                None => {
-                    session.set_keepalive(Some(KEEPALIVE_SECONDS));
-                    session.set_pipelining_enabled(true);
-                }
+                Some(settings) => HttpPersistentSettings::apply_to_session(settings, &mut session),
+                None => session.set_pipelining_enabled(true),
             }
-            if *shutdown.borrow() {
-                session.set_keepalive(None);
-            }
+            // Every time: a session that was used once would otherwise wait for its next request forever.
+            session.set_keepalive((!*shutdown.borrow()).then_some(KEEPALIVE_SECONDS));
             connection = self.proxy.process_new_http(session, shutdown).await.map(|reused| reused.consume());
         }
         None

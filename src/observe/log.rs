@@ -12,6 +12,9 @@ use super::outcome::Outcome;
 /// The most lines that wait to be written.
 const MAX_QUEUED_LINES: usize = 65_536;
 
+/// The most bytes of a target that are logged.
+const MAX_TARGET: usize = 2048;
+
 /// One JSON object per request.
 #[derive(Clone)]
 pub struct AccessLog(NonBlocking);
@@ -46,7 +49,7 @@ fn line(outcome: &Outcome) -> serde_json::Value {
         "client": outcome.client,
         "method": outcome.method,
         "host": outcome.host,
-        "target": outcome.target,
+        "target": shortened(&outcome.target),
         "route": outcome.route.as_deref(),
         "verdict": outcome.verdict_label(),
         "reason": outcome.reason(),
@@ -58,6 +61,12 @@ fn line(outcome: &Outcome) -> serde_json::Value {
     })
 }
 
+/// A target as far as it is logged: a queue of lines is only as bounded as its lines are.
+fn shortened(target: &str) -> &str {
+    let end = (0..=MAX_TARGET.min(target.len())).rev().find(|at| target.is_char_boundary(*at)).unwrap_or(0);
+    &target[..end]
+}
+
 /// Warns of a slow request, with where the time went.
 pub fn slow(outcome: &Outcome) {
     let seconds = |time: Option<std::time::Duration>| time.map(|time| format!("{:.3}", time.as_secs_f64()));
@@ -66,7 +75,7 @@ pub fn slow(outcome: &Outcome) {
         request_id = outcome.request_id,
         method = outcome.method,
         host = outcome.host,
-        target = outcome.target,
+        target = shortened(&outcome.target),
         route = outcome.route.as_deref().unwrap_or_default(),
         verdict = outcome.verdict_label(),
         reason = outcome.reason(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use pingora::upstreams::peer::HttpPeer;
 
@@ -70,6 +71,11 @@ impl Pool {
         peer.options.write_timeout = Some(self.settings.write_timeout);
         peer.options.idle_timeout = Some(self.settings.idle_timeout);
         Box::new(peer)
+    }
+
+    /// How long the origin may be silent.
+    pub fn read_timeout(&self) -> Duration {
+        self.settings.read_timeout
     }
 
     /// How many servers there are, i.e. how many connections are worth trying.

@@ -84,8 +84,32 @@ pub fn compile(config: &Config) -> (Option<Plan>, Vec<Mistake>) {
         access_log: config.observability.access_log.format.unwrap_or(LogFormat::Json) == LogFormat::Json,
         slow_request: period(config.observability.slow_request, Duration::from_secs(1)),
     };
+    refuse_loops(&plan, &top.key("upstreams"), &mut mistakes);
     let failed = mistakes.0.iter().any(|mistake| mistake.severity == Severity::Error);
     ((!failed).then_some(plan), mistakes.0)
+}
+
+/// An upstream that is parvis itself would send every request round until nothing is left to open.
+fn refuse_loops(plan: &Plan, path: &Path, mistakes: &mut Mistakes) {
+    let listens = |server: SocketAddr| {
+        plan.listen.iter().any(|own| {
+            own.port() == server.port()
+                && (own.ip() == server.ip() || (own.ip().is_unspecified() && server.ip().is_loopback()))
+        })
+    };
+    for (name, upstream) in &plan.upstreams {
+        for (index, server) in upstream.servers.iter().enumerate() {
+            let local = server.replace("localhost:", "127.0.0.1:");
+            if local.parse().is_ok_and(listens) {
+                let place = path.key(name.as_ref()).key("servers").item(index);
+                mistakes.error(
+                    &place,
+                    format!("`{server}` is where parvis itself listens"),
+                    "name the application's port",
+                );
+            }
+        }
+    }
 }
 
 pub(super) fn period(written: Option<Period>, default: Duration) -> Duration {

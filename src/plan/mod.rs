@@ -116,6 +116,20 @@ impl Plan {
         }
     }
 
+    /// Whether pages stored under this plan may be another application's under `next`: a route leads to another
+    /// upstream, or an upstream has none of its servers any longer.
+    pub fn leads_elsewhere(&self, next: &Self) -> bool {
+        let moved = |route: &Arc<Route>| {
+            let same = next.routes.iter().find(|other| other.name == route.name);
+            same.is_some_and(|other| other.upstream != route.upstream)
+        };
+        let replaced = |(name, upstream): (&Arc<str>, &Upstream)| {
+            let servers = next.upstreams.get(name).map(|next| &next.servers);
+            servers.is_some_and(|next| !upstream.servers.iter().any(|server| next.contains(server)))
+        };
+        self.routes.iter().any(moved) || self.upstreams.iter().any(replaced)
+    }
+
     /// What of another plan cannot take effect without a restart.
     pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
         let mut changed = Vec::new();

@@ -10,6 +10,7 @@ use super::compile::{Mistakes, NAME_REMEDY, is_name, period};
 use crate::config::locate::Path;
 use crate::config::schema::{self, Cache, Config};
 use crate::config::values::OneOrMany;
+use crate::rules::forwarding::folded;
 use crate::rules::invalidate::{Selector, SelectorError};
 use crate::rules::policy::{
     ANALYTICS_COOKIES, CAMPAIGN_PARAMETERS, CachePolicy, IDENTITY_HEADERS, Mode, OriginControl, Patterns,
@@ -231,7 +232,7 @@ fn policy(written: &Cache, defaults: &Cache, path: &Path, mistakes: &mut Mistake
         bypass_headers: IDENTITY_HEADERS
             .iter()
             .map(|name| (*name).to_owned())
-            .chain(bypass.into_iter().flatten().map(|name| name.to_ascii_lowercase()))
+            .chain(bypass.into_iter().flatten().map(|name| folded(name)))
             .collect(),
         query: QueryPolicy {
             exclude,

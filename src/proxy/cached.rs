@@ -113,7 +113,8 @@ async fn share_a_fetch(
     match app.store.fills.enter(&found.key, || found.facts.clone(), begun) {
         Ticket::Full => pass(PassReason::FillLimit),
         Ticket::Lead(filler, mut reader, lease) => {
-            let job = fetch::Job::new(app, ctx, &found.primary, found.response.clone(), begun, filler, lease);
+            let expired = still_stored(app, session, ctx, &found);
+            let job = fetch::Job::new(app, ctx, &found.primary, expired, begun, filler, lease);
             job.start(session, ctx)?;
             let opening = reader.opening().await;
             ctx.outcome.origin = Some(ctx.outcome.elapsed());
@@ -192,11 +193,19 @@ fn not_for_followers(
     (own != streaming.key).then_some(Round::LookAgain)
 }
 
+/// What is stored now that the fill can be joined. A purge may have come since the first look; what it removed
+/// must not come back by way of a validation or a failing origin. A purge from now on detaches the fill.
+fn still_stored(app: &App, session: &Session, ctx: &Context, found: &Found) -> Option<Arc<StoredResponse>> {
+    let view = View::new(session.req_header(), ctx.client.scheme);
+    app.store.memory.lookup(&found.primary, view.fields()).response
+}
+
 /// Fetches an expired response anew while it is still served, unless that is under way already.
 fn refresh(app: &App, session: &Session, ctx: &Context, found: &Found) {
     let begun = app.store.memory.begin();
     if let Ticket::Lead(filler, _, lease) = app.store.fills.enter(&found.key, || found.facts.clone(), begun) {
-        let job = fetch::Job::new(app, ctx, &found.primary, found.response.clone(), begun, filler, lease);
+        let expired = still_stored(app, session, ctx, found);
+        let job = fetch::Job::new(app, ctx, &found.primary, expired, begun, filler, lease);
         if let Err(error) = job.start(session, ctx) {
             tracing::error!(%error, key = %found.key, "a background refresh could not be started");
         }

@@ -4,6 +4,7 @@
 //! slowly, without harm to the response or to those who wait for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -29,6 +30,9 @@ use crate::store::fill::{Failure, Filler, Opening, Streaming};
 use crate::store::fills::Lease;
 use crate::store::memory::Refused;
 use crate::store::response::{Head, StoredResponse};
+
+/// How long a body may go on coming when nobody reads it any longer: it would hold a worker of the origin.
+const UNREAD_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a subrequest is to do.
 pub struct Order {
@@ -201,7 +205,9 @@ impl Job {
 
     /// A response that is not stored replaces what was, and the next requests need not wait for its like.
     fn forget(&self, reason: DiscardReason, status: u16) {
-        if !reason.is_lasting() || status >= 500 {
+        // What the origin refuses one client (400, 406, 413, 431) or cannot do now says nothing about the page.
+        let speaks_of_the_page = status < 400 || matches!(status, 404 | 410);
+        if !reason.is_lasting() || !speaks_of_the_page {
             return;
         }
         if let Some(expired) = &self.expired {
@@ -225,6 +231,11 @@ impl Job {
         let merged = ResponseHead { status: expired.head.status, fields: Fields(&fields) };
         let max_object_size = self.live.plan.memory.max_object_size;
         match admission::judge(&merged, &self.route.cache, max_object_size, exchange) {
+            // What is stored without its new variants would be served to all of them.
+            Admission::Keep(kept) if kept.vary != expired.vary => {
+                self.app.store.memory.remove(self.lease.key(), expired);
+                Opening::Again
+            }
             Admission::Keep(kept) => {
                 let response = self.response(Head::storable(&merged), expired.body.clone(), kept);
                 let stored = self.store(self.lease.key(), &response);
@@ -277,6 +288,9 @@ impl Job {
             }
             if last {
                 break;
+            }
+            if self.filler.is_unread() && clock::now().since(self.requested_at) > UNREAD_LIMIT {
+                return "abandoned";
             }
         }
         let stored = kept.zip(self.filler.body()).map(|(kept, body)| {

@@ -31,12 +31,15 @@ use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
+use tokio::sync::Semaphore;
 
 use crate::clock;
 use crate::observe::Observer;
 use crate::observe::outcome::Local;
 use crate::origin::Pools;
 use crate::plan::Plan;
+use crate::rules::head::Fields;
+use crate::rules::invalidate::Selector;
 use crate::rules::lookup::{self, PassReason};
 use crate::rules::verdict::Verdict;
 use crate::rules::{invalidate, route};
@@ -69,7 +72,12 @@ pub struct Parvis {
     pub observer: Observer,
     /// Requests and fetches under way.
     pub active: Arc<AtomicUsize>,
+    /// Places for purges that follow a write of unknown outcome.
+    pub late_purges: Arc<Semaphore>,
 }
+
+/// The most purges that wait to follow a write of unknown outcome.
+pub const MAX_LATE_PURGES: usize = 1024;
 
 impl Parvis {
     /// How many requests and fetches are under way.
@@ -119,6 +127,9 @@ impl ProxyHttp for App {
             return Ok(false);
         }
         self.identify(session, ctx);
+        if !View::new(session.req_header(), ctx.client.scheme).has_valid_host() {
+            return answer::local(session, ctx, Local::BadRequest).await.map(|()| true);
+        }
         if REFUSED_METHODS.contains(&session.req_header().method.as_str()) {
             return answer::local(session, ctx, Local::Refused).await.map(|()| true);
         }
@@ -194,10 +205,14 @@ impl ProxyHttp for App {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
+        if session.req_header().version == http::Version::HTTP_10 {
+            // It knows no chunks: there the end of the connection ends the body.
+            response.remove_header("transfer-encoding");
+        }
         if matches!(ctx.kind, Kind::Client) && !response.status.is_informational() {
             answer::decorate(response, ctx)?;
         }
@@ -226,6 +241,7 @@ impl ProxyHttp for App {
         if ctx.connected {
             // A write whose answer was lost, or not waited for, may have been carried out.
             self.invalidate(session, None, ctx);
+            self.invalidate_again(session, ctx);
         }
         let status = answer::failure(session, ctx, error).await;
         FailToProxy { error_code: status, can_reuse_downstream: false }
@@ -293,18 +309,29 @@ impl App {
 
     /// Removes what a write changed (RFC 9111 section 4.4). `response` is `None` when its answer was lost.
     fn invalidate(&self, session: &Session, response: Option<&ResponseHeader>, ctx: &Context) {
-        let view = View::new(session.req_header(), ctx.client.scheme);
-        let request = view.head();
-        let Some(route) = ctx.route.as_ref().filter(|_| !request.is_safe()) else {
+        let selectors = removed_by(session, response, ctx);
+        if !selectors.is_empty() {
+            let purged = self.store.purge(&selectors);
+            self.observer.metrics.purge("write", purged.total().0);
+        }
+    }
+
+    /// The origin may carry a write out after it was given up on, and others may have fetched the old state in
+    /// between: what it changes is removed once more when the origin should be done.
+    fn invalidate_again(&self, session: &Session, ctx: &Context) {
+        let selectors = removed_by(session, None, ctx);
+        let Some(pool) = ctx.pool().filter(|_| !selectors.is_empty()) else { return };
+        let Ok(permit) = self.late_purges.clone().try_acquire_owned() else {
+            self.observer.metrics.limit("late-purges");
             return;
         };
-        let named = response.map(view::response_fields).unwrap_or_default();
-        let named = view::lend(&named);
-        let fields = crate::rules::head::Fields(&named);
-        let mut selectors = invalidate::by_write(&request, fields, &ctx.live.plan.query_policies);
-        selectors.extend(route.purge_on_success.iter().cloned());
-        let purged = self.store.purge(&selectors);
-        self.observer.metrics.purge("write", purged.total().0);
+        let (app, after) = (self.clone(), pool.read_timeout());
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            let purged = app.store.purge(&selectors);
+            app.observer.metrics.purge("late", purged.total().0);
+            drop(permit);
+        });
     }
 
     fn note_origin_time(&self, ctx: &mut Context) {
@@ -316,4 +343,16 @@ impl App {
             ctx.outcome.origin = Some(ctx.outcome.elapsed());
         }
     }
+}
+
+/// What a write through its route removes; nothing for a safe method.
+fn removed_by(session: &Session, response: Option<&ResponseHeader>, ctx: &Context) -> Vec<Selector> {
+    let view = View::new(session.req_header(), ctx.client.scheme);
+    let request = view.head();
+    let Some(route) = ctx.route.as_ref().filter(|_| !request.is_safe()) else { return Vec::new() };
+    let named = response.map(view::response_fields).unwrap_or_default();
+    let named = view::lend(&named);
+    let mut selectors = invalidate::by_write(&request, Fields(&named), &ctx.live.plan.query_policies);
+    selectors.extend(route.purge_on_success.iter().cloned());
+    selectors
 }

@@ -6,7 +6,7 @@ use pingora::{ErrorType, OrErr, Result};
 
 use super::context::Context;
 use super::view::View;
-use crate::rules::forwarding::{CLAIMS, NOT_FETCHED_WITH};
+use crate::rules::forwarding::{NOT_FETCHED_WITH, is_claim};
 use crate::rules::head::Fields;
 use crate::rules::hop;
 use crate::rules::policy::QueryPolicy;
@@ -22,8 +22,15 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
     }
     let peer_chain = forwarded_for(&view, ctx);
     if !ctx.client.via_trusted {
-        for claim in CLAIMS {
-            request.remove_header(*claim);
+        let claims: Vec<String> = request
+            .headers
+            .keys()
+            .map(|name| name.as_str())
+            .filter(|name| is_claim(name))
+            .map(str::to_owned)
+            .collect();
+        for claim in claims {
+            request.remove_header(claim.as_str());
         }
     }
     request.insert_header("X-Forwarded-For", peer_chain)?;
@@ -57,15 +64,19 @@ pub fn for_fetch(
         let name = name.as_str();
         let left_out = hop::is_hop_by_hop(name, head.fields)
             || NOT_FETCHED_WITH.contains(&name)
-            || CLAIMS.contains(&name)
+            || is_claim(name)
+            // To an application it may be the same as another field, with a hyphen.
+            || name.contains('_')
             || name == "x-request-id";
         if !left_out {
             request.append_header(name.to_owned(), value.clone())?;
         }
     }
-    if !view.host().is_empty() {
-        request.insert_header("Host", view.host())?;
-        request.insert_header("X-Forwarded-Host", view.host())?;
+    // Spelled as in the key: a page may repeat it.
+    let host = head.target.host.as_ref();
+    if !host.is_empty() {
+        request.insert_header("Host", host)?;
+        request.insert_header("X-Forwarded-Host", host)?;
     }
     request.insert_header("Accept-Encoding", "identity")?;
     request.insert_header("X-Forwarded-For", forwarded_for(&view, ctx))?;

@@ -8,7 +8,7 @@ use pingora::proxy::Session;
 
 use crate::rules::forwarding::{self, Client};
 use crate::rules::head::{Field, Fields, RequestHead};
-use crate::rules::target::{Scheme, Target};
+use crate::rules::target::{Scheme, Target, is_host};
 
 /// A request head as the rules see it.
 pub struct View<'a> {
@@ -40,6 +40,12 @@ impl<'a> View<'a> {
                 .and_then(|(_, value)| std::str::from_utf8(value).ok())
                 .unwrap_or_default(),
         }
+    }
+
+    /// Whether the client named a host that is one.
+    pub fn has_valid_host(&self) -> bool {
+        let is_text = |value: &[u8]| std::str::from_utf8(value).is_ok();
+        self.fields.iter().all(|(name, value)| *name != "host" || is_text(value)) && is_host(self.host())
     }
 
     /// The target in origin form; `/` for an absolute one without a path.

@@ -53,6 +53,8 @@ pub enum DiscardReason {
     Expired,
     /// The origin encoded it although identity was asked for.
     ContentEncoding,
+    /// A stream of events, which has no end to store it at.
+    Stream,
     /// Its body is larger than `max_object_size`.
     TooLarge,
     /// A purge or a write that covers it came while it was under way.
@@ -75,6 +77,7 @@ impl DiscardReason {
             Self::NoTtl => "no-ttl",
             Self::Expired => "expired",
             Self::ContentEncoding => "content-encoding",
+            Self::Stream => "stream",
             Self::TooLarge => "too-large",
             Self::Purged => "purged",
             Self::Truncated => "truncated",
@@ -126,8 +129,13 @@ fn admit(
     let vary = Vary::parse(fields).map_err(|error| match error {
         VaryError::Star | VaryError::PerClient | VaryError::TooMany => DiscardReason::Vary,
     })?;
-    if fields.list("content-encoding").any(|coding| !coding.eq_ignore_ascii_case("identity")) {
+    let is_identity = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"identity");
+    if !fields.all("content-encoding").all(is_identity) {
         return Err(DiscardReason::ContentEncoding);
+    }
+    let media_type = fields.text("content-type").unwrap_or_default().to_ascii_lowercase();
+    if media_type.starts_with("text/event-stream") {
+        return Err(DiscardReason::Stream);
     }
     let length = fields.text("content-length").and_then(|length| length.trim().parse::<u64>().ok());
     if length.is_some_and(|length| length > max_object_size) {
@@ -191,6 +199,7 @@ mod tests {
             (302, &[][..], Some(NoTtl)),
             (200, &[("content-encoding", "gzip")][..], Some(ContentEncoding)),
             (200, &[("content-encoding", "identity")][..], None),
+            (200, &[("content-type", "Text/Event-Stream; charset=utf-8")][..], Some(Stream)),
             (200, &[("content-length", "1001")][..], Some(TooLarge)),
             (200, &[("content-length", "1000")][..], None),
             (200, &[("cache-control", "max-age=0")][..], Some(Expired)),

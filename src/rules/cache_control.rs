@@ -75,49 +75,46 @@ fn delta_seconds(text: &str) -> Option<u64> {
     Some(text.parse::<u64>().unwrap_or(MAX_DELTA).min(MAX_DELTA))
 }
 
-/// Splits a line into lower-case directive names and their arguments, unquoted.
+/// Splits a line into lower-case directive names and their arguments, unquoted. Semicolons, spaces and stray quotes
+/// separate as commas do: origins write `no-store; private` and mean it.
 fn directives(line: &str) -> Vec<(String, Option<String>)> {
+    const SEPARATORS: &[char] = &[',', ';', ' ', '\t', '"'];
     let mut found = Vec::new();
-    let mut rest = line;
+    let mut rest = line.trim_start_matches(SEPARATORS);
     while !rest.is_empty() {
-        let end = rest.find([',', '=']).unwrap_or(rest.len());
-        let name = rest[..end].trim().to_ascii_lowercase();
-        let has_argument = rest[end..].starts_with('=');
-        rest = rest.get(end + 1..).unwrap_or_default();
-        let argument = has_argument.then(|| {
-            let (argument, after) = argument(rest);
+        let end = rest.find(|c| SEPARATORS.contains(&c) || c == '=').unwrap_or(rest.len());
+        let name = rest[..end].to_ascii_lowercase();
+        rest = rest[end..].trim_start();
+        let argument = rest.strip_prefix('=').map(|after| {
+            let (argument, after) = argument(after.trim_start());
             rest = after;
             argument
         });
         if !name.is_empty() {
             found.push((name, argument));
         }
+        rest = rest.trim_start_matches(SEPARATORS);
     }
     found
 }
 
-/// Reads a token or quoted-string, and what follows its comma.
+/// Reads a token or quoted-string, and what follows it.
 fn argument(text: &str) -> (String, &str) {
-    let trimmed = text.trim_start();
-    let Some(quoted) = trimmed.strip_prefix('"') else {
-        let end = text.find(',').unwrap_or(text.len());
-        return (text[..end].trim().to_owned(), text.get(end + 1..).unwrap_or_default());
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find([',', ';', ' ', '\t']).unwrap_or(text.len());
+        return (text[..end].to_owned(), &text[end..]);
     };
     let mut value = String::new();
     let mut chars = quoted.char_indices();
     while let Some((at, c)) = chars.next() {
         match c {
             '\\' => value.extend(chars.next().map(|(_, escaped)| escaped)),
-            '"' => {
-                let after = &quoted[at + 1..];
-                let next = after.find(',').map_or("", |comma| &after[comma + 1..]);
-                return (value, next);
-            }
+            '"' => return (value, &quoted[at + 1..]),
             _ => value.push(c),
         }
     }
-    // An unclosed string swallows the line: its directives cannot be told apart from its text.
-    (value, "")
+    // Never closed: its text cannot be told from directives, so it is read as both.
+    (value, quoted)
 }
 
 #[cfg(test)]
@@ -164,6 +161,21 @@ mod tests {
         ] {
             assert_eq!(read(&[line]).max_age, seconds(expected), "{line}");
         }
+    }
+
+    #[test]
+    fn sloppy_separators_and_quotes_hide_nothing() {
+        for line in [
+            "private; max-age=60",
+            "no-store; no-cache",
+            "no-cache no-store",
+            "x=\"a, no-store",
+            "\"no-store\"",
+        ] {
+            let read = read(&[line]);
+            assert!(read.no_store || read.private, "{line}");
+        }
+        assert_eq!(read(&["private; max-age=60"]).max_age, seconds(60));
     }
 
     #[test]

@@ -23,30 +23,36 @@ pub struct Client {
     pub via_trusted: bool,
 }
 
-/// Fields by which a proxy tells the origin about the client or rewrites the request; believed only from a
-/// trusted proxy.
-pub const CLAIMS: &[&str] = &[
+/// Fields by which a proxy tells the origin about the client or rewrites the request, besides the families that
+/// [`is_claim`] knows; believed only from a trusted proxy.
+const CLAIMS: &[&str] = &[
     "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-forwarded-proto",
-    "x-forwarded-protocol",
-    "x-forwarded-scheme",
-    "x-forwarded-server",
-    "x-forwarded-ssl",
-    "x-forwarded-uri",
+    "script-name",
     "x-host",
+    "x-http-host-override",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
-    "x-original-host",
-    "x-original-url",
     "x-real-ip",
-    "x-rewrite-url",
     "x-url-scheme",
 ];
+
+/// Whether a field claims something about the client, its request or its identity that only a proxy may say.
+///
+/// An underscore counts as a hyphen: to a WSGI or CGI application both are one variable.
+pub fn is_claim(name: &str) -> bool {
+    let name = folded(name);
+    CLAIMS.contains(&name.as_str())
+        || ["x-forwarded-", "x-original-", "x-rewrite-"].iter().any(|family| name.starts_with(family))
+        || ["client-ip", "connecting-ip", "remote-user", "remote-addr", "authenticated-user", "webauth-user"]
+            .iter()
+            .any(|family| name.ends_with(family))
+}
+
+/// A field's name as a WSGI or CGI application sees it, but for its case.
+pub fn folded(name: &str) -> String {
+    name.to_ascii_lowercase().replace('_', "-")
+}
 
 /// Not sent with a fetch for the store: its response is for everyone, so it must not depend on what one client
 /// holds or wants a part of; and identity is what the store keeps. So they select no variant either.
@@ -107,6 +113,23 @@ mod tests {
         let claims = [("x-forwarded-for", "1.2.3.4"), ("x-forwarded-proto", "https")];
         assert_eq!(client("192.0.2.1", &claims), ("192.0.2.1".into(), Scheme::Http));
         assert_eq!(client("::ffff:192.0.2.1", &[]), ("192.0.2.1".into(), Scheme::Http));
+    }
+
+    #[test]
+    fn claims_are_known_in_any_spelling() {
+        for name in [
+            "X_Forwarded_Host",
+            "x-forwarded-user",
+            "X-Original-URI",
+            "True-Client-IP",
+            "REMOTE_USER",
+            "Script-Name",
+        ] {
+            assert!(is_claim(name), "{name}");
+        }
+        for name in ["accept", "x-requested-with", "user-agent", "x-csrftoken", "host"] {
+            assert!(!is_claim(name), "{name}");
+        }
     }
 
     #[test]

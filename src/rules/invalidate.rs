@@ -142,6 +142,9 @@ pub enum SelectorError {
     /// Neither a path nor a URL.
     #[error("must begin with `/`, `http://` or `https://`")]
     NotAUrl,
+    /// Spaces or control characters.
+    #[error("spaces and control characters are percent-encoded in a URL: write `%20`")]
+    Unencoded,
     /// A query in a prefix.
     #[error("a prefix has no query: name a path, or use a URL for one page")]
     QueryInPrefix,
@@ -160,6 +163,9 @@ fn check_length(text: &str) -> Result<(), SelectorError> {
 /// Splits a URL into its host, if it names one, and the rest from the path on, without a fragment.
 fn split(text: &str) -> Result<(Option<String>, &str), SelectorError> {
     check_length(text)?;
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(SelectorError::Unencoded);
+    }
     let text = text.split('#').next().unwrap_or(text);
     if text.starts_with('/') && !text.starts_with("//") {
         return Ok((None, text));
@@ -324,6 +330,7 @@ mod tests {
             (Selector::url("http:///x", &[]), SelectorError::NotAUrl),
             (Selector::url("//shop/x", &[]), SelectorError::NotAUrl),
             (Selector::url(&long, &[]), SelectorError::TooLong),
+            (Selector::url("/a b", &[]), SelectorError::Unencoded),
             (Selector::prefix("/a?b"), SelectorError::QueryInPrefix),
             (Selector::tag(""), SelectorError::BadTag),
             (Selector::tag("a b"), SelectorError::BadTag),

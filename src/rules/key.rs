@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::forwarding::{CLAIMS, NOT_FETCHED_WITH};
+use super::forwarding::{NOT_FETCHED_WITH, is_claim};
 use super::head::{Fields, RequestHead};
 use super::policy::QueryPolicy;
 
@@ -108,6 +108,9 @@ impl Vary {
 
     /// Reads the `Vary` lines of a response.
     pub fn parse(response: Fields<'_>) -> Result<Self, VaryError> {
+        if response.all("vary").any(|line| std::str::from_utf8(line).is_err()) {
+            return Err(VaryError::Star);
+        }
         let mut names: Vec<String> = response.list("vary").map(str::to_ascii_lowercase).collect();
         if names.iter().any(|name| name == "*") {
             return Err(VaryError::Star);
@@ -116,8 +119,8 @@ impl Vary {
             return Err(VaryError::PerClient);
         }
         // What is dropped from every upstream request selects nothing either.
-        let fixed = [NOT_SELECTING, NOT_FETCHED_WITH, CLAIMS].concat();
-        names.retain(|name| !fixed.contains(&name.as_str()));
+        let fixed = [NOT_SELECTING, NOT_FETCHED_WITH].concat();
+        names.retain(|name| !fixed.contains(&name.as_str()) && !is_claim(name) && !name.contains('_'));
         names.sort_unstable();
         names.dedup();
         if names.len() > Self::MAX {

@@ -4,6 +4,7 @@
 //! rightly, passes to the origin, with the reason. It is decided before any key is made.
 
 use super::cookies;
+use super::forwarding::folded;
 use super::head::RequestHead;
 use super::policy::{CachePolicy, Mode};
 
@@ -85,7 +86,8 @@ pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), Pa
         return Err(PassReason::Body);
     }
     // RFC 9111 section 3.5 lets a shared cache reuse some of these; the default is stricter.
-    if policy.bypass_headers.iter().any(|name| request.fields.has(name)) {
+    let personal = |name: &str| policy.bypass_headers.contains(&folded(name));
+    if request.fields.0.iter().any(|(name, _)| personal(name)) {
         return Err(PassReason::Authorization);
     }
     if cookies::first_identifying(request.fields, &policy.ignore_cookies).is_some() {
@@ -130,6 +132,7 @@ mod tests {
             ("GET", "/", &[][..], true, Body),
             ("GET", "/", &[("AUTHORIZATION", &b"Token x"[..])][..], false, Authorization),
             ("GET", "/", &[("x-api-key", &b""[..])][..], false, Authorization),
+            ("GET", "/", &[("Api_Key", &b""[..])][..], false, Authorization),
             ("GET", "/", &[("Cookie", &b"sessionid=1"[..])][..], false, Cookie),
             ("GET", "/static/../me", &[][..], false, Path),
         ] {

@@ -148,7 +148,18 @@ pub const CAMPAIGN_PARAMETERS: &[&str] = &[
 ];
 
 /// Request fields that name a person, whatever the route says.
-pub const IDENTITY_HEADERS: &[&str] = &["authorization", "x-api-key", "api-key", "x-auth-token"];
+pub const IDENTITY_HEADERS: &[&str] = &[
+    "authorization",
+    "proxy-authorization",
+    "api-key",
+    "api-token",
+    "private-token",
+    "x-access-token",
+    "x-api-key",
+    "x-api-token",
+    "x-auth-token",
+    "x-session-token",
+];
 
 #[cfg(test)]
 mod tests {

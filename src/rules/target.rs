@@ -100,9 +100,15 @@ fn parameter_name(parameter: &str) -> &str {
     parameter.split('=').next().unwrap_or(parameter)
 }
 
+/// Whether a host is one: letters, digits and what addresses and ports are written with. Anything else could be
+/// one host in the key and another at the origin. An HTTP/1.0 client may name none.
+pub fn is_host(host: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b);
+    host.bytes().all(allowed) && !host.starts_with(':')
+}
+
 /// Lower case, without the scheme's default port (RFC 3986 section 6.2.3).
 pub fn normal_host(scheme: Scheme, host: &str) -> Cow<'_, str> {
-    let host = host.trim();
     let host = host.strip_suffix(scheme.default_port()).unwrap_or(host);
     if host.bytes().any(|b| b.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() }
 }
@@ -184,6 +190,22 @@ mod tests {
             (Scheme::Http, "", ""),
         ] {
             assert_eq!(normal_host(scheme, given), normal, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_host_is_told_apart() {
+        for (host, expected) in [
+            ("shop.example:8080", true),
+            ("[::1]:80", true),
+            ("", true),
+            (":80", false),
+            ("\u{a0}shop", false),
+            ("shop\u{3000}", false),
+            ("shop/x", false),
+            ("a b", false),
+        ] {
+            assert_eq!(is_host(host), expected, "{host}");
         }
     }
 

@@ -23,7 +23,7 @@ use crate::rules::invalidate::Facts;
 use crate::rules::key::{CacheKey, Vary};
 
 /// Bytes a window holds before the fetch waits.
-const WINDOW: u64 = 1 << 20;
+const WINDOW: u64 = 128 << 10;
 
 /// What a chunk takes beside its bytes: an origin may send them one at a time.
 const CHUNK_OVERHEAD: u64 = 96;
@@ -231,6 +231,11 @@ impl Filler {
         self.0.state.lock().window = true;
     }
 
+    /// Whether nobody reads along.
+    pub fn is_unread(&self) -> bool {
+        self.0.state.lock().readers.is_empty()
+    }
+
     /// All chunks, if none has been let go.
     pub fn body(&self) -> Option<Bytes> {
         let state = self.0.state.lock();
@@ -411,15 +416,15 @@ mod tests {
         let (filler, fill) = fill(u64::MAX);
         let mut slow = fill.join().unwrap();
         filler.stop_keeping();
-        let chunk = Bytes::from(vec![0; 700_000]);
+        let chunk = Bytes::from(vec![0; 80_000]);
         assert_eq!(filler.push(chunk.clone()).await, Ok(false));
         let pushing = tokio::spawn(async move {
-            let result = filler.push(Bytes::from(vec![1; 700_000])).await;
+            let result = filler.push(Bytes::from(vec![1; 80_000])).await;
             (filler, result)
         });
         tokio::task::yield_now().await;
         assert!(!pushing.is_finished(), "above the window");
-        assert_eq!(slow.chunk().await.unwrap().unwrap().len(), 700_000);
+        assert_eq!(slow.chunk().await.unwrap().unwrap().len(), 80_000);
         let (filler, result) = pushing.await.unwrap();
         assert_eq!(result, Ok(false));
         assert!(fill.join().is_none(), "its beginning is gone");

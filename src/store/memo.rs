@@ -16,7 +16,10 @@ use crate::rules::invalidate::{Facts, Selector};
 use crate::rules::key::CacheKey;
 
 /// The most keys remembered; beyond it the least recently used one is forgotten, which costs it one wait.
-const MAX_KEYS: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
+const MAX_KEYS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
+
+/// Longer keys are not remembered: with the number this bounds the memo to some tens of MiB.
+const MAX_KEY_BYTES: usize = 512;
 
 /// Keys that proved uncacheable.
 #[derive(Default)]
@@ -41,7 +44,7 @@ impl Default for Beliefs {
 impl Memo {
     /// Takes note that `key`, known by `facts`, is uncacheable for `period`.
     pub fn note(&self, key: &CacheKey, facts: Arc<Facts>, period: Duration, now: Timestamp) {
-        if period.is_zero() {
+        if period.is_zero() || key.len() > MAX_KEY_BYTES {
             return;
         }
         let mut beliefs = self.0.lock();
