@@ -98,10 +98,11 @@ fn refuse_loops(plan: &Plan, path: &Path, mistakes: &mut Mistakes) {
         })
     };
     for (name, upstream) in &plan.upstreams {
-        for (index, server) in upstream.servers.iter().enumerate() {
+        for server in &upstream.servers {
             let local = server.replace("localhost:", "127.0.0.1:");
             if local.parse().is_ok_and(listens) {
-                let place = path.key(name.as_ref()).key("servers").item(index);
+                // The list as compiled may be shorter than as written: point at the whole.
+                let place = path.key(name.as_ref()).key("servers");
                 mistakes.error(
                     &place,
                     format!("`{server}` is where parvis itself listens"),
