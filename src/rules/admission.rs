@@ -59,8 +59,6 @@ pub enum DiscardReason {
     TooLarge,
     /// A purge or a write that covers it came while it was under way.
     Purged,
-    /// Its body ended early.
-    Truncated,
     /// Too many bytes were under way to keep one more body.
     FillLimit,
 }
@@ -80,7 +78,6 @@ impl DiscardReason {
             Self::Stream => "stream",
             Self::TooLarge => "too-large",
             Self::Purged => "purged",
-            Self::Truncated => "truncated",
             Self::FillLimit => "fill-limit",
         }
     }
@@ -88,7 +85,7 @@ impl DiscardReason {
     /// Whether the next response to the same key is likely to be refused for the same reason, so that its
     /// requests had better not wait for each other.
     pub fn is_lasting(self) -> bool {
-        !matches!(self, Self::Purged | Self::Truncated | Self::FillLimit)
+        !matches!(self, Self::Purged | Self::FillLimit)
     }
 }
 

@@ -132,8 +132,19 @@ impl Drop for Directory {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, from below the range that the system hands out by itself: an origin or a
+/// connection of another test cannot take it in between.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    const FIRST: usize = 10_000;
+    const PORTS: usize = 22_000;
+    loop {
+        let step = COUNT.fetch_add(1, Ordering::Relaxed);
+        // Tests run in processes of their own: each walks from another place.
+        let offset = (std::process::id() as usize * 911 + step * 7) % PORTS;
+        let port = u16::try_from(FIRST + offset).expect("within the range of ports");
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }

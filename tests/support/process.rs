@@ -1,10 +1,9 @@
 //! The real binary.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
 
 use super::{Client, Directory, Response, eventually, free_port};
 
@@ -54,11 +53,12 @@ impl Parvis {
         let config = directory.path().join("config.yaml");
         let child = spawn(&arguments(listen, admin, &config), &directory);
         let mut parvis = Self { listen, admin, config, child, directory };
-        let up = |address| TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok();
         let mut ended = false;
         eventually("parvis listens, or has ended", || {
             ended = parvis.child.try_wait().expect("its state").is_some();
-            ended || (up(listen) && up(admin))
+            // Its own word, and not a connection: that would also reach the sockets with which it tries whether
+            // the addresses are free.
+            ended || parvis.errors().contains("parvis is listening")
         });
         if ended {
             let errors = parvis.errors();
