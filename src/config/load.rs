@@ -153,6 +153,8 @@ fn steps(path: &serde_path_to_error::Path) -> Path {
 /// Turns serde's message into one for an operator, and names the piece to cut.
 fn describe(path: Path, message: &str) -> (Mistake, Path) {
     let message = strip_location(message);
+    // What stands under `tokens` may be a secret, also out of the environment: it is not repeated.
+    let may_be_secret = path.to_string().starts_with("admin.tokens");
     if let Some(rest) = message.strip_prefix("unknown field `") {
         let name = rest.split('`').next().unwrap_or_default().to_owned();
         let known: Vec<&str> = rest.split('`').skip(2).step_by(2).collect();
@@ -176,15 +178,10 @@ fn describe(path: Path, message: &str) -> (Mistake, Path) {
             Some(similar) => format!("did you mean `{similar}`?"),
             None => format!("one of: {}", known.join(", ")),
         };
-        let shown = if path.to_string().starts_with("admin.tokens") {
-            "this".to_owned()
-        } else {
-            format!("`{name}`")
-        };
+        let shown = if may_be_secret { "this".to_owned() } else { format!("`{name}`") };
         return (Mistake::error(&path, format!("{shown} is not a value of `{path}`"), remedy), path);
     }
-    // What stands under `tokens` may be a secret, also out of the environment: it is not repeated.
-    let quoted = message.find(['"', '`']).filter(|_| path.to_string().starts_with("admin.tokens"));
+    let quoted = message.find(['"', '`']).filter(|_| may_be_secret);
     let message = quoted.map_or(message.clone(), |at| {
         format!("{}, expected {}", message[..at].trim_end(), expected(&message))
     });

@@ -16,8 +16,9 @@ use crate::rules::key::CacheKey;
 use crate::rules::lookup::PassReason;
 use crate::rules::policy::CachePolicy;
 use crate::rules::verdict::{self, Verdict};
-use crate::store::fill::{Failure, Opening, Reader, Streaming};
-use crate::store::fills::Ticket;
+use crate::store::fence::Sequence;
+use crate::store::fill::{Failure, Filler, Opening, Reader, Streaming};
+use crate::store::fills::{Lease, Ticket};
 use crate::store::response::StoredResponse;
 
 /// How often a request looks again, when what it waited for was not for it.
@@ -113,9 +114,7 @@ async fn share_a_fetch(
     match app.store.fills.enter(&found.key, || found.facts.clone(), begun) {
         Ticket::Full => pass(PassReason::FillLimit),
         Ticket::Lead(filler, mut reader, lease) => {
-            let expired = still_stored(app, session, ctx, &found);
-            let job = fetch::Job::new(app, ctx, &found.primary, expired, begun, filler, lease);
-            job.start(session, ctx)?;
+            lead(app, session, ctx, &found, begun, filler, lease)?;
             let opening = reader.opening().await;
             ctx.outcome.origin = Some(ctx.outcome.elapsed());
             serve_opening(session, ctx, &found, opening, reader, true).await
@@ -193,21 +192,34 @@ fn not_for_followers(
     (own != streaming.key).then_some(Round::LookAgain)
 }
 
-/// What is stored now that the fill can be joined. A purge may have come since the first look; what it removed
-/// must not come back by way of a validation or a failing origin. A purge from now on detaches the fill.
-fn still_stored(app: &App, session: &Session, ctx: &Context, found: &Found) -> Option<Arc<StoredResponse>> {
+/// Begins the fetch of a fill that can be joined now, after a second look at what is stored. A purge may have come
+/// since the first: what it removed must not come back by way of a validation or a failing origin (one from now on
+/// detaches the fill). Or another fetch may have ended: then there is nothing left to fetch.
+fn lead(
+    app: &App,
+    session: &Session,
+    ctx: &Context,
+    found: &Found,
+    begun: Sequence,
+    filler: Filler,
+    lease: Lease,
+) -> Result<()> {
     let view = View::new(session.req_header(), ctx.client.scheme);
-    app.store.memory.lookup(&found.primary, view.fields()).response
+    let stored = app.store.memory.lookup(&found.primary, view.fields()).response;
+    let verdict = verdict::judge(stored.as_ref().map(|response| &response.freshness), clock::now());
+    if verdict == Verdict::Hit {
+        filler.open(Opening::Again);
+        return Ok(());
+    }
+    fetch::Job::new(app, ctx, &found.primary, stored, begun, filler, lease).start(session, ctx)
 }
 
 /// Fetches an expired response anew while it is still served, unless that is under way already.
 fn refresh(app: &App, session: &Session, ctx: &Context, found: &Found) {
     let begun = app.store.memory.begin();
-    if let Ticket::Lead(filler, _, lease) = app.store.fills.enter(&found.key, || found.facts.clone(), begun) {
-        let expired = still_stored(app, session, ctx, found);
-        let job = fetch::Job::new(app, ctx, &found.primary, expired, begun, filler, lease);
-        if let Err(error) = job.start(session, ctx) {
-            tracing::error!(%error, key = %found.key, "a background refresh could not be started");
-        }
+    if let Ticket::Lead(filler, _, lease) = app.store.fills.enter(&found.key, || found.facts.clone(), begun)
+        && let Err(error) = lead(app, session, ctx, found, begun, filler, lease)
+    {
+        tracing::error!(%error, key = %found.key, "a background refresh could not be started");
     }
 }

@@ -58,7 +58,7 @@ pub enum Opening {
     Validated(Arc<StoredResponse>, Option<DiscardReason>),
     /// The origin failed, and the stored response stands in for it.
     StaleOnError(Arc<StoredResponse>),
-    /// The stored response was no basis for a validation, and is gone: look again.
+    /// What is stored has changed meanwhile: look again.
     Again,
     /// The origin failed, with what the operator's log says of it.
     Failed(Failure, Arc<str>),
