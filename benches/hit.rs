@@ -10,6 +10,7 @@ use parvis::clock;
 use parvis::config::load;
 use parvis::plan::Plan;
 use parvis::rules::admission::{self, Admission};
+use parvis::rules::client_control::ClientControl;
 use parvis::rules::freshness::Exchange;
 use parvis::rules::head::{Field, Fields, RequestHead, ResponseHead};
 use parvis::rules::invalidate::Facts;
@@ -67,7 +68,7 @@ fn hit(c: &mut Criterion) {
     let now = clock::now();
     let fields: &[Field<'_>] = &[("content-type", b"text/html"), ("etag", b"\"1\"")];
     let response = ResponseHead { status: 200, fields: Fields(fields) };
-    let exchange = Exchange { requested_at: now, received_at: now };
+    let exchange = Exchange { requested_at: now, received_at: now, authorized: false };
     let Admission::Keep(kept) = admission::judge(&response, policy, 1 << 20, exchange) else {
         panic!("kept")
     };
@@ -81,7 +82,10 @@ fn hit(c: &mut Criterion) {
     store.memory.insert(&key, stored, store.memory.begin()).expect("stored");
     c.bench_function("store lookup", |b| b.iter(|| store.memory.lookup(black_box(&key), request.fields)));
     let found = store.memory.lookup(&key, request.fields).response.expect("found");
-    c.bench_function("verdict", |b| b.iter(|| verdict::judge(black_box(Some(&found.freshness)), now)));
+    let client = ClientControl::default();
+    c.bench_function("verdict", |b| {
+        b.iter(|| verdict::judge(black_box(Some(&found.freshness)), &client, now))
+    });
 }
 
 criterion_group!(benches, hit);

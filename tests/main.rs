@@ -15,6 +15,7 @@ mod memory;
 mod observe;
 mod purge;
 mod regression;
+mod rfc;
 mod stale;
 mod tidy;
 mod upstream;

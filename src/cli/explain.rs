@@ -9,13 +9,15 @@ use super::{Failure, print};
 use crate::clock;
 use crate::plan::Plan;
 use crate::rules::admission::{self, Admission};
-use crate::rules::freshness::{Exchange, LifetimeSource};
+use crate::rules::client_control::ClientControl;
+use crate::rules::freshness::Exchange;
 use crate::rules::head::{Fields, RequestHead, ResponseHead};
 use crate::rules::invalidate::{self, Selector};
 use crate::rules::key::CacheKey;
 use crate::rules::lookup;
 use crate::rules::route::Route;
 use crate::rules::target::{Scheme, Target};
+use crate::rules::verdict::{self, Verdict};
 
 #[derive(Args, Debug)]
 pub struct Options {
@@ -109,15 +111,31 @@ fn explain(plan: &Plan, request: &RequestHead<'_>, response: &ResponseHead<'_>) 
         Err(reason) => say("verdict", &format!("pass ({}): {}", reason.as_str(), reason.explain())),
         Ok(()) => {
             say("key", &CacheKey::primary(&route.name, request, &route.cache.query).to_string());
-            say_admission(plan, route, response, &mut say);
+            let client = ClientControl::heeded(request.fields, &route.cache);
+            match verdict::judge(None, &client, clock::now()) {
+                Verdict::OnlyIfCached => say("verdict", "hit if stored, else 504 (only-if-cached)"),
+                Verdict::Pass(reason) => {
+                    let text =
+                        format!("hit if stored, else pass ({}): {}", reason.as_str(), reason.explain());
+                    say("verdict", &text);
+                }
+                _ => say_admission(plan, route, request, response, &mut say),
+            }
         }
     }
     out
 }
 
-fn say_admission(plan: &Plan, route: &Route, response: &ResponseHead<'_>, say: &mut impl FnMut(&str, &str)) {
+fn say_admission(
+    plan: &Plan,
+    route: &Route,
+    request: &RequestHead<'_>,
+    response: &ResponseHead<'_>,
+    say: &mut impl FnMut(&str, &str),
+) {
     let now = clock::now();
-    let exchange = Exchange { requested_at: now, received_at: now };
+    let authorized = request.fields.has("authorization");
+    let exchange = Exchange { requested_at: now, received_at: now, authorized };
     match admission::judge(response, &route.cache, plan.memory.max_object_size, exchange) {
         Admission::Discard(reason) => {
             say(
@@ -126,14 +144,7 @@ fn say_admission(plan: &Plan, route: &Route, response: &ResponseHead<'_>, say: &
             );
         }
         Admission::Keep(kept) => {
-            let source = match kept.source {
-                LifetimeSource::SMaxAge => "s-maxage of the response",
-                LifetimeSource::MaxAge => "max-age of the response",
-                LifetimeSource::Expires => "Expires of the response",
-                LifetimeSource::NoCache => "no-cache of the response: validated every time",
-                LifetimeSource::StatusTtl => "status_ttl of the route",
-                LifetimeSource::Ttl => "ttl of the route",
-            };
+            let source = kept.source.explain();
             let period = |time| humantime::format_duration(time).to_string();
             let freshness = kept.freshness;
             say("verdict", &format!("miss, then hit: a {} like this is stored", response.status));
@@ -150,6 +161,13 @@ fn say_admission(plan: &Plan, route: &Route, response: &ResponseHead<'_>, say: &
             }
             if !freshness.stale_if_error.is_zero() {
                 say("stale", &format!("for {} more when the origin fails", period(freshness.stale_if_error)));
+            }
+            if !freshness.stale_on_disconnect.is_zero() {
+                let window = period(freshness.stale_on_disconnect);
+                say("stale", &format!("for {window} more when the origin does not answer"));
+            }
+            if !kept.withheld.is_empty() {
+                say("withheld", &format!("{}: not stored", kept.withheld.join(", ")));
             }
             if !kept.tags.is_empty() {
                 say("tags", &kept.tags.join(", "));

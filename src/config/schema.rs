@@ -121,6 +121,18 @@ pub struct Cache {
     /// `honour` (default): a lifetime from the origin wins. `override`: the route's wins; `no-store`, `private`,
     /// `no-cache` and `Set-Cookie` are obeyed all the same.
     pub origin_cache_control: Option<OriginCacheControl>,
+    /// A lifetime guessed from `Last-Modified` where nobody gives one.
+    pub heuristic: Heuristic,
+    /// What is done with a response that sets a cookie. `uncacheable` (default): it was made for one visitor and is
+    /// not stored. `strip`: it is stored, and sent to everyone, without its cookies. `store`: everyone gets the
+    /// same cookies.
+    pub set_cookie: Option<SetCookie>,
+    /// What is done with a request that carries `Authorization`. `pass` (default): it goes to the origin by itself.
+    /// `rfc9111`: it may be answered from the store, and its response is stored when the origin marks it `public`,
+    /// `s-maxage` or `must-revalidate`.
+    pub authorization: Option<Authorization>,
+    /// Whether the `Cache-Control` of requests counts: `honour` (default) or `ignore`.
+    pub client_cache_control: Option<ClientCacheControl>,
     /// Labels for purges. Default none.
     pub tags: Option<Vec<String>>,
     /// Cookies that change nothing, with `*` as wildcard: left out of the key and of what the origin is sent.
@@ -138,6 +150,64 @@ pub struct Cache {
     pub stale_while_revalidate: Option<Period>,
     /// How long an expired response is served when the origin fails. Default `0s`.
     pub stale_if_error: Option<Period>,
+    /// How long an expired response is served when the origin does not answer at all; an error that it answers with
+    /// is passed on. Default `0s`.
+    pub stale_on_disconnect: Option<Period>,
+}
+
+/// A lifetime guessed where neither the origin nor the route gives one: what has not changed for long will not
+/// change soon.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Heuristic {
+    /// `off` (default) or `last_modified`.
+    pub mode: Option<HeuristicMode>,
+    /// Which share of the time since `Last-Modified`. Default `10`.
+    pub percent: Option<u8>,
+    /// The longest lifetime guessed. Default `1d`.
+    pub max: Option<Period>,
+}
+
+/// Whether a lifetime is guessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeuristicMode {
+    /// It is not.
+    Off,
+    /// From `Last-Modified`.
+    LastModified,
+}
+
+/// What is done with a response that sets a cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SetCookie {
+    /// It is not stored.
+    Uncacheable,
+    /// It is stored without its cookies.
+    Strip,
+    /// It is stored with its cookies.
+    Store,
+}
+
+/// What is done with a request that carries `Authorization`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Authorization {
+    /// It goes to the origin by itself.
+    Pass,
+    /// It takes part in caching.
+    Rfc9111,
+}
+
+/// Whether the `Cache-Control` of requests counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientCacheControl {
+    /// It does.
+    Honour,
+    /// It does not.
+    Ignore,
 }
 
 /// Whether a route caches.

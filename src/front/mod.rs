@@ -14,6 +14,7 @@ use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 
 use crate::proxy::App;
+use crate::proxy::wire::Wire;
 
 /// How long an idle connection is kept, in seconds.
 const KEEPALIVE_SECONDS: u64 = 60;
@@ -35,6 +36,7 @@ impl Front {
 impl ServerApp for Front {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         self.app.observer.metrics.connection();
+        let stream: Stream = Box::new(Wire::new(stream));
         let mut connection = Some((stream, None));
         while let Some((stream, settings)) = connection {
             let mut session = ServerSession::new_http1(stream);

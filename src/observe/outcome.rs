@@ -9,9 +9,10 @@ use uuid::Uuid;
 
 use crate::clock::{self, Timestamp};
 use crate::rules::admission::DiscardReason;
+use crate::rules::freshness::StaleReason;
 use crate::rules::head::Fields;
 use crate::rules::lookup::PassReason;
-use crate::rules::verdict::Verdict;
+use crate::rules::verdict::{RevalidateReason, Verdict};
 
 /// The longest request id taken over from a client, in bytes.
 const MAX_REQUEST_ID: usize = 128;
@@ -34,6 +35,8 @@ pub enum Local {
     Refused,
     /// The request is malformed.
     BadRequest,
+    /// Nothing usable is stored, and the client wants nothing else.
+    OnlyIfCached,
     /// The origin could not be reached, or broke off.
     OriginUnreachable,
     /// The origin took too long.
@@ -49,6 +52,7 @@ impl Local {
             Self::NoRoute => "no-route",
             Self::Refused => "method-refused",
             Self::BadRequest => "bad-request",
+            Self::OnlyIfCached => "only-if-cached",
             Self::OriginUnreachable => "origin-unreachable",
             Self::OriginTimeout => "origin-timeout",
             Self::Internal => "internal",
@@ -62,7 +66,7 @@ impl Local {
             Self::Refused => 405,
             Self::BadRequest => 400,
             Self::OriginUnreachable => 502,
-            Self::OriginTimeout => 504,
+            Self::OnlyIfCached | Self::OriginTimeout => 504,
             Self::Internal => 500,
         }
     }
@@ -91,8 +95,8 @@ pub struct Outcome {
     pub collapsed: bool,
     /// The stored response was found to still hold.
     pub validated: bool,
-    /// A stale response stood in for a failing origin.
-    pub stale_on_error: bool,
+    /// A stored response stood in for a failing origin, and who allows that.
+    pub stood_in: Option<StaleReason>,
     /// Seconds of freshness left (negative: since expiry) of what was served from the store.
     pub ttl: Option<i64>,
     /// Why parvis answered by itself.
@@ -126,7 +130,7 @@ impl Default for Outcome {
             fate: None,
             collapsed: false,
             validated: false,
-            stale_on_error: false,
+            stood_in: None,
             ttl: None,
             local: None,
             status: 0,
@@ -173,13 +177,14 @@ impl Outcome {
         if let Some(local) = self.local {
             return local.as_str();
         }
-        if self.stale_on_error {
-            return "stale-if-error";
+        if let Some(reason) = self.stood_in {
+            return reason.as_str();
         }
         match (self.verdict, self.fate) {
             (Some(Verdict::Pass(reason)), _) => reason.as_str(),
-            (Some(Verdict::HitStale), _) => "stale-while-revalidate",
+            (Some(Verdict::HitStale(reason)), _) => reason.as_str(),
             (_, Some(Fate::Discarded(reason))) => reason.as_str(),
+            (Some(Verdict::Revalidate(RevalidateReason::Client)), _) => "client",
             _ if self.validated => "validated",
             _ if self.collapsed => "collapsed",
             _ => "",
@@ -190,12 +195,13 @@ impl Outcome {
     pub fn cache_status(&self) -> String {
         let mut status = String::from("parvis");
         status.push_str(match self.verdict {
-            Some(Verdict::Hit | Verdict::HitStale) => "; hit",
+            Some(Verdict::Hit | Verdict::HitStale(_)) => "; hit",
             Some(Verdict::Miss) => "; fwd=miss",
-            Some(Verdict::Revalidate) => "; fwd=stale",
+            Some(Verdict::Revalidate(RevalidateReason::Expired)) => "; fwd=stale",
+            Some(Verdict::Revalidate(RevalidateReason::Client)) => "; fwd=request",
             Some(Verdict::Pass(PassReason::Method)) => "; fwd=method",
             Some(Verdict::Pass(_)) => "; fwd=bypass",
-            None => "",
+            Some(Verdict::OnlyIfCached) | None => "",
         });
         if self.validated {
             status.push_str("; fwd-status=304");
@@ -212,7 +218,7 @@ impl Outcome {
         }
         // What has a parameter of its own needs no detail.
         match self.reason() {
-            "" | "method" | "validated" | "collapsed" => {}
+            "" | "method" | "client" | "validated" | "collapsed" => {}
             reason => {
                 let _ = write!(status, "; detail={reason}");
             }
@@ -273,7 +279,7 @@ mod tests {
         );
         assert_eq!(
             status(|o| {
-                o.verdict = Some(Verdict::Revalidate);
+                o.verdict = Some(Verdict::Revalidate(RevalidateReason::Expired));
                 o.validated = true;
                 o.fate = Some(Fate::Stored);
             }),

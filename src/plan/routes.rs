@@ -13,8 +13,8 @@ use crate::config::values::OneOrMany;
 use crate::rules::forwarding::folded;
 use crate::rules::invalidate::{Selector, SelectorError};
 use crate::rules::policy::{
-    ANALYTICS_COOKIES, CAMPAIGN_PARAMETERS, CachePolicy, IDENTITY_HEADERS, Mode, OriginControl, Patterns,
-    QueryPolicy,
+    ANALYTICS_COOKIES, Authorization, CAMPAIGN_PARAMETERS, CachePolicy, ClientCacheControl, Heuristic,
+    IDENTITY_HEADERS, Mode, OriginControl, Patterns, QueryPolicy, SetCookie,
 };
 use crate::rules::route::{Matcher, Route};
 use crate::rules::target::normal_encoding;
@@ -227,6 +227,16 @@ fn policy(written: &Cache, defaults: &Cache, path: &Path, mistakes: &mut Mistake
             schema::OriginCacheControl::Honour => OriginControl::Honour,
             schema::OriginCacheControl::Override => OriginControl::Override,
         },
+        heuristic: heuristic(&written.heuristic, &defaults.heuristic, &path.key("heuristic"), mistakes),
+        set_cookie: set_cookie(written.set_cookie.or(defaults.set_cookie)),
+        authorization: match written.authorization.or(defaults.authorization) {
+            None | Some(schema::Authorization::Pass) => Authorization::Pass,
+            Some(schema::Authorization::Rfc9111) => Authorization::Rfc9111,
+        },
+        client_cache_control: match written.client_cache_control.or(defaults.client_cache_control) {
+            None | Some(schema::ClientCacheControl::Honour) => ClientCacheControl::Honour,
+            Some(schema::ClientCacheControl::Ignore) => ClientCacheControl::Ignore,
+        },
         tags: self::tags(tags.map_or(&[][..], |tags| tags), &path.key("tags"), mistakes),
         ignore_cookies,
         bypass_headers: IDENTITY_HEADERS
@@ -248,7 +258,32 @@ fn policy(written: &Cache, defaults: &Cache, path: &Path, mistakes: &mut Mistake
             zero,
         ),
         stale_if_error: period(written.stale_if_error.or(defaults.stale_if_error), zero),
+        stale_on_disconnect: period(written.stale_on_disconnect.or(defaults.stale_on_disconnect), zero),
     })
+}
+
+fn set_cookie(written: Option<schema::SetCookie>) -> SetCookie {
+    match written {
+        None | Some(schema::SetCookie::Uncacheable) => SetCookie::Uncacheable,
+        Some(schema::SetCookie::Strip) => SetCookie::Strip,
+        Some(schema::SetCookie::Store) => SetCookie::Store,
+    }
+}
+
+fn heuristic(
+    written: &schema::Heuristic,
+    defaults: &schema::Heuristic,
+    path: &Path,
+    mistakes: &mut Mistakes,
+) -> Option<Heuristic> {
+    let percent = written.percent.or(defaults.percent).unwrap_or(10);
+    if !(1..=100).contains(&percent) {
+        let message = format!("{percent} is not a share in percent");
+        mistakes.error(&path.key("percent"), message, "write a number from 1 to 100; RFC 9111 suggests 10");
+    }
+    let max = period(written.max.or(defaults.max), Duration::from_secs(24 * 3600));
+    let mode = written.mode.or(defaults.mode).unwrap_or(schema::HeuristicMode::Off);
+    (mode == schema::HeuristicMode::LastModified).then_some(Heuristic { percent, max })
 }
 
 fn statuses(
@@ -315,6 +350,51 @@ fn removals(
 
 /// Settings that are allowed and can hurt: the warning names the risk.
 fn warn_of_risks(cache: &Cache, path: &Path, mistakes: &mut Mistakes) {
+    warn_of_sharing(cache, path, mistakes);
+    warn_of_staleness(cache, path, mistakes);
+    for (index, pattern) in cache.ignore_cookies.iter().flatten().enumerate() {
+        let Ok(compiled) = Patterns::new(std::slice::from_ref(pattern)) else {
+            continue;
+        };
+        if let Some(session) = SESSION_COOKIES.iter().find(|name| compiled.matches(name)) {
+            mistakes.warn(
+                &path.key("ignore_cookies").item(index),
+                format!(
+                    "`{pattern}` takes the cookie `{session}` away: visitors appear logged out on this route"
+                ),
+                "right for routes that are the same for everyone, such as static files",
+            );
+        }
+    }
+}
+
+/// What lets one visitor get what was made for another.
+fn warn_of_sharing(cache: &Cache, path: &Path, mistakes: &mut Mistakes) {
+    match cache.set_cookie {
+        Some(schema::SetCookie::Store) => mistakes.warn(
+            &path.key("set_cookie"),
+            "`store` gives everyone the cookies that the first visitor was given, sessions included",
+            "right only where cookies are the same for everyone; `strip` keeps the page and not the cookies",
+        ),
+        Some(schema::SetCookie::Strip) => mistakes.warn(
+            &path.key("set_cookie"),
+            "`strip` takes cookies from every visitor of this route; what the page says of the first one stays in it",
+            "right for pages that set a cookie out of habit; not for forms, whose CSRF token is in the page",
+        ),
+        Some(schema::SetCookie::Uncacheable) | None => {}
+    }
+    if cache.authorization == Some(schema::Authorization::Rfc9111) {
+        mistakes.warn(
+            &path.key("authorization"),
+            "`rfc9111` answers who is logged in with what is stored for everyone, and stores what the application \
+             marks `public`, `s-maxage` or `must-revalidate`",
+            "right where the application marks only what everyone may see",
+        );
+    }
+}
+
+/// What lets pages be older than the application thinks.
+fn warn_of_staleness(cache: &Cache, path: &Path, mistakes: &mut Mistakes) {
     if cache.origin_cache_control == Some(schema::OriginCacheControl::Override) {
         mistakes.warn(
             &path.key("origin_cache_control"),
@@ -333,18 +413,18 @@ fn warn_of_risks(cache: &Cache, path: &Path, mistakes: &mut Mistakes) {
             );
         }
     }
-    for (index, pattern) in cache.ignore_cookies.iter().flatten().enumerate() {
-        let Ok(compiled) = Patterns::new(std::slice::from_ref(pattern)) else {
-            continue;
-        };
-        if let Some(session) = SESSION_COOKIES.iter().find(|name| compiled.matches(name)) {
-            mistakes.warn(
-                &path.key("ignore_cookies").item(index),
-                format!(
-                    "`{pattern}` takes the cookie `{session}` away: visitors appear logged out on this route"
-                ),
-                "right for routes that are the same for everyone, such as static files",
-            );
-        }
+    if cache.heuristic.mode == Some(schema::HeuristicMode::LastModified) {
+        mistakes.warn(
+            &path.key("heuristic").key("mode"),
+            "`last_modified` keeps pages for a time that nobody has told",
+            "right for files; elsewhere give the route a `ttl` and let writes purge",
+        );
+    }
+    if cache.stale_on_disconnect.is_some_and(|window| !window.0.is_zero()) {
+        mistakes.warn(
+            &path.key("stale_on_disconnect"),
+            "visitors do not learn that the application is gone as long as expired pages stand in for it",
+            "watch `parvis_requests_total{reason=\"stale-on-disconnect\"}`, or allow it only for as long as a restart takes",
+        );
     }
 }

@@ -7,14 +7,18 @@ use bytes::Bytes;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
+use uuid::Uuid;
 
 use super::context::Context;
+use super::upstream::via;
 use super::view::View;
-use crate::clock::Timestamp;
+use super::wire;
+use crate::clock::{self, Timestamp};
 use crate::observe::outcome::Local;
-use crate::rules::conditional::{self, Part};
+use crate::rules::conditional;
 use crate::rules::head::{Field, Fields};
 use crate::rules::hop;
+use crate::rules::ranges::{self, Part};
 use crate::store::fill::{Reader, Streaming};
 use crate::store::response::{Head, StoredResponse};
 
@@ -27,6 +31,7 @@ enum Extent {
     Whole,
     NotModified,
     Part(Range<usize>),
+    Parts(Vec<Range<usize>>),
     Unsatisfiable,
 }
 
@@ -41,9 +46,12 @@ pub async fn stored(
     ctx.outcome.ttl = Some(ttl(freshness.lifetime, freshness.age(now)));
     let is_head = session.req_header().method == "HEAD";
     let length = response.body.len();
-    let extent = extent(session, ctx, &response.head, length);
+    let extent = extent(session, ctx, &response.head, length, freshness.stored_at);
+    if let Extent::Parts(ranges) = &extent {
+        return parts(session, ctx, response, ranges, now).await;
+    }
     let (status, body) = match &extent {
-        Extent::Whole => (response.head.status, response.body.clone()),
+        Extent::Whole | Extent::Parts(_) => (response.head.status, response.body.clone()),
         Extent::NotModified => (304, Bytes::new()),
         Extent::Part(range) => (206, response.body.slice(range.clone())),
         Extent::Unsatisfiable => (416, Bytes::new()),
@@ -52,13 +60,10 @@ pub async fn stored(
     let mut header = header(status, &fields, matches!(extent, Extent::NotModified))?;
     match &extent {
         Extent::Part(range) => {
-            header.insert_header(
-                "Content-Range",
-                format!("bytes {}-{}/{length}", range.start, range.end - 1),
-            )?;
+            header.insert_header("Content-Range", content_range(range, length))?;
         }
         Extent::Unsatisfiable => header.insert_header("Content-Range", format!("bytes */{length}"))?,
-        Extent::Whole | Extent::NotModified => {}
+        Extent::Whole | Extent::NotModified | Extent::Parts(_) => {}
     }
     if !has_no_body(status) {
         header.insert_header("Content-Length", body.len())?;
@@ -73,19 +78,69 @@ pub async fn stored(
     Ok(())
 }
 
-/// Answers with a response that is still on its way.
+/// Answers with several parts of a stored response (RFC 9110 section 14.6).
+async fn parts(
+    session: &mut Session,
+    ctx: &mut Context,
+    response: &StoredResponse,
+    ranges: &[Range<usize>],
+    now: Timestamp,
+) -> Result<()> {
+    let length = response.body.len();
+    let fields = response.head.fields();
+    let media_type = Fields(&fields).first("content-type").unwrap_or(b"application/octet-stream");
+    // Random, so that no body can hold it on purpose.
+    let boundary = Uuid::new_v4().simple().to_string();
+    let mut pieces: Vec<Bytes> = Vec::with_capacity(ranges.len() * 2 + 1);
+    for range in ranges {
+        let mut head = format!("\r\n--{boundary}\r\nContent-Type: ").into_bytes();
+        head.extend_from_slice(media_type);
+        let place = format!("\r\nContent-Range: {}\r\n\r\n", content_range(range, length));
+        head.extend_from_slice(place.as_bytes());
+        pieces.extend([head.into(), response.body.slice(range.clone())]);
+    }
+    pieces.push(format!("\r\n--{boundary}--\r\n").into());
+    let mut header = header(206, &fields, false)?;
+    header.insert_header("Content-Type", format!("multipart/byteranges; boundary={boundary}"))?;
+    header.insert_header("Content-Length", pieces.iter().map(Bytes::len).sum::<usize>())?;
+    header.insert_header("Age", response.freshness.age(now).as_secs())?;
+    decorate(&mut header, ctx)?;
+    send_head(session, header, false).await?;
+    let last = pieces.len() - 1;
+    for (at, piece) in pieces.into_iter().enumerate() {
+        send_body(session, Some(piece), at == last).await?;
+    }
+    Ok(())
+}
+
+fn content_range(range: &Range<usize>, length: usize) -> String {
+    format!("bytes {}-{}/{length}", range.start, range.end - 1)
+}
+
+/// Hands an interim response on (RFC 9110 section 15.2).
+pub async fn interim(session: &mut Session, head: &Head) -> Result<()> {
+    // A client of HTTP/1.0 knows none.
+    if session.req_header().version == http::Version::HTTP_10 {
+        return Ok(());
+    }
+    send_head(session, header(head.status, &head.fields(), false)?, false).await
+}
+
+/// Answers with a response that is still on its way; `head` is the part of it that this client may see.
 pub async fn streaming(
     session: &mut Session,
     ctx: &mut Context,
     response: &Streaming,
+    head: &Head,
     mut reader: Reader,
 ) -> Result<()> {
     let is_head = session.req_header().method == "HEAD";
     // What is not stored goes whole: a 304 of ours would take its cookies away.
     let keeps = response.discard.is_none();
-    let not_modified = keeps && matches!(extent(session, ctx, &response.head, 0), Extent::NotModified);
-    let status = if not_modified { 304 } else { response.head.status };
-    let fields = response.head.fields();
+    let extent = extent(session, ctx, head, 0, clock::now());
+    let not_modified = keeps && matches!(extent, Extent::NotModified);
+    let status = if not_modified { 304 } else { head.status };
+    let fields = head.fields();
     let mut header = header(status, &fields, not_modified)?;
     if !has_no_body(status) {
         match response.length {
@@ -120,6 +175,7 @@ pub async fn streaming(
 
 /// Sends a head. What goes wrong here is the client's doing: it left, or does not read.
 async fn send_head(session: &mut Session, header: ResponseHeader, ends: bool) -> Result<()> {
+    wire::keep_date(session, &header);
     session.write_response_header(Box::new(header), ends).await.map_err(|error| error.into_down())
 }
 
@@ -135,6 +191,7 @@ pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Re
         Local::NoRoute => "no route takes this request",
         Local::Refused => "this method is refused; purges go to the admin listener",
         Local::BadRequest => "the request is malformed",
+        Local::OnlyIfCached => "nothing usable is stored, and nothing else was wanted",
         Local::OriginUnreachable => "the application cannot be reached",
         Local::OriginTimeout => "the application took too long",
         Local::Internal => "something went wrong on our side",
@@ -161,7 +218,8 @@ pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Re
 pub async fn failure(session: &mut Session, ctx: &mut Context, error: &Error) -> u16 {
     let Some(kind) = classify(error) else { return 0 };
     ctx.outcome.local = Some(kind);
-    if session.response_written().is_some() {
+    // An interim response is not the answer.
+    if session.response_written().is_some_and(|head| !head.status.is_informational()) {
         return 0;
     }
     match local(session, ctx, kind).await {
@@ -195,6 +253,9 @@ pub fn decorate(response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> 
     }
     let outcome = &mut ctx.outcome;
     outcome.first_byte = Some(outcome.elapsed());
+    if outcome.local.is_none() {
+        response.append_header("Via", via(response.version))?;
+    }
     response.append_header("Cache-Status", outcome.cache_status())?;
     response.insert_header("X-Request-ID", outcome.request_id.as_str())?;
     response.insert_header("X-Processing-Time", format!("{:.3}s", outcome.elapsed().as_secs_f64()))?;
@@ -234,26 +295,27 @@ fn header(status: u16, fields: &[Field<'_>], not_modified: bool) -> Result<Respo
 }
 
 /// Which part of a response of `length` bytes the client gets, by its conditions and its range.
-fn extent(session: &Session, ctx: &Context, response: &Head, length: usize) -> Extent {
+fn extent(session: &Session, ctx: &Context, response: &Head, length: usize, stored_at: Timestamp) -> Extent {
     let view = View::new(session.req_header(), ctx.client.scheme);
     let request = view.fields();
-    if response.status != 200 {
+    // Conditions are about a representation that there is (RFC 9110 section 13.2.1).
+    if !matches!(response.status, 200..=299) {
         return Extent::Whole;
     }
+    let position = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(length);
+    let places = |range: Range<u64>| position(range.start)..position(range.end);
     response.with(|response| {
-        if conditional::not_modified(request, response.fields) {
+        if conditional::not_modified(request, response.fields, stored_at) {
             return Extent::NotModified;
         }
-        if view.method() != "GET" {
+        if view.method() != "GET" || response.status != 200 {
             return Extent::Whole;
         }
-        match conditional::part(request, response.fields, length as u64) {
+        match ranges::part(request, response.fields, length as u64) {
             Part::Whole => Extent::Whole,
             Part::Unsatisfiable => Extent::Unsatisfiable,
-            Part::Bytes(range) => {
-                let position = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(length);
-                Extent::Part(position(range.start)..position(range.end))
-            }
+            Part::Bytes(range) => Extent::Part(places(range)),
+            Part::Several(ranges) => Extent::Parts(ranges.into_iter().map(places).collect()),
         }
     })
 }

@@ -11,13 +11,15 @@ use super::view::View;
 use super::{answer, fetch};
 use crate::clock::{self, Timestamp};
 use crate::observe::outcome::{Fate, Local};
+use crate::rules::client_control::ClientControl;
+use crate::rules::freshness::StaleReason;
 use crate::rules::invalidate::Facts;
 use crate::rules::key::CacheKey;
 use crate::rules::lookup::PassReason;
 use crate::rules::policy::CachePolicy;
 use crate::rules::verdict::{self, Verdict};
 use crate::store::fence::Sequence;
-use crate::store::fill::{Failure, Filler, Opening, Reader, Streaming};
+use crate::store::fill::{Failure, Filler, News, Opening, Reader, Streaming};
 use crate::store::fills::{Lease, Ticket};
 use crate::store::response::StoredResponse;
 
@@ -45,6 +47,7 @@ struct Found {
     facts: Facts,
     response: Option<Arc<StoredResponse>>,
     verdict: Verdict,
+    client: ClientControl,
     wants_part: bool,
 }
 
@@ -62,11 +65,18 @@ pub async fn serve(app: &App, session: &mut Session, ctx: &mut Context) -> Resul
                 answer::stored(session, ctx, response, now).await?;
                 Round::Served(Served::Answered)
             }
-            (Verdict::HitStale, Some(response)) => {
-                refresh(app, session, ctx, &found);
+            (Verdict::HitStale(reason), Some(response)) => {
+                if reason == StaleReason::WhileRevalidate {
+                    refresh(app, session, ctx, &found);
+                }
                 answer::stored(session, ctx, response, now).await?;
                 Round::Served(Served::Answered)
             }
+            (Verdict::OnlyIfCached, _) => {
+                answer::local(session, ctx, Local::OnlyIfCached).await?;
+                Round::Served(Served::Answered)
+            }
+            (Verdict::Pass(reason), _) => Round::Served(Served::Pass(reason)),
             _ => share_a_fetch(app, session, ctx, &route.cache, found, now).await?,
         };
         match round {
@@ -83,7 +93,8 @@ fn look_up(app: &App, session: &Session, ctx: &Context, policy: &CachePolicy, no
     let route = ctx.route_name().unwrap_or_default();
     let primary = CacheKey::primary(&route, &request, &policy.query);
     let found = app.store.memory.lookup(&primary, request.fields);
-    let verdict = verdict::judge(found.response.as_ref().map(|response| &response.freshness), now);
+    let client = ClientControl::heeded(request.fields, policy);
+    let verdict = verdict::judge(found.response.as_ref().map(|response| &response.freshness), &client, now);
     Found {
         facts: Facts::new(&request, &policy.query, &policy.tags),
         wants_part: request.method == "GET" && request.fields.has("range"),
@@ -91,6 +102,7 @@ fn look_up(app: &App, session: &Session, ctx: &Context, policy: &CachePolicy, no
         key: found.key,
         response: found.response,
         verdict,
+        client,
     }
 }
 
@@ -104,7 +116,8 @@ async fn share_a_fetch(
     now: Timestamp,
 ) -> Result<Round> {
     let pass = |reason| Ok(Round::Served(Served::Pass(reason)));
-    if found.wants_part {
+    // With something stored a validation can still lead to the part.
+    if found.wants_part && found.response.is_none() {
         return pass(PassReason::Range);
     }
     if app.store.memo.holds(&found.key, now) {
@@ -115,23 +128,46 @@ async fn share_a_fetch(
         Ticket::Full => pass(PassReason::FillLimit),
         Ticket::Lead(filler, mut reader, lease) => {
             lead(app, session, ctx, &found, begun, filler, lease)?;
-            let opening = reader.opening().await;
+            let opening = loop {
+                match reader.news().await {
+                    News::Interim(head) => answer::interim(session, &head).await?,
+                    News::Opening(opening) => break opening,
+                }
+            };
             ctx.outcome.origin = Some(ctx.outcome.elapsed());
             serve_opening(session, ctx, &found, opening, reader, true).await
         }
-        Ticket::Follow(mut reader) => match tokio::time::timeout(policy.lock_timeout, reader.opening()).await
-        {
-            Err(_) => pass(PassReason::LockTimeout),
-            Ok(opening) => {
-                ctx.outcome.collapsed = true;
-                let round = serve_opening(session, ctx, &found, opening, reader, false).await;
-                if !matches!(round, Ok(Round::Served(Served::Answered))) {
-                    ctx.outcome.collapsed = false;
-                }
-                round
-            }
-        },
+        Ticket::Follow(reader) => follow(session, ctx, policy, &found, reader).await,
     }
+}
+
+/// Reads along with another request's fetch.
+async fn follow(
+    session: &mut Session,
+    ctx: &mut Context,
+    policy: &CachePolicy,
+    found: &Found,
+    mut reader: Reader,
+) -> Result<Round> {
+    let patience = tokio::time::sleep(policy.lock_timeout);
+    tokio::pin!(patience);
+    let opening = loop {
+        // Only the waiting ends with the patience: what is being written to the client is not broken off.
+        let news = tokio::select! {
+            () = &mut patience => return Ok(Round::Served(Served::Pass(PassReason::LockTimeout))),
+            news = reader.news() => news,
+        };
+        match news {
+            News::Interim(head) => answer::interim(session, &head).await?,
+            News::Opening(opening) => break opening,
+        }
+    };
+    ctx.outcome.collapsed = true;
+    let round = serve_opening(session, ctx, found, opening, reader, false).await;
+    if !matches!(round, Ok(Round::Served(Served::Answered))) {
+        ctx.outcome.collapsed = false;
+    }
+    round
 }
 
 async fn serve_opening(
@@ -149,15 +185,16 @@ async fn serve_opening(
                 return Ok(round);
             }
             ctx.outcome.fate = Some(streaming.discard.map_or(Fate::Stored, Fate::Discarded));
-            answer::streaming(session, ctx, &streaming, reader).await?;
+            let head = streaming.for_leader.as_ref().filter(|_| leads).unwrap_or(&streaming.head);
+            answer::streaming(session, ctx, &streaming, head, reader).await?;
         }
         Opening::Validated(response, discard) => {
             ctx.outcome.validated = true;
             ctx.outcome.fate = Some(discard.map_or(Fate::Stored, Fate::Discarded));
             answer::stored(session, ctx, &response, now).await?;
         }
-        Opening::StaleOnError(response) => {
-            ctx.outcome.stale_on_error = true;
+        Opening::StandIn(response, reason) => {
+            ctx.outcome.stood_in = Some(reason);
             answer::stored(session, ctx, &response, now).await?;
         }
         Opening::Again => return Ok(Round::LookAgain),
@@ -206,7 +243,8 @@ fn lead(
 ) -> Result<()> {
     let view = View::new(session.req_header(), ctx.client.scheme);
     let stored = app.store.memory.lookup(&found.primary, view.fields()).response;
-    let verdict = verdict::judge(stored.as_ref().map(|response| &response.freshness), clock::now());
+    let freshness = stored.as_ref().map(|response| &response.freshness);
+    let verdict = verdict::judge(freshness, &found.client, clock::now());
     if verdict == Verdict::Hit {
         filler.open(Opening::Again);
         return Ok(());

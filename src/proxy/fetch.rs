@@ -19,7 +19,7 @@ use super::view;
 use super::{App, Live, upstream};
 use crate::clock::{self, Timestamp};
 use crate::rules::admission::{self, Admission, DiscardReason, Kept};
-use crate::rules::freshness::Exchange;
+use crate::rules::freshness::{Exchange, OriginFailure, age_value, date_value};
 use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::invalidate::Facts;
 use crate::rules::key::CacheKey;
@@ -78,7 +78,7 @@ enum Next {
     /// The fetch is over for its readers; whatever body comes is not wanted.
     Settled,
     /// The body goes to the readers, and into the store if it is kept.
-    Body { key: CacheKey, head: Head, kept: Option<Kept>, length: Option<u64> },
+    Body { key: CacheKey, head: Head, kept: Option<Box<Kept>>, length: Option<u64> },
 }
 
 impl Job {
@@ -124,7 +124,7 @@ impl Job {
     /// Takes the response in.
     async fn receive(mut self, mut handle: SubrequestHandle, request: RequestHeader) {
         let app = self.app.clone();
-        let Some(response) = head(&mut handle).await else {
+        let Some(response) = self.head(&mut handle).await else {
             self.fail(&mut handle);
             app.observer.metrics.fetch("failed");
             return;
@@ -141,8 +141,9 @@ impl Job {
     /// Decides what the head means, and tells the readers.
     fn open(&mut self, response: &ResponseHeader, request: &RequestHeader) -> Next {
         let received_at = clock::now();
-        let exchange = Exchange { requested_at: self.requested_at, received_at };
-        let owned = view::response_fields(response);
+        let authorized = request.headers.contains_key("authorization");
+        let exchange = Exchange { requested_at: self.requested_at, received_at, authorized };
+        let owned = dated(view::response_fields(response), received_at);
         let lent = view::lend(&owned);
         let head = ResponseHead { status: response.status.as_u16(), fields: Fields(&lent) };
         if let Some(expired) = self.expired.clone() {
@@ -151,9 +152,10 @@ impl Job {
                 return Next::Settled;
             }
             // RFC 5861 section 4.
-            if matches!(head.status, 500 | 502 | 503 | 504) && expired.freshness.serves_on_error(received_at)
-            {
-                self.filler.open(Opening::StaleOnError(expired));
+            let is_error = matches!(head.status, 500 | 502 | 503 | 504);
+            let stands_in = expired.freshness.stands_in(OriginFailure::Error, received_at);
+            if let Some(reason) = stands_in.filter(|_| is_error) {
+                self.filler.open(Opening::StandIn(expired, reason));
                 return Next::Settled;
             }
         }
@@ -166,11 +168,13 @@ impl Job {
         // Chunks say where the body ends, whatever a length beside them says (RFC 9112 section 6.3).
         let length = head.fields.text("content-length").and_then(|length| length.trim().parse().ok());
         let length = length.filter(|_| !head.fields.has("transfer-encoding"));
-        let stored_head = Head::storable(&head);
+        let mut stored_head = Head::storable(&head);
+        let mut for_leader = None;
         let (key, kept, discard) = match admission {
             Admission::Keep(kept) => {
                 let key = self.settle_variant(&kept, request);
-                (key, Some(kept), None)
+                (stored_head, for_leader) = shared(stored_head, &kept);
+                (key, Some(Box::new(kept)), None)
             }
             Admission::Discard(reason) => {
                 self.forget(reason, head.status);
@@ -179,11 +183,12 @@ impl Job {
         };
         let streaming = Streaming {
             head: stored_head.clone(),
+            for_leader,
             length,
             vary: kept.as_ref().map(|kept| kept.vary.clone()).unwrap_or_default(),
             key: key.clone(),
             discard,
-            age: head.fields.text("age").and_then(|age| age.trim().parse().ok()),
+            age: head.fields.has("age").then(|| age_value(head.fields).as_secs()),
         };
         self.filler.open(Opening::Streaming(Arc::new(streaming)));
         Next::Body { key, head: stored_head, kept, length }
@@ -229,6 +234,8 @@ impl Job {
             }
         };
         let merged = ResponseHead { status: expired.head.status, fields: Fields(&fields) };
+        // Kept under the permission it was stored with, whoever asked this time.
+        let exchange = Exchange { authorized: false, ..exchange };
         let max_object_size = self.live.plan.memory.max_object_size;
         match admission::judge(&merged, &self.route.cache, max_object_size, exchange) {
             // What is stored without its new variants would be served to all of them.
@@ -237,13 +244,15 @@ impl Job {
                 Opening::Again
             }
             Admission::Keep(kept) => {
-                let response = self.response(Head::storable(&merged), expired.body.clone(), kept);
+                let (head, _) = shared(Head::storable(&merged), &kept);
+                let response = self.response(head, expired.body.clone(), kept);
                 let stored = self.store(self.lease.key(), &response);
                 Opening::Validated(response, stored.err())
             }
-            Admission::Discard(reason) => {
+            // What it has become (private, with a cookie) is for the client that asks for it without conditions.
+            Admission::Discard(_) => {
                 self.app.store.memory.remove(self.lease.key(), expired);
-                Opening::Validated(expired.clone(), Some(reason))
+                Opening::Again
             }
         }
     }
@@ -254,7 +263,7 @@ impl Job {
         handle: &mut SubrequestHandle,
         key: CacheKey,
         head: Head,
-        mut kept: Option<Kept>,
+        mut kept: Option<Box<Kept>>,
         length: Option<u64>,
     ) -> &'static str {
         let max_object_size = self.live.plan.memory.max_object_size;
@@ -294,7 +303,7 @@ impl Job {
             }
         }
         let stored = kept.zip(self.filler.body()).map(|(kept, body)| {
-            let response = self.response(head, body, kept);
+            let response = self.response(head, body, *kept);
             self.store(&key, &response)
         });
         // In the store before the fill leaves the table and before a reader has the last byte: whoever asks next
@@ -336,24 +345,48 @@ impl Job {
             Err(_) => (Failure::Internal, "the fetch ended without an answer".to_owned()),
         };
         tracing::warn!(route = %self.route.name, key = %self.lease.key(), error = message, "fetch failed");
-        let stand_in =
-            self.expired.as_ref().filter(|expired| expired.freshness.serves_on_error(clock::now()));
-        self.filler.open(match stand_in {
-            Some(expired) => Opening::StaleOnError(expired.clone()),
-            None => Opening::Failed(failure, message.into()),
+        let stand_in = self.expired.as_ref().and_then(|expired| {
+            let reason = expired.freshness.stands_in(OriginFailure::Disconnect, clock::now())?;
+            Some(Opening::StandIn(expired.clone(), reason))
         });
+        self.filler.open(stand_in.unwrap_or_else(|| Opening::Failed(failure, message.into())));
+    }
+
+    /// Waits for the final head; interim ones are handed on to those who wait, and never stored.
+    async fn head(&self, handle: &mut SubrequestHandle) -> Option<Box<ResponseHeader>> {
+        loop {
+            match handle.rx.recv().await? {
+                HttpTask::Header(head, _) if head.status.is_informational() => {
+                    let owned = view::response_fields(&head);
+                    let fields = view::lend(&owned);
+                    let interim = ResponseHead { status: head.status.as_u16(), fields: Fields(&fields) };
+                    if !self.filler.interim(Head::storable(&interim)) {
+                        self.app.observer.metrics.limit("interim");
+                    }
+                }
+                HttpTask::Header(head, _) => return Some(head),
+                HttpTask::Failed(_) => return None,
+                _ => {}
+            }
+        }
     }
 }
 
-/// Waits for the final head; interim ones are not stored.
-async fn head(handle: &mut SubrequestHandle) -> Option<Box<ResponseHeader>> {
-    loop {
-        match handle.rx.recv().await? {
-            HttpTask::Header(head, _) if head.status.is_informational() => {}
-            HttpTask::Header(head, _) => return Some(head),
-            HttpTask::Failed(_) => return None,
-            _ => {}
-        }
+/// The fields with a `Date`: whoever receives a response without one records when it came (RFC 9110 section 6.6.1).
+fn dated(mut fields: Vec<(String, Vec<u8>)>, received_at: Timestamp) -> Vec<(String, Vec<u8>)> {
+    if date_value(Fields(&view::lend(&fields))).is_none() {
+        fields.retain(|(name, _)| !name.eq_ignore_ascii_case("date"));
+        fields.push(("Date".to_owned(), httpdate::fmt_http_date(received_at.into()).into_bytes()));
+    }
+    fields
+}
+
+/// The head that is stored and shared, and the one for who caused the fetch where they differ.
+fn shared(head: Head, kept: &Kept) -> (Head, Option<Head>) {
+    let head = if kept.strips_cookies { head.without(&["set-cookie"]) } else { head };
+    match kept.withheld.is_empty() {
+        true => (head, None),
+        false => (head.without(&kept.withheld), Some(head)),
     }
 }
 

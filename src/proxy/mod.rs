@@ -19,6 +19,7 @@ mod context;
 mod fetch;
 mod upstream;
 mod view;
+pub mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -194,6 +195,7 @@ impl ProxyHttp for App {
         if response.status.is_informational() {
             return Ok(());
         }
+        upstream::check_transfer_coding(response)?;
         self.note_origin_time(ctx);
         if matches!(ctx.kind, Kind::Client)
             && (response.status.is_success() || response.status.is_redirection())
@@ -215,6 +217,7 @@ impl ProxyHttp for App {
         }
         if matches!(ctx.kind, Kind::Client) && !response.status.is_informational() {
             answer::decorate(response, ctx)?;
+            wire::keep_date(session, response);
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! The head that the origin is sent.
 
-use http::Uri;
-use pingora::http::RequestHeader;
-use pingora::{ErrorType, OrErr, Result};
+use http::{Uri, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::{Error, ErrorType, OrErr, Result};
 
 use super::context::Context;
 use super::view::View;
@@ -41,6 +41,29 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
         request.insert_header("X-Forwarded-Host", view.host())?;
     }
     request.insert_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
+    request.append_header("Via", via(received.version))?;
+    Ok(())
+}
+
+/// This proxy's member of `Via` in a message that came in `version` (RFC 9110 section 7.6.3).
+pub fn via(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0 parvis",
+        Version::HTTP_2 => "2.0 parvis",
+        _ => "1.1 parvis",
+    }
+}
+
+/// Refuses a body in a transfer coding that was not offered (RFC 9112 section 6.1): nobody behind this connection
+/// would know how to read it.
+pub fn check_transfer_coding(response: &ResponseHeader) -> Result<()> {
+    let codings = response.headers.get_all("transfer-encoding");
+    let is_chunked =
+        |value: &http::HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    if codings.iter().count() > 1 || !codings.iter().all(is_chunked) {
+        let message = "the origin used a transfer coding that was not offered";
+        return Error::e_explain(ErrorType::InvalidHTTPHeader, message).map_err(|error| error.into_up());
+    }
     Ok(())
 }
 
@@ -82,6 +105,7 @@ pub fn for_fetch(
     request.insert_header("X-Forwarded-For", forwarded_for(&view, ctx))?;
     request.insert_header("X-Forwarded-Proto", ctx.client.scheme.as_str())?;
     request.insert_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
+    request.append_header("Via", via(received.version))?;
     if let Some(expired) = expired {
         let fields = expired.head.fields();
         let fields = Fields(&fields);

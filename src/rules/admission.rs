@@ -1,16 +1,15 @@
 //! Whether a response may be stored (RFC 9111 section 3), and if not, why.
 //!
-//! The request has already passed [`super::lookup`]: it was a GET without identity. What is left is what the
-//! response says of itself.
+//! The request has already passed [`super::lookup`]: it was a GET without identity, or its route lets requests
+//! with `Authorization` take part. What is left is what the response says of itself.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::cache_control::CacheControl;
 use super::freshness::{Exchange, Freshness, LifetimeSource};
 use super::head::ResponseHead;
 use super::key::{Vary, VaryError};
-use super::policy::CachePolicy;
+use super::policy::{CachePolicy, SetCookie};
 
 /// Whether a response is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +31,10 @@ pub struct Kept {
     pub vary: Vary,
     /// Labels a purge can name.
     pub tags: Vec<Arc<str>>,
+    /// Fields that only the one who caused the fetch may see: not stored and not shared. In lower case.
+    pub withheld: Vec<String>,
+    /// Whether its cookies are taken away for everyone.
+    pub strips_cookies: bool,
 }
 
 /// Why a response is not stored.
@@ -41,6 +44,8 @@ pub enum DiscardReason {
     NoStore,
     /// `Cache-Control: private`.
     Private,
+    /// The request carried `Authorization`, and the response does not allow to share what came of it.
+    Authorization,
     /// It sets a cookie: it was made for one visitor.
     SetCookie,
     /// `Vary: *`, more fields than can be honoured, or a field that differs for every client.
@@ -69,6 +74,7 @@ impl DiscardReason {
         match self {
             Self::NoStore => "no-store",
             Self::Private => "private",
+            Self::Authorization => "authorization",
             Self::SetCookie => "set-cookie",
             Self::Vary => "vary",
             Self::Status => "status",
@@ -85,7 +91,7 @@ impl DiscardReason {
     /// Whether the next response to the same key is likely to be refused for the same reason, so that its
     /// requests had better not wait for each other.
     pub fn is_lasting(self) -> bool {
-        !matches!(self, Self::Purged | Self::FillLimit)
+        !matches!(self, Self::Purged | Self::FillLimit | Self::Authorization)
     }
 }
 
@@ -113,14 +119,24 @@ fn admit(
     if matches!(response.status, 0..=199 | 206 | 304 | 416) {
         return Err(DiscardReason::Status);
     }
-    let cache_control = CacheControl::parse(fields);
-    if cache_control.no_store {
+    let control = CacheControl::of(fields);
+    if control.must_understand && !is_understood(response.status) {
+        return Err(DiscardReason::Status);
+    }
+    // must-understand takes the place of a no-store beside it, which is for caches that do not know it
+    // (section 5.2.2.3).
+    if control.no_store && !control.must_understand {
         return Err(DiscardReason::NoStore);
     }
-    if cache_control.private {
+    if control.private {
         return Err(DiscardReason::Private);
     }
-    if fields.has("set-cookie") {
+    // Section 3.5.
+    if exchange.authorized && !control.permits_authorization() {
+        return Err(DiscardReason::Authorization);
+    }
+    let sets_cookie = fields.has("set-cookie") && !control.withheld.iter().any(|name| name == "set-cookie");
+    if sets_cookie && policy.set_cookie == SetCookie::Uncacheable {
         return Err(DiscardReason::SetCookie);
     }
     let vary = Vary::parse(fields).map_err(|error| match error {
@@ -139,19 +155,30 @@ fn admit(
         return Err(DiscardReason::TooLarge);
     }
     let (freshness, source) =
-        Freshness::assess(response, &cache_control, policy, exchange).ok_or(DiscardReason::NoTtl)?;
+        Freshness::assess(response, &control, policy, exchange).ok_or(DiscardReason::NoTtl)?;
     if !is_worth_storing(&freshness, response, exchange) {
         return Err(DiscardReason::Expired);
     }
-    Ok(Kept { freshness, source, vary, tags: policy.tags.clone() })
+    Ok(Kept {
+        freshness,
+        source,
+        vary,
+        tags: policy.tags.clone(),
+        withheld: control.withheld,
+        strips_cookies: policy.set_cookie == SetCookie::Strip,
+    })
+}
+
+/// Whether the caching requirements of a status are known here: those of RFC 9110, but for parts.
+fn is_understood(status: u16) -> bool {
+    matches!(status, 200..=205 | 300..=303 | 305 | 307 | 308 | 400..=415 | 417 | 421 | 422 | 426 | 500..=505)
 }
 
 /// A response that is never a hit still saves its body when the origin can say "not modified".
 fn is_worth_storing(freshness: &Freshness, response: &ResponseHead<'_>, exchange: Exchange) -> bool {
     let has_validator = response.fields.has("etag") || response.fields.has("last-modified");
     let fresh = freshness.remaining(exchange.received_at).is_some() && !freshness.always_revalidate;
-    let stale_window = freshness.stale_while_revalidate.max(freshness.stale_if_error) > Duration::ZERO;
-    fresh || has_validator || (stale_window && !freshness.always_revalidate)
+    fresh || has_validator || (freshness.has_stale_window() && !freshness.always_revalidate)
 }
 
 #[cfg(test)]
@@ -167,7 +194,7 @@ mod tests {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
         let response = ResponseHead { status, fields: Fields(&fields) };
         let now = Timestamp(1_784_289_600_000);
-        judge(&response, policy, 1000, Exchange { requested_at: now, received_at: now })
+        judge(&response, policy, 1000, Exchange { requested_at: now, received_at: now, authorized: false })
     }
 
     fn verdict(status: u16, fields: &[(&str, &str)]) -> Admission {
@@ -203,7 +230,16 @@ mod tests {
             (200, &[("cache-control", "no-cache, max-age=60")][..], Some(Expired)),
             (200, &[("cache-control", "no-cache"), ("etag", "\"1\"")][..], None),
             (200, &[("cache-control", "max-age=0"), ("last-modified", "x")][..], None),
+            (299, &[("cache-control", "max-age=60")][..], None),
+            (499, &[("cache-control", "max-age=60")][..], None),
             (599, &[("cache-control", "max-age=60")][..], None),
+            (999, &[("cache-control", "max-age=60")][..], None),
+            (599, &[("cache-control", "max-age=60, must-understand")][..], Some(Status)),
+            (200, &[("cache-control", "max-age=60, no-store, must-understand")][..], None),
+            (200, &[("cdn-cache-control", "no-store"), ("cache-control", "max-age=60")][..], Some(NoStore)),
+            (200, &[("cdn-cache-control", "private"), ("cache-control", "max-age=60")][..], Some(Private)),
+            (200, &[("cdn-cache-control", "max-age=60"), ("cache-control", "no-store")][..], None),
+            (200, &[("cdn-cache-control", "max-age=a b"), ("cache-control", "no-store")][..], Some(NoStore)),
         ] {
             assert_eq!(reason(status, fields), expected, "{status} {fields:?}");
         }
@@ -221,6 +257,53 @@ mod tests {
         ] {
             assert!(matches!(verdict_under(&policy, 200, &[fields]), Admission::Discard(_)), "{fields:?}");
         }
+    }
+
+    fn kept(policy: &CachePolicy, fields: &[(&str, &str)]) -> Option<Kept> {
+        match verdict_under(policy, 200, fields) {
+            Admission::Keep(kept) => Some(kept),
+            Admission::Discard(_) => None,
+        }
+    }
+
+    #[test]
+    fn cookies_are_kept_or_taken_away_only_where_the_route_says_so() {
+        let policy = |set_cookie| CachePolicy { set_cookie, ..testing::policy() };
+        let sets = [("set-cookie", "a=b")];
+        assert_eq!(kept(&policy(SetCookie::Uncacheable), &sets), None);
+        assert!(kept(&policy(SetCookie::Strip), &sets).unwrap().strips_cookies);
+        assert!(!kept(&policy(SetCookie::Store), &sets).unwrap().strips_cookies);
+        for forbidding in ["no-store", "private"] {
+            let both = [sets[0], ("cache-control", forbidding)];
+            assert_eq!(kept(&policy(SetCookie::Store), &both), None, "{forbidding}");
+        }
+    }
+
+    #[test]
+    fn named_fields_are_withheld_and_the_rest_is_kept() {
+        let fields = [("cache-control", "private=\"Set-Cookie, X-User\", max-age=60"), ("set-cookie", "a=b")];
+        assert_eq!(kept(&testing::policy(), &fields).unwrap().withheld, ["set-cookie", "x-user"]);
+        let other = [("cache-control", "private=\"x-user\", max-age=60"), ("set-cookie", "a=b")];
+        assert_eq!(kept(&testing::policy(), &other), None, "a cookie that is not named still counts");
+    }
+
+    #[test]
+    fn authorization_needs_the_origins_permission() {
+        let now = Timestamp(1_784_289_600_000);
+        let exchange = Exchange { requested_at: now, received_at: now, authorized: true };
+        for (value, expected) in [
+            ("max-age=60", false),
+            ("max-age=60, public", true),
+            ("max-age=60, must-revalidate", true),
+            ("s-maxage=60", true),
+            ("max-age=60, proxy-revalidate", false),
+        ] {
+            let fields = [("cache-control", value.as_bytes())];
+            let response = ResponseHead { status: 200, fields: Fields(&fields) };
+            let admission = judge(&response, &testing::policy(), 1000, exchange);
+            assert_eq!(matches!(admission, Admission::Keep(_)), expected, "{value}");
+        }
+        assert!(!DiscardReason::Authorization.is_lasting());
     }
 
     #[test]

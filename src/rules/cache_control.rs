@@ -1,55 +1,80 @@
-//! What `Cache-Control` says (RFC 9111 section 5.2).
+//! What the `Cache-Control` of a response says (RFC 9111 section 5.2.2).
 //!
 //! Origins write it in every imaginable way. Where a directive is malformed or contradicts itself, the reading
 //! that stores less or shorter is taken.
 
 use std::time::Duration;
 
+use super::directives::{Argument, Directive, directives};
 use super::head::Fields;
+use super::targeted;
 
-/// The largest delta-seconds worth telling apart (RFC 9111 section 1.2.2).
-const MAX_DELTA: u64 = 1 << 31;
-
-/// The response directives a shared cache obeys.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The response directives that a shared cache obeys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CacheControl {
+    /// Whether a targeted field said it: then `Expires` does not count (RFC 9213 section 2.2).
+    pub targeted: bool,
     /// `no-store`.
     pub no_store: bool,
-    /// `private`, also with field names: the whole response is then treated as private.
+    /// `private` without field names.
     pub private: bool,
-    /// `no-cache`, also with field names: every reuse is then validated.
+    /// `no-cache` without field names.
     pub no_cache: bool,
-    /// `must-revalidate`, `proxy-revalidate`, or `s-maxage`, which implies the latter (section 5.2.2.10).
+    /// `public`.
+    pub public: bool,
+    /// `must-revalidate`.
     pub must_revalidate: bool,
+    /// `proxy-revalidate`.
+    pub proxy_revalidate: bool,
+    /// `must-understand`.
+    pub must_understand: bool,
     /// `max-age`; zero when malformed.
     pub max_age: Option<Duration>,
     /// `s-maxage`; zero when malformed.
     pub s_maxage: Option<Duration>,
-    /// `stale-while-revalidate` (RFC 5861).
+    /// `stale-while-revalidate` (RFC 5861); zero when malformed.
     pub stale_while_revalidate: Option<Duration>,
-    /// `stale-if-error` (RFC 5861).
+    /// `stale-if-error` (RFC 5861); zero when malformed.
     pub stale_if_error: Option<Duration>,
+    /// The fields that `private` or `no-cache` name, in lower case: the rest of the response may be stored and
+    /// reused without them (sections 5.2.2.4 and 5.2.2.7).
+    pub withheld: Vec<String>,
 }
 
 impl CacheControl {
+    /// What a response says to this cache: in `CDN-Cache-Control` where it has a valid one, else in
+    /// `Cache-Control`.
+    pub fn of(response: Fields<'_>) -> Self {
+        targeted::parse(response).unwrap_or_else(|| Self::parse(response))
+    }
+
     /// Reads every `Cache-Control` line.
-    pub fn parse(fields: Fields<'_>) -> Self {
+    pub fn parse(response: Fields<'_>) -> Self {
         let mut read = Self::default();
-        for line in fields.all("cache-control") {
-            for (name, argument) in directives(&String::from_utf8_lossy(line)) {
-                read.apply(&name, argument.as_deref());
+        for line in response.all("cache-control") {
+            for directive in directives(&String::from_utf8_lossy(line)) {
+                read.apply(&directive);
             }
         }
-        read.must_revalidate |= read.s_maxage.is_some();
         read
     }
 
-    fn apply(&mut self, name: &str, argument: Option<&str>) {
-        match name {
+    pub(super) fn apply(&mut self, directive: &Directive) {
+        let argument = &directive.argument;
+        match directive.name.as_str() {
             "no-store" => self.no_store = true,
-            "private" => self.private = true,
-            "no-cache" => self.no_cache = true,
-            "must-revalidate" | "proxy-revalidate" => self.must_revalidate = true,
+            "private" => match argument.field_names() {
+                Some(names) => self.withheld.extend(names),
+                None => self.private = true,
+            },
+            "no-cache" => match argument.field_names() {
+                Some(names) => self.withheld.extend(names),
+                None => self.no_cache = true,
+            },
+            "public" => self.public = true,
+            "must-revalidate" => self.must_revalidate = true,
+            "proxy-revalidate" => self.proxy_revalidate = true,
+            "must-understand" => self.must_understand = true,
             "max-age" => shortest(&mut self.max_age, argument),
             "s-maxage" => shortest(&mut self.s_maxage, argument),
             "stale-while-revalidate" => shortest(&mut self.stale_while_revalidate, argument),
@@ -58,68 +83,30 @@ impl CacheControl {
             _ => {}
         }
     }
+
+    /// Whether an expired response may never be used without asking the origin, whatever a client or the route
+    /// allows. `s-maxage` implies `proxy-revalidate` (section 5.2.2.10).
+    pub fn forbids_stale(&self) -> bool {
+        self.must_revalidate || self.proxy_revalidate || self.no_cache || self.s_maxage.is_some()
+    }
+
+    /// Whether the response to a request with `Authorization` may be stored and shared (section 3.5).
+    pub fn permits_authorization(&self) -> bool {
+        self.public || self.must_revalidate || self.s_maxage.is_some()
+    }
 }
 
 /// A repeated directive counts with its shortest value; a malformed value counts as zero, i.e. as stale
 /// (section 4.2.1).
-fn shortest(slot: &mut Option<Duration>, argument: Option<&str>) {
-    let seconds = argument.and_then(delta_seconds).unwrap_or(0);
-    let value = Duration::from_secs(seconds);
+fn shortest(slot: &mut Option<Duration>, argument: &Argument) {
+    let value = Duration::from_secs(argument.seconds().unwrap_or(0));
     *slot = Some(slot.map_or(value, |before| before.min(value)));
-}
-
-fn delta_seconds(text: &str) -> Option<u64> {
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    Some(text.parse::<u64>().unwrap_or(MAX_DELTA).min(MAX_DELTA))
-}
-
-/// Splits a line into lower-case directive names and their arguments, unquoted. Semicolons, spaces and stray quotes
-/// separate as commas do: origins write `no-store; private` and mean it.
-fn directives(line: &str) -> Vec<(String, Option<String>)> {
-    const SEPARATORS: &[char] = &[',', ';', ' ', '\t', '"'];
-    let mut found = Vec::new();
-    let mut rest = line.trim_start_matches(SEPARATORS);
-    while !rest.is_empty() {
-        let end = rest.find(|c| SEPARATORS.contains(&c) || c == '=').unwrap_or(rest.len());
-        let name = rest[..end].to_ascii_lowercase();
-        rest = rest[end..].trim_start();
-        let argument = rest.strip_prefix('=').map(|after| {
-            let (argument, after) = argument(after.trim_start());
-            rest = after;
-            argument
-        });
-        if !name.is_empty() {
-            found.push((name, argument));
-        }
-        rest = rest.trim_start_matches(SEPARATORS);
-    }
-    found
-}
-
-/// Reads a token or quoted-string, and what follows it.
-fn argument(text: &str) -> (String, &str) {
-    let Some(quoted) = text.strip_prefix('"') else {
-        let end = text.find([',', ';', ' ', '\t']).unwrap_or(text.len());
-        return (text[..end].to_owned(), &text[end..]);
-    };
-    let mut value = String::new();
-    let mut chars = quoted.char_indices();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '\\' => value.extend(chars.next().map(|(_, escaped)| escaped)),
-            '"' => return (value, &quoted[at + 1..]),
-            _ => value.push(c),
-        }
-    }
-    // Never closed: its text cannot be told from directives, so it is read as both.
-    (value, quoted)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::directives::MAX_DELTA;
     use proptest::prelude::*;
 
     fn read(lines: &[&str]) -> CacheControl {
@@ -138,11 +125,10 @@ mod tests {
         assert_eq!(read(&["max-age=60", "no-store"]), {
             CacheControl { max_age: seconds(60), no_store: true, ..Default::default() }
         });
-        assert!(read(&["private=\"set-cookie, x\", max-age=1"]).private);
-        assert_eq!(read(&["private=\"set-cookie, x\", max-age=1"]).max_age, seconds(1));
         assert!(read(&["no-cache=x"]).no_cache);
-        assert!(read(&["s-maxage=1"]).must_revalidate);
+        assert!(read(&["s-maxage=1"]).forbids_stale());
         assert!(!read(&["x-no-store, xprivate"]).no_store);
+        assert_eq!(read(&["foo, max-age=60, bar=\"x\""]).max_age, seconds(60), "unknown ones are ignored");
     }
 
     #[test]
@@ -155,12 +141,19 @@ mod tests {
             ("max-age=-1", 0),
             ("max-age=1.5", 0),
             ("max-age=60s", 0),
+            ("max-age=a60", 0),
             ("max-age='60'", 0),
+            ("max-age = 60", 0),
+            ("max-age =60", 0),
+            ("max-age= 60", 0),
+            ("max-age=\"60\"", 60),
+            ("max-age=0060", 60),
+            ("max-age=2147483649", MAX_DELTA),
             ("max-age=99999999999999999999", MAX_DELTA),
-            ("max-age = 60", 60),
         ] {
             assert_eq!(read(&[line]).max_age, seconds(expected), "{line}");
         }
+        assert_eq!(read(&["max-age=60", "max-age=10"]).max_age, seconds(10), "on two lines");
     }
 
     #[test]
@@ -171,6 +164,7 @@ mod tests {
             "no-cache no-store",
             "x=\"a, no-store",
             "\"no-store\"",
+            "private =\"x\"",
         ] {
             let read = read(&[line]);
             assert!(read.no_store || read.private, "{line}");
@@ -181,9 +175,30 @@ mod tests {
     #[test]
     fn a_directive_inside_a_quoted_string_is_text() {
         assert!(!read(&["x=\"no-store, private\", max-age=1"]).no_store);
+        assert_eq!(read(&["x=\"max-age=60\", max-age=1"]).max_age, seconds(1));
         assert_eq!(read(&["x=\"a\\\", no-store\", max-age=1"]), {
             CacheControl { max_age: seconds(1), ..Default::default() }
         });
+    }
+
+    #[test]
+    fn field_names_withhold_fields_and_not_the_response() {
+        let read = read(&["private=\"Set-Cookie, X-User\", no-cache=\"x-mood\", max-age=1"]);
+        assert!(!read.private && !read.no_cache && !read.forbids_stale());
+        assert_eq!(read.withheld, ["set-cookie", "x-user", "x-mood"]);
+    }
+
+    #[test]
+    fn authorization_needs_one_of_three_permissions() {
+        for (line, expected) in [
+            ("public", true),
+            ("must-revalidate", true),
+            ("s-maxage=1", true),
+            ("max-age=1", false),
+            ("proxy-revalidate", false),
+        ] {
+            assert_eq!(read(&[line]).permits_authorization(), expected, "{line}");
+        }
     }
 
     proptest! {

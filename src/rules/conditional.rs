@@ -1,94 +1,57 @@
-//! Whether the client already has the response (304), and which bytes of it the client asks for (206).
+//! Whether the client already has the response (304), by the conditions that a cache may check.
 
-use std::ops::Range;
 use std::time::SystemTime;
 
-use super::freshness::parse_date;
+use super::freshness::{date_value, parse_date};
 use super::head::Fields;
+use crate::clock::Timestamp;
 
-/// Whether a conditional GET or HEAD is answered with 304 (RFC 9110 section 13.2.2).
-pub fn not_modified(request: Fields<'_>, response: Fields<'_>) -> bool {
+/// Whether a conditional GET or HEAD is answered with 304 (RFC 9111 section 4.3.2). `stored_at` is the moment the
+/// response was received.
+pub fn not_modified(request: Fields<'_>, response: Fields<'_>, stored_at: Timestamp) -> bool {
     if request.has("if-none-match") {
-        // If-Modified-Since is ignored beside it (section 13.1.3).
-        let Some(stored) = response.text("etag") else {
-            return request.all("if-none-match").any(|value| value.trim_ascii() == b"*");
-        };
-        return request
-            .list("if-none-match")
-            .any(|candidate| candidate == "*" || weak(candidate) == weak(stored.trim()));
+        // If-Modified-Since is ignored beside it (RFC 9110 section 13.1.3).
+        let stored = response.first("etag").map(opaque_tag);
+        let mut candidates = request.all("if-none-match").flat_map(entity_tags);
+        return candidates.any(|candidate| candidate == b"*" || Some(opaque_tag(candidate)) == stored);
     }
-    let since = request.text("if-modified-since").and_then(parse_date);
-    let modified = response.text("last-modified").and_then(parse_date);
-    matches!((since, modified), (Some(since), Some(modified)) if modified <= since)
-}
-
-/// The opaque part of an entity tag: what the weak comparison compares (section 8.8.3.2).
-fn weak(etag: &str) -> &str {
-    etag.strip_prefix("W/").unwrap_or(etag)
-}
-
-/// Which part of a complete response is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// All of it.
-    Whole,
-    /// These bytes.
-    Bytes(Range<u64>),
-    /// Bytes it does not have: 416.
-    Unsatisfiable,
-}
-
-/// Reads `Range` and `If-Range` of a GET for a stored 200 of `length` bytes (RFC 9110 section 14).
-///
-/// A request for several ranges is answered whole, which the RFC allows and few clients miss.
-pub fn part(request: Fields<'_>, response: Fields<'_>, length: u64) -> Part {
-    let Some(range) = request.text("range") else {
-        return Part::Whole;
-    };
-    if !if_range_holds(request, response) {
-        return Part::Whole;
-    }
-    let Some((unit, ranges)) = range.split_once('=') else {
-        return Part::Whole;
-    };
-    if !unit.trim().eq_ignore_ascii_case("bytes") || ranges.contains(',') {
-        return Part::Whole;
-    }
-    let Some((first, last)) = ranges.trim().split_once('-') else {
-        return Part::Whole;
-    };
-    let position = |text: &str| {
-        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        digits.then(|| text.parse::<u64>().unwrap_or(u64::MAX))
-    };
-    match (first, position(first), last, position(last)) {
-        ("", _, _, Some(0)) => Part::Unsatisfiable,
-        ("", _, _, Some(_)) if length == 0 => Part::Unsatisfiable,
-        ("", _, _, Some(suffix)) => Part::Bytes(length.saturating_sub(suffix)..length),
-        (_, Some(first), "", _) if first < length => Part::Bytes(first..length),
-        (_, Some(first), _, Some(last)) if first <= last && first < length => {
-            Part::Bytes(first..last.saturating_add(1).min(length))
-        }
-        (_, Some(first), "", _) if first >= length => Part::Unsatisfiable,
-        (_, Some(first), _, Some(last)) if first <= last => Part::Unsatisfiable,
-        // Not a valid range: ignored (section 14.2).
-        _ => Part::Whole,
-    }
-}
-
-/// Strong comparison only: a weak tag or an unsure date asks for the whole (RFC 9110 section 13.1.5).
-fn if_range_holds(request: Fields<'_>, response: Fields<'_>) -> bool {
-    if !request.has("if-range") {
-        return true;
-    }
-    let Some(condition) = request.text("if-range").map(str::trim) else {
+    let Some(since) = request.text("if-modified-since").and_then(parse_date) else {
         return false;
     };
-    if condition.starts_with('"') {
-        return response.text("etag").map(str::trim) == Some(condition);
+    // What has no Last-Modified has not changed since it was made, or received.
+    let modified = response.text("last-modified").and_then(parse_date);
+    modified.or_else(|| date_value(response)).unwrap_or(stored_at.into()) <= since
+}
+
+/// The entity tags of a list, quotes and weakness included. Commas inside a tag are part of it.
+fn entity_tags(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut in_quotes = false;
+    list.split(move |byte| {
+        in_quotes ^= *byte == b'"';
+        *byte == b',' && !in_quotes
+    })
+    .map(<[u8]>::trim_ascii)
+    .filter(|tag| !tag.is_empty())
+}
+
+/// The part of an entity tag that the weak comparison compares (RFC 9110 section 8.8.3.2).
+pub fn opaque_tag(etag: &[u8]) -> &[u8] {
+    let etag = etag.trim_ascii();
+    etag.strip_prefix(b"W/").unwrap_or(etag)
+}
+
+/// Whether the condition of a `Range` holds. Strong comparison only: a weak tag or an unsure date asks for the
+/// whole (RFC 9110 section 13.1.5).
+pub fn if_range_holds(request: Fields<'_>, response: Fields<'_>) -> bool {
+    let Some(condition) = request.first("if-range").map(<[u8]>::trim_ascii) else {
+        return true;
+    };
+    if condition.starts_with(b"\"") {
+        return response.first("etag").map(<[u8]>::trim_ascii) == Some(condition);
     }
-    let date = |name| response.text(name).and_then(parse_date);
-    match (parse_date(condition), date("last-modified"), date("date")) {
+    let condition = std::str::from_utf8(condition).ok().and_then(parse_date);
+    let modified = response.text("last-modified").and_then(parse_date);
+    match (condition, modified, date_value(response)) {
         (Some(condition), Some(modified), Some(sent)) => condition == modified && is_strong(modified, sent),
         _ => false,
     }
@@ -105,13 +68,14 @@ mod tests {
 
     const EARLY: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
     const LATE: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+    const STORED_AT: Timestamp = Timestamp(784_111_777_000);
 
     fn fields<'a>(pairs: &'a [(&'a str, &'a str)]) -> Vec<(&'a str, &'a [u8])> {
         pairs.iter().map(|(name, value)| (*name, value.as_bytes())).collect()
     }
 
     fn same(request: &[(&str, &str)], response: &[(&str, &str)]) -> bool {
-        not_modified(Fields(&fields(request)), Fields(&fields(response)))
+        not_modified(Fields(&fields(request)), Fields(&fields(response)), STORED_AT)
     }
 
     #[test]
@@ -121,66 +85,69 @@ mod tests {
             ("\"a\"", true),
             ("W/\"a\"", true),
             ("\"b\", \"a\"", true),
+            ("\"a\", \"b\"", true),
+            ("\"x\",W/\"a\" ,\"b\"", true),
             ("*", true),
             ("\"b\"", false),
+            ("\"a", false),
             ("a", false),
+            ("", false),
         ] {
             assert_eq!(same(&[("if-none-match", condition)], &etag), expected, "{condition}");
         }
         assert!(same(&[("if-none-match", "\"a\"")], &[("etag", "W/\"a\"")]));
+        assert!(same(&[("if-none-match", "\"b\""), ("if-none-match", "\"a\"")], &etag), "on two lines");
         assert!(!same(&[("if-none-match", "\"a\"")], &[]));
         assert!(same(&[("if-none-match", "*")], &[]));
     }
 
     #[test]
-    fn a_date_is_used_only_without_an_entity_tag_condition() {
-        let modified = [("last-modified", EARLY), ("etag", "\"a\"")];
+    fn commas_and_any_bytes_may_stand_in_a_tag() {
+        assert!(same(&[("if-none-match", "\"x\", \"a,b\"")], &[("etag", "\"a,b\"")]));
+        assert!(!same(&[("if-none-match", "\"a,b\"")], &[("etag", "b\"")]));
+        let odd = [("etag", &b"\"caf\xe9\""[..])];
+        let asked = [("if-none-match", &b"\"x\", \"caf\xe9\""[..])];
+        assert!(not_modified(Fields(&asked), Fields(&odd), STORED_AT));
+    }
+
+    #[test]
+    fn dates_count_only_without_tags() {
+        let modified = [("last-modified", EARLY)];
         assert!(same(&[("if-modified-since", EARLY)], &modified));
         assert!(same(&[("if-modified-since", LATE)], &modified));
-        assert!(!same(&[("if-modified-since", LATE), ("if-none-match", "\"b\"")], &modified));
+        assert!(same(&[("if-modified-since", "Sunday, 06-Nov-94 08:49:37 GMT")], &modified));
+        assert!(same(&[("if-modified-since", "Sun Nov  6 08:49:37 1994")], &modified));
         assert!(!same(&[("if-modified-since", EARLY)], &[("last-modified", LATE)]));
-        assert!(!same(&[("if-modified-since", "yesterday")], &modified));
-        assert!(!same(&[], &modified));
+        assert!(!same(&[("if-modified-since", "soon")], &modified));
+        let both = [("if-none-match", "\"b\""), ("if-modified-since", EARLY)];
+        assert!(!same(&both, &[("etag", "\"a\""), ("last-modified", EARLY)]));
     }
 
     #[test]
-    fn one_range_is_cut_and_odd_ones_are_answered_whole() {
-        let ask = |range: &str, length| part(Fields(&fields(&[("range", range)])), Fields::default(), length);
-        for (range, length, expected) in [
-            ("bytes=0-0", 10, Part::Bytes(0..1)),
-            ("bytes=2-", 10, Part::Bytes(2..10)),
-            ("bytes=2-99999999999999999999", 10, Part::Bytes(2..10)),
-            ("bytes=-3", 10, Part::Bytes(7..10)),
-            ("bytes=-30", 10, Part::Bytes(0..10)),
-            ("bytes=10-", 10, Part::Unsatisfiable),
-            ("bytes=10-12", 10, Part::Unsatisfiable),
-            ("bytes=-0", 10, Part::Unsatisfiable),
-            ("bytes=0-", 0, Part::Unsatisfiable),
-            ("bytes=-5", 0, Part::Unsatisfiable),
-            ("bytes=3-2", 10, Part::Whole),
-            ("bytes=0-1,3-4", 10, Part::Whole),
-            ("lines=1-2", 10, Part::Whole),
-            ("bytes", 10, Part::Whole),
-            ("bytes=-", 10, Part::Whole),
-            ("bytes=a-b", 10, Part::Whole),
-            ("bytes=+1-2", 10, Part::Whole),
+    fn without_last_modified_the_date_or_the_moment_of_receipt_stands_in() {
+        assert!(same(&[("if-modified-since", LATE)], &[("date", EARLY)]));
+        assert!(!same(&[("if-modified-since", EARLY)], &[("date", LATE)]));
+        assert!(same(&[("if-modified-since", EARLY)], &[]), "received at that moment");
+        assert!(!same(&[("if-modified-since", "Sun, 06 Nov 1994 08:49:36 GMT")], &[]));
+    }
+
+    #[test]
+    fn if_range_needs_a_strong_match() {
+        for (if_range, response, expected) in [
+            ("\"a\"", &[("etag", "\"a\"")][..], true),
+            ("\"a\"", &[("etag", "W/\"a\"")][..], false),
+            ("W/\"a\"", &[("etag", "W/\"a\"")][..], false),
+            ("\"a\"", &[("etag", "\"b\"")][..], false),
+            ("\"a\"", &[][..], false),
+            (EARLY, &[("last-modified", EARLY), ("date", LATE)][..], true),
+            (EARLY, &[("last-modified", EARLY), ("date", EARLY)][..], false),
+            (EARLY, &[("last-modified", EARLY)][..], false),
+            (LATE, &[("last-modified", EARLY), ("date", LATE)][..], false),
+            ("soon", &[("last-modified", EARLY), ("date", LATE)][..], false),
         ] {
-            assert_eq!(ask(range, length), expected, "{range} of {length}");
+            let request = [("if-range", if_range.as_bytes())];
+            assert_eq!(if_range_holds(Fields(&request), Fields(&fields(response))), expected, "{if_range}");
         }
-    }
-
-    #[test]
-    fn if_range_holds_only_for_a_strong_match() {
-        let ask = |condition: &str, response: &[(&str, &str)]| {
-            let request = [("range", "bytes=0-0"), ("if-range", condition)];
-            part(Fields(&fields(&request)), Fields(&fields(response)), 10) == Part::Bytes(0..1)
-        };
-        assert!(ask("\"a\"", &[("etag", "\"a\"")]));
-        assert!(!ask("\"b\"", &[("etag", "\"a\"")]));
-        assert!(!ask("W/\"a\"", &[("etag", "W/\"a\"")]));
-        assert!(ask(EARLY, &[("last-modified", EARLY), ("date", LATE)]));
-        assert!(!ask(EARLY, &[("last-modified", EARLY), ("date", EARLY)]));
-        assert!(!ask(EARLY, &[("last-modified", EARLY)]));
-        assert!(!ask(LATE, &[("last-modified", EARLY), ("date", LATE)]));
+        assert!(if_range_holds(Fields(&[]), Fields(&[])), "no condition");
     }
 }

@@ -44,6 +44,11 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Whether a text is a token (RFC 9110 section 5.6.2), as the names of fields are.
+pub fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
 /// A request head, with its target already split and normalised.
 #[derive(Clone, Debug)]
 pub struct RequestHead<'a> {

@@ -4,6 +4,7 @@
 //! hold a NUL (a request with one is malformed), so NUL separates them. The values of selecting fields enter
 //! as a digest, because they may be secrets and keys are shown to operators.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -149,9 +150,9 @@ impl Vary {
             let dropped = request.list("connection").any(|nominated| nominated.eq_ignore_ascii_case(name));
             for value in request.all(name).filter(|_| !dropped) {
                 // Combining lines and white space around commas is insignificant (RFC 9111 section 4.1).
-                for member in value.split(|b| *b == b',') {
+                for member in members(value) {
                     digest.update([0, 1]);
-                    digest.update(member.trim_ascii());
+                    digest.update(normal_member(name, member).as_ref());
                 }
             }
             digest.update([0, 0]);
@@ -160,6 +161,34 @@ impl Vary {
         half.copy_from_slice(&digest.finalize()[..16]);
         half
     }
+}
+
+/// The members of a list; commas inside a quoted string belong to it.
+fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let (mut in_quotes, mut escaped) = (false, false);
+    value
+        .split(move |byte| {
+            let was_escaped = std::mem::replace(&mut escaped, false);
+            match *byte {
+                b'"' if !was_escaped => in_quotes = !in_quotes,
+                b'\\' if in_quotes && !was_escaped => escaped = true,
+                b',' => return !in_quotes,
+                _ => {}
+            }
+            false
+        })
+        .map(<[u8]>::trim_ascii)
+}
+
+/// A member in a form that two members share exactly when the definition of their field gives them one meaning.
+/// Language ranges have no case (RFC 9110 section 12.5.4); white space around the weight has no meaning. Their order
+/// is left alone: applications do read it as a preference.
+fn normal_member<'a>(name: &str, member: &'a [u8]) -> Cow<'a, [u8]> {
+    if name != "accept-language" {
+        return member.into();
+    }
+    let kept = member.iter().filter(|byte| !matches!(byte, b' ' | b'\t'));
+    kept.map(u8::to_ascii_lowercase).collect::<Vec<u8>>().into()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use super::cookies;
 use super::forwarding::folded;
 use super::head::RequestHead;
-use super::policy::{CachePolicy, Mode};
+use super::policy::{Authorization, CachePolicy, Mode};
 
 /// Why a request goes to the origin without touching the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +27,10 @@ pub enum PassReason {
     Path,
     /// It asks for a part of a response that is not stored.
     Range,
+    /// It depends on a condition that only the origin can check (`If-Match`, `If-Unmodified-Since`).
+    Precondition,
+    /// Nothing usable is stored, and the client forbids to store what comes.
+    NoStore,
     /// The key proved uncacheable a moment ago.
     Uncacheable,
     /// Another request's fetch of the same key took longer than `lock.timeout`.
@@ -47,6 +51,8 @@ impl PassReason {
             Self::Cookie => "cookie",
             Self::Path => "path",
             Self::Range => "range",
+            Self::Precondition => "precondition",
+            Self::NoStore => "client-no-store",
             Self::Uncacheable => "uncacheable",
             Self::LockTimeout => "lock-timeout",
             Self::FillLimit => "fill-limit",
@@ -63,6 +69,8 @@ impl PassReason {
             Self::Authorization => "the request carries a field that names a person",
             Self::Cookie => "the request carries a cookie that is not on the ignore list",
             Self::Path => "the path contains dot segments and may name another resource",
+            Self::Precondition => "only the origin can check its If-Match or If-Unmodified-Since",
+            Self::NoStore => "nothing usable is stored and the client forbids to store what comes",
             Self::Range => "a part is asked for and no complete response is stored",
             Self::Uncacheable => "the response to this key was not cacheable a moment ago",
             Self::LockTimeout => "another request's fetch of this key took too long",
@@ -85,9 +93,7 @@ pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), Pa
     if request.has_body {
         return Err(PassReason::Body);
     }
-    // RFC 9111 section 3.5 lets a shared cache reuse some of these; the default is stricter.
-    let personal = |name: &str| policy.bypass_headers.contains(&folded(name));
-    if request.fields.0.iter().any(|(name, _)| personal(name)) {
+    if request.fields.0.iter().any(|(name, _)| is_personal(&folded(name), policy)) {
         return Err(PassReason::Authorization);
     }
     if cookies::first_identifying(request.fields, &policy.ignore_cookies).is_some() {
@@ -96,7 +102,18 @@ pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), Pa
     if request.target.is_ambiguous() {
         return Err(PassReason::Path);
     }
+    // A cache may ignore these (RFC 9110 section 13.1.1), but who resumes a download relies on them.
+    if ["if-match", "if-unmodified-since"].iter().any(|name| request.fields.has(name)) {
+        return Err(PassReason::Precondition);
+    }
     Ok(())
+}
+
+/// Whether a field of this name, folded, makes a request personal. RFC 9111 section 3.5 lets a shared cache
+/// store some responses to requests with `Authorization`; the default is stricter.
+fn is_personal(name: &str, policy: &CachePolicy) -> bool {
+    let takes_part = name == "authorization" && policy.authorization == Authorization::Rfc9111;
+    !takes_part && policy.bypass_headers.iter().any(|listed| listed == name)
 }
 
 #[cfg(test)]
@@ -135,6 +152,8 @@ mod tests {
             ("GET", "/", &[("Api_Key", &b""[..])][..], false, Authorization),
             ("GET", "/", &[("Cookie", &b"sessionid=1"[..])][..], false, Cookie),
             ("GET", "/static/../me", &[][..], false, Path),
+            ("GET", "/", &[("If-Match", &b"\"a\""[..])][..], false, Precondition),
+            ("HEAD", "/", &[("if-unmodified-since", &b"x"[..])][..], false, Precondition),
         ] {
             assert_eq!(verdict(method, path, fields, has_body), Err(reason), "{reason:?}");
         }
@@ -146,5 +165,21 @@ mod tests {
             has_body: false,
         };
         assert_eq!(allowed(&request, &off), Err(Off));
+    }
+
+    #[test]
+    fn authorization_takes_part_where_the_route_follows_the_rfc() {
+        let policy = CachePolicy { authorization: Authorization::Rfc9111, ..testing::policy() };
+        let asked = |name: &'static str| {
+            let request = RequestHead {
+                method: "GET",
+                target: Target::new(Scheme::Http, "shop", "/"),
+                fields: Fields(&[(name, b"Token x")]),
+                has_body: false,
+            };
+            allowed(&request, &policy)
+        };
+        assert_eq!(asked("Authorization"), Ok(()));
+        assert_eq!(asked("X-Api-Key"), Err(PassReason::Authorization), "only Authorization itself");
     }
 }

@@ -14,19 +14,25 @@
 //! | [`cookies`] | which cookies carry identity |
 //! | [`lookup`] | whether a request may be answered from a stored response |
 //! | [`key`] | under which key, and which variant |
-//! | [`cache_control`] | what `Cache-Control` says |
+//! | [`directives`] | how the directives of a `Cache-Control` line are spelled |
+//! | [`cache_control`] | what the `Cache-Control` of a response says |
+//! | [`targeted`] | what `CDN-Cache-Control` says instead |
+//! | [`client_control`] | what a client asks of the cache |
 //! | [`forwarding`] | who the client is, and which of its claims are believed |
 //! | [`freshness`] | how long a response is fresh |
 //! | [`verdict`] | hit, stale, revalidate or miss |
 //! | [`admission`] | whether a response may be stored |
-//! | [`conditional`] | whether the client already has it (304), and which bytes it asks for (206) |
+//! | [`conditional`] | whether the client already has it (304) |
+//! | [`ranges`] | which bytes of it the client asks for (206) |
 //! | [`validation`] | what a 304 from the origin changes in the stored response |
 //! | [`invalidate`] | what a purge or a write removes |
 
 pub mod admission;
 pub mod cache_control;
+pub mod client_control;
 pub mod conditional;
 pub mod cookies;
+pub mod directives;
 pub mod forwarding;
 pub mod freshness;
 pub mod head;
@@ -35,8 +41,10 @@ pub mod invalidate;
 pub mod key;
 pub mod lookup;
 pub mod policy;
+pub mod ranges;
 pub mod route;
 pub mod target;
+pub mod targeted;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod validation;

@@ -24,6 +24,44 @@ pub enum OriginControl {
     Override,
 }
 
+/// What is done with a response that sets a cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetCookie {
+    /// It was made for one visitor and is not stored.
+    Uncacheable,
+    /// It is stored, and sent to everyone, without its cookies.
+    Strip,
+    /// It is stored with its cookies: everyone gets the same ones.
+    Store,
+}
+
+/// What is done with a request that carries `Authorization`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authorization {
+    /// It goes to the origin by itself.
+    Pass,
+    /// It takes part in caching as RFC 9111 section 3.5 allows.
+    Rfc9111,
+}
+
+/// Whether clients may ask for fresher responses than the store has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCacheControl {
+    /// The request directives of `Cache-Control` count.
+    Honour,
+    /// They do not.
+    Ignore,
+}
+
+/// A lifetime guessed from `Last-Modified` where nobody gives one (RFC 9111 section 4.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heuristic {
+    /// Which share of the time since the last change, in percent.
+    pub percent: u8,
+    /// The longest lifetime guessed.
+    pub max: Duration,
+}
+
 /// The caching policy of one route.
 #[derive(Clone, Debug)]
 pub struct CachePolicy {
@@ -36,6 +74,14 @@ pub struct CachePolicy {
     pub status_ttl: BTreeMap<u16, Duration>,
     /// Whose lifetime wins.
     pub origin_cache_control: OriginControl,
+    /// Whether a lifetime may be guessed.
+    pub heuristic: Option<Heuristic>,
+    /// Responses that set cookies.
+    pub set_cookie: SetCookie,
+    /// Requests with `Authorization`.
+    pub authorization: Authorization,
+    /// Requests with `Cache-Control`.
+    pub client_cache_control: ClientCacheControl,
     /// Labels that a purge can name.
     pub tags: Vec<Arc<str>>,
     /// Cookies that carry no identity: out of the key and out of the upstream request.
@@ -52,6 +98,9 @@ pub struct CachePolicy {
     pub stale_while_revalidate: Duration,
     /// How long after expiry a response may be served when the origin fails (RFC 5861 section 4).
     pub stale_if_error: Duration,
+    /// How long after expiry a response may be served when the origin does not answer at all (RFC 9111 section
+    /// 4.2.4).
+    pub stale_on_disconnect: Duration,
 }
 
 /// How the query string takes part in the key.

@@ -18,6 +18,10 @@ fn default_policy() -> CachePolicy {
         ttl: Duration::from_secs(60),
         status_ttl: [(404, Duration::from_secs(10))].into(),
         origin_cache_control: OriginControl::Honour,
+        heuristic: None,
+        set_cookie: SetCookie::Uncacheable,
+        authorization: Authorization::Pass,
+        client_cache_control: ClientCacheControl::Honour,
         tags: vec!["products".into()],
         ignore_cookies: Patterns::new(ANALYTICS_COOKIES).expect("constants compile"),
         bypass_headers: IDENTITY_HEADERS.iter().map(|name| (*name).to_owned()).collect(),
@@ -29,5 +33,6 @@ fn default_policy() -> CachePolicy {
         uncacheable_ttl: Duration::from_secs(120),
         stale_while_revalidate: Duration::ZERO,
         stale_if_error: Duration::ZERO,
+        stale_on_disconnect: Duration::ZERO,
     }
 }

@@ -1,6 +1,9 @@
 //! What a 304 from the origin changes in the stored response (RFC 9111 sections 3.2 and 4.3.4).
 
+use super::conditional::opaque_tag;
+use super::freshness::parse_date;
 use super::head::{Field, Fields};
+use super::hop;
 
 /// What became of a validation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,36 +14,38 @@ pub enum Validation<'a> {
     OtherRepresentation,
 }
 
-/// Not updated: they describe the stored body, or the connection the 304 came on.
-const KEPT: &[&str] = &[
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-range",
-    "content-type",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authentication-info",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+/// Not updated although they are stored: they tell how to read the stored body, which is the identity form
+/// (section 3.2 leaves such fields to the cache).
+const OF_THE_BODY: &[&str] = &["content-encoding", "content-range"];
 
 /// Applies the fields of a 304 to the stored ones.
+///
+/// A 304 without any validator is believed: parvis sent the validators of one response only, so that it can be
+/// about no other.
 pub fn apply<'a>(stored: Fields<'a>, not_modified: Fields<'a>) -> Validation<'a> {
-    if let (Some(ours), Some(theirs)) = (stored.text("etag"), not_modified.text("etag"))
-        && ours.trim_start_matches("W/") != theirs.trim_start_matches("W/")
-    {
+    if names_another(stored, not_modified) {
         return Validation::OtherRepresentation;
     }
-    let nominated: Vec<&str> = not_modified.list("connection").collect();
     let updates = |name: &str| {
-        !KEPT.iter().chain(&nominated).any(|kept| kept.eq_ignore_ascii_case(name)) && not_modified.has(name)
+        not_modified.has(name)
+            && hop::is_stored(name, not_modified)
+            && !OF_THE_BODY.iter().any(|kept| kept.eq_ignore_ascii_case(name))
     };
     let mut merged: Vec<Field<'a>> = stored.0.iter().copied().filter(|(name, _)| !updates(name)).collect();
     merged.extend(not_modified.0.iter().copied().filter(|(name, _)| updates(name)));
     Validation::Holds(merged)
+}
+
+/// Whether the validators of the 304 are of another response (section 4.3.4).
+fn names_another(stored: Fields<'_>, not_modified: Fields<'_>) -> bool {
+    if let (Some(ours), Some(theirs)) = (stored.first("etag"), not_modified.first("etag")) {
+        return opaque_tag(ours) != opaque_tag(theirs);
+    }
+    let modified = |fields: Fields<'_>| fields.text("last-modified").and_then(parse_date);
+    match (modified(stored), modified(not_modified)) {
+        (Some(ours), Some(theirs)) => ours != theirs,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -49,8 +54,9 @@ mod tests {
 
     const STORED: &[Field<'static>] = &[
         ("Content-Type", b"text/html"),
-        ("Content-Length", b"5"),
+        ("Content-Encoding", b"identity"),
         ("ETag", b"\"a\""),
+        ("Last-Modified", b"Sun, 06 Nov 1994 08:49:37 GMT"),
         ("Cache-Control", b"max-age=1"),
         ("X-Twice", b"1"),
         ("X-Twice", b"2"),
@@ -65,28 +71,46 @@ mod tests {
 
     #[test]
     fn fields_of_the_304_replace_all_lines_of_their_name() {
-        let fields = merged(&[("cache-control", b"max-age=9"), ("X-Twice", b"3"), ("date", b"now")]);
+        let fields = merged(&[
+            ("cache-control", b"max-age=9"),
+            ("X-Twice", b"3"),
+            ("date", b"now"),
+            ("content-type", b"text/plain"),
+            ("Set-Cookie", b"a=b"),
+        ]);
         let fields = Fields(&fields);
         assert_eq!(fields.all("cache-control").collect::<Vec<_>>(), [b"max-age=9"]);
         assert_eq!(fields.all("x-twice").collect::<Vec<_>>(), [b"3"]);
-        assert_eq!(fields.text("content-type"), Some("text/html"));
-        assert!(fields.has("date"));
+        assert_eq!(fields.text("content-type"), Some("text/plain"));
+        assert!(fields.has("date") && fields.has("set-cookie"));
     }
 
     #[test]
     fn what_describes_the_body_or_the_connection_stays() {
         let fields = merged(&[
             ("content-length", b"0"),
-            ("content-type", b"text/plain"),
+            ("content-encoding", b"gzip"),
+            ("content-range", b"bytes 0-1/2"),
             ("connection", b"close, X-Hop"),
+            ("keep-alive", b"timeout=5"),
+            ("proxy-connection", b"close"),
+            ("upgrade", b"h2c"),
+            ("age", b"7"),
             ("x-hop", b"1"),
         ]);
         assert_eq!(fields, STORED);
     }
 
     #[test]
-    fn another_entity_tag_is_another_representation() {
-        assert_eq!(apply(Fields(STORED), Fields(&[("etag", b"\"b\"")])), Validation::OtherRepresentation);
-        assert!(matches!(apply(Fields(STORED), Fields(&[("etag", b"W/\"a\"")])), Validation::Holds(_)));
+    fn another_validator_is_another_representation() {
+        let other = |update: &'static [Field<'static>]| {
+            apply(Fields(STORED), Fields(update)) == Validation::OtherRepresentation
+        };
+        assert!(other(&[("etag", b"\"b\"")]));
+        assert!(other(&[("last-modified", b"Sun, 06 Nov 1994 08:49:38 GMT")]));
+        assert!(!other(&[("etag", b"W/\"a\"")]));
+        assert!(!other(&[("etag", b"\"a\""), ("last-modified", b"Sun, 06 Nov 1994 08:49:38 GMT")]));
+        assert!(!other(&[("last-modified", b"Sunday, 06-Nov-94 08:49:37 GMT")]));
+        assert!(!other(&[]));
     }
 }

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use super::fence::Sequence;
 use super::response::{Head, StoredResponse};
 use crate::rules::admission::DiscardReason;
+use crate::rules::freshness::StaleReason;
 use crate::rules::invalidate::Facts;
 use crate::rules::key::{CacheKey, Vary};
 
@@ -32,11 +33,16 @@ fn charge(chunk: &Bytes) -> u64 {
     chunk.len() as u64 + CHUNK_OVERHEAD
 }
 
+/// The most interim responses (1xx) that a fetch hands on; more are dropped.
+const MAX_INTERIM: usize = 16;
+
 /// The head of a response under way.
 #[derive(Debug)]
 pub struct Streaming {
-    /// Status and fields.
+    /// Status and fields, as they are stored and shared.
     pub head: Head,
+    /// The head for the one who caused the fetch, where it has fields that are not shared.
+    pub for_leader: Option<Head>,
     /// The length of its body, where the origin told.
     pub length: Option<u64>,
     /// What selects among its variants, and the key of this one.
@@ -57,11 +63,20 @@ pub enum Opening {
     /// The stored response still holds (304); with a reason when it is nevertheless not stored any longer.
     Validated(Arc<StoredResponse>, Option<DiscardReason>),
     /// The origin failed, and the stored response stands in for it.
-    StaleOnError(Arc<StoredResponse>),
+    StandIn(Arc<StoredResponse>, StaleReason),
     /// What is stored has changed meanwhile: look again.
     Again,
     /// The origin failed, with what the operator's log says of it.
     Failed(Failure, Arc<str>),
+}
+
+/// What those who wait for the head of a response hear.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// An interim response (RFC 9110 section 15.2); more will follow.
+    Interim(Arc<Head>),
+    /// The final head, or what came instead.
+    Opening(Opening),
 }
 
 /// How the origin failed before a response head arrived.
@@ -105,6 +120,7 @@ impl InFlight {
 
 #[derive(Debug, Default)]
 struct State {
+    interim: Vec<Arc<Head>>,
     opening: Option<Opening>,
     chunks: VecDeque<Bytes>,
     /// The number of the first chunk held.
@@ -161,7 +177,7 @@ impl Fill {
         state.last_reader += 1;
         let id = state.last_reader;
         state.readers.insert(id, 0);
-        Some(Reader { fill: self.clone(), id, version: self.version.subscribe() })
+        Some(Reader { fill: self.clone(), id, interim: 0, version: self.version.subscribe() })
     }
 
     fn changed(&self) {
@@ -184,6 +200,18 @@ pub struct Filler(pub Arc<Fill>);
 pub struct Abandoned;
 
 impl Filler {
+    /// Hands an interim response to those who wait. Returns whether there was room for it.
+    pub fn interim(&self, head: Head) -> bool {
+        let mut state = self.0.state.lock();
+        let fits = state.interim.len() < MAX_INTERIM;
+        if fits {
+            state.interim.push(Arc::new(head));
+        }
+        drop(state);
+        self.0.changed();
+        fits
+    }
+
     /// Announces the head. A response that will not be stored becomes a window.
     pub fn open(&self, opening: Opening) {
         let mut state = self.0.state.lock();
@@ -304,6 +332,8 @@ impl State {
 pub struct Reader {
     fill: Arc<Fill>,
     id: u64,
+    /// The interim responses seen.
+    interim: usize,
     version: watch::Receiver<u64>,
 }
 
@@ -312,16 +342,26 @@ pub struct Reader {
 pub struct BrokenOff;
 
 impl Reader {
-    /// Waits for the head.
-    pub async fn opening(&mut self) -> Opening {
-        self.until(|state, _| match (&state.opening, state.end) {
-            (Some(opening), _) => Some(opening.clone()),
-            (None, Some(_)) => {
-                Some(Opening::Failed(Failure::Internal, "the fetch ended without an answer".into()))
-            }
-            (None, None) => None,
-        })
-        .await
+    /// Waits for the head, or for the next interim response before it.
+    pub async fn news(&mut self) -> News {
+        let seen = self.interim;
+        let news = self
+            .until(|state, _| {
+                if let Some(interim) = state.interim.get(seen) {
+                    return Some(News::Interim(interim.clone()));
+                }
+                match (&state.opening, state.end) {
+                    (Some(opening), _) => Some(News::Opening(opening.clone())),
+                    (None, Some(_)) => {
+                        let message = "the fetch ended without an answer".into();
+                        Some(News::Opening(Opening::Failed(Failure::Internal, message)))
+                    }
+                    (None, None) => None,
+                }
+            })
+            .await;
+        self.interim += usize::from(matches!(news, News::Interim(_)));
+        news
     }
 
     /// The next chunk; `None` at the end.
@@ -408,7 +448,23 @@ mod tests {
         filler.push("half".into()).await.unwrap();
         drop(filler);
         assert_eq!(drain(reader).await, Err(BrokenOff));
-        assert!(matches!(fill.join().unwrap().opening().await, Opening::Failed(Failure::Internal, _)));
+        let news = fill.join().unwrap().news().await;
+        assert!(matches!(news, News::Opening(Opening::Failed(Failure::Internal, _))));
+    }
+
+    #[tokio::test]
+    async fn interim_responses_come_once_in_order_and_before_the_head() {
+        let (filler, fill) = fill(1000);
+        let mut reader = fill.join().unwrap();
+        let head = |status| Head::from_fields(status, std::iter::empty());
+        assert!(filler.interim(head(102)) && filler.interim(head(103)));
+        filler.open(Opening::Again);
+        for status in [102, 103] {
+            assert!(matches!(reader.news().await, News::Interim(head) if head.status == status));
+        }
+        assert!(matches!(reader.news().await, News::Opening(Opening::Again)));
+        while filler.interim(head(103)) {}
+        assert_eq!(fill.state.lock().interim.len(), MAX_INTERIM);
     }
 
     #[tokio::test]

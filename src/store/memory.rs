@@ -283,6 +283,8 @@ mod tests {
                 lifetime: Duration::from_secs(60),
                 stale_while_revalidate: Duration::ZERO,
                 stale_if_error: Duration::ZERO,
+                stale_on_disconnect: Duration::ZERO,
+                stale_forbidden: false,
                 always_revalidate: false,
             },
             facts: Arc::new(Facts::new(&request(path), &testing::policy().query, &tags)),

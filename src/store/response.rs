@@ -28,6 +28,13 @@ impl Head {
         Self::from_fields(response.status, kept.copied())
     }
 
+    /// The same head without the fields of these names, which are in lower case.
+    pub fn without(&self, names: &[impl AsRef<str>]) -> Self {
+        let fields = self.fields();
+        let left_out = |name: &str| names.iter().any(|other| other.as_ref().eq_ignore_ascii_case(name));
+        Self::from_fields(self.status, fields.iter().copied().filter(|(name, _)| !left_out(name)))
+    }
+
     /// Serialises these fields.
     pub fn from_fields<'a>(status: u16, fields: impl Iterator<Item = Field<'a>>) -> Self {
         let mut lines = Vec::with_capacity(512);
@@ -108,6 +115,14 @@ mod tests {
             &[("X-Twice", b"1"), ("x-twice", b" 2: \xff"), ("X-Empty", b""), ("ETag", b"\"a\"")];
         let head = Head::storable(&ResponseHead { status: 203, fields: Fields(fields) });
         assert_eq!((head.status, head.fields().as_slice()), (203, fields));
+    }
+
+    #[test]
+    fn fields_can_be_left_out() {
+        let fields: &[Field<'_>] = &[("Set-Cookie", b"1"), ("X-A", b"1"), ("set-cookie", b"2")];
+        let head = Head::storable(&ResponseHead { status: 200, fields: Fields(fields) });
+        assert_eq!(head.without(&["set-cookie"]).fields(), [("X-A", &b"1"[..])]);
+        assert_eq!(head.without(&[""; 0]), head);
     }
 
     #[test]

@@ -206,16 +206,20 @@ impl Response {
         self.field("cache-status").unwrap_or_default()
     }
 
-    /// The verdict in short: `hit`, `stale`, `miss`, `revalidate`, `pass`, or `local`.
+    /// The verdict in short: `hit`, `stale`, `miss`, `revalidate`, `reload` (the same because the client asked for it),
+    /// `pass`, or `local`.
     pub fn verdict(&self) -> &'static str {
         let status = self.cache_status();
         let ours = status.split(", ").last().unwrap_or_default();
         let says = |word: &str| ours.split("; ").any(|part| part == word);
         match () {
-            () if says("hit") && says("detail=stale-while-revalidate") => "stale",
+            () if says("hit") && ["stale-while-revalidate", "max-stale"].contains(&&*self.detail()) => {
+                "stale"
+            }
             () if says("hit") => "hit",
             () if says("fwd=miss") => "miss",
             () if says("fwd=stale") => "revalidate",
+            () if says("fwd=request") => "reload",
             () if says("fwd=bypass") || says("fwd=method") => "pass",
             () if ours.starts_with("parvis") => "local",
             () => "none",

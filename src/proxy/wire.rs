@@ -1,0 +1,233 @@
+//! The client's connection, with the `Date` of each response in its own hands.
+//!
+//! Pingora writes its own clock into the `Date` of every response head. But the `Date` of a response is the moment
+//! it was made at the origin (RFC 9110 section 6.6.1): caches behind parvis compute its age from it. So the
+//! connection is wrapped: a head that passes through gets the date back that was set for it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use async_trait::async_trait;
+use pingora::http::ResponseHeader;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::{SslDigest, TlsRef};
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use pingora::proxy::Session;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::clock::Timestamp;
+use crate::rules::freshness::parse_date;
+
+/// A client connection.
+#[derive(Debug)]
+pub struct Wire {
+    stream: Stream,
+    /// The date of the next response head, in seconds since 1970; zero leaves the present moment.
+    date: AtomicU64,
+    /// A head that is being written, and how far it has got.
+    head: Option<(Vec<u8>, usize)>,
+}
+
+/// The first moment that an IMF-fixdate cannot tell: the year 10000.
+const END_OF_DATES: u64 = 253_402_300_800;
+/// How long an IMF-fixdate is, always.
+const DATE_LENGTH: usize = 29;
+
+impl Wire {
+    /// Wraps a connection.
+    pub fn new(stream: Stream) -> Self {
+        Self { stream, date: AtomicU64::new(0), head: None }
+    }
+
+    /// The head in `bytes` with the date that was set for it; `None` for anything else.
+    fn dated(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        const DATE: &[u8] = b"\r\nDate: ";
+        // Interim heads carry no date, and leave it to the final one.
+        if self.date.load(Ordering::Relaxed) == 0 || !bytes.starts_with(b"HTTP/1.") {
+            return None;
+        }
+        let at = bytes.windows(DATE.len()).position(|window| window.eq_ignore_ascii_case(DATE))? + DATE.len();
+        let seconds = self.date.swap(0, Ordering::Relaxed);
+        let date = httpdate::fmt_http_date(Timestamp(seconds * 1000).into());
+        let mut head = bytes.to_vec();
+        head.get_mut(at..at + DATE_LENGTH)?.copy_from_slice(date.as_bytes());
+        Some(head)
+    }
+}
+
+/// Lets the response keep its own `Date`, where it has a valid one. To be called before its head is sent.
+pub fn keep_date(session: &Session, response: &ResponseHeader) {
+    let stream = session.as_downstream().as_http1().map(|http1| http1.stream());
+    // A subrequest has no wire.
+    let Some(wire) = stream.and_then(|stream| stream.as_any().downcast_ref::<Wire>()) else { return };
+    let date = response.headers.get("date").and_then(|date| date.to_str().ok()).and_then(parse_date);
+    let seconds = date.map_or(0, |date| Timestamp::from(date).0 / 1000);
+    wire.date.store(if seconds < END_OF_DATES { seconds } else { 0 }, Ordering::Relaxed);
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.head.is_none() {
+            this.head = this.dated(buf).map(|head| (head, 0));
+        }
+        // A head goes out whole before its writer hears of it, so that it comes back with the same bytes.
+        while let Some((head, written)) = &mut this.head {
+            match ready!(Pin::new(&mut this.stream).poll_write(cx, &head[*written..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                more => *written += more,
+            }
+            if *written == head.len() {
+                this.head = None;
+                return Poll::Ready(Ok(buf.len()));
+            }
+        }
+        Pin::new(&mut this.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    // Bodies only: Pingora writes a head by itself.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[async_trait]
+impl Shutdown for Wire {
+    async fn shutdown(&mut self) {
+        self.stream.shutdown().await;
+    }
+}
+
+#[async_trait]
+impl Peek for Wire {
+    async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        self.stream.try_peek(buf).await
+    }
+}
+
+impl UniqueID for Wire {
+    fn id(&self) -> UniqueIDType {
+        self.stream.id()
+    }
+}
+
+impl Ssl for Wire {
+    fn get_ssl(&self) -> Option<&TlsRef> {
+        self.stream.get_ssl()
+    }
+
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.stream.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.stream.selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for Wire {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.stream.get_timing_digest()
+    }
+
+    fn get_read_pending_time(&self) -> std::time::Duration {
+        self.stream.get_read_pending_time()
+    }
+
+    fn get_write_pending_time(&self) -> std::time::Duration {
+        self.stream.get_write_pending_time()
+    }
+}
+
+impl GetProxyDigest for Wire {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.stream.get_proxy_digest()
+    }
+
+    fn set_proxy_digest(&mut self, digest: ProxyDigest) {
+        self.stream.set_proxy_digest(digest);
+    }
+}
+
+impl GetSocketDigest for Wire {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.stream.get_socket_digest()
+    }
+
+    fn set_socket_digest(&mut self, digest: SocketDigest) {
+        self.stream.set_socket_digest(digest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const OWN: &str = "HTTP/1.1 200 OK\r\nX: 1\r\nDate: Tue, 24 Nov 2026 10:00:00 GMT\r\nA: b\r\n\r\n";
+
+    /// Writes through a pipe of three bytes, so that every write is partial.
+    async fn through(date: u64, writes: &[&str]) -> String {
+        let (near, mut far) = tokio::io::duplex(3);
+        let wire = Wire::new(Box::new(near));
+        wire.date.store(date, Ordering::Relaxed);
+        let writes: Vec<String> = writes.iter().map(|text| (*text).to_owned()).collect();
+        let writing = tokio::spawn(async move {
+            let mut wire = wire;
+            for text in writes {
+                wire.write_all(text.as_bytes()).await.unwrap();
+            }
+        });
+        let mut read = String::new();
+        far.read_to_string(&mut read).await.unwrap();
+        writing.await.unwrap();
+        read
+    }
+
+    #[tokio::test]
+    async fn a_head_gets_its_own_date_back_and_a_body_is_left_alone() {
+        let expected = OWN.replace("Tue, 24 Nov 2026 10:00:00 GMT", "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(through(784_111_777, &[OWN]).await, expected);
+        assert_eq!(through(784_111_777, &[OWN, OWN]).await, format!("{expected}{OWN}"), "once");
+        assert_eq!(through(0, &[OWN]).await, OWN);
+    }
+
+    #[tokio::test]
+    async fn an_interim_head_leaves_the_date_to_the_final_one() {
+        let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+        let read = through(784_111_777, &[early, OWN]).await;
+        assert!(read.starts_with(early) && read.contains("1994"), "{read}");
+    }
+}

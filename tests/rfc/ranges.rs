@@ -1,0 +1,101 @@
+//! Parts of stored responses (RFC 9110 section 14, RFC 9111 section 3.3).
+
+use super::{ROUTES, again_with, new_path, with};
+use crate::support::{Reply, Rig};
+
+const DATE: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+const MODIFIED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+
+fn digits(more: &[(&str, &str)]) -> Reply {
+    with(Reply::ok("0123456789").field("Cache-Control", "max-age=9999999999"), more)
+}
+
+#[test]
+fn a_part_is_cut_from_a_complete_stored_response() {
+    let rig = Rig::new(ROUTES);
+    for (range, status, body, content_range) in [
+        ("bytes=0-4", 206, "01234", Some("bytes 0-4/10")),
+        ("bytes=5-", 206, "56789", Some("bytes 5-9/10")),
+        ("bytes=-3", 206, "789", Some("bytes 7-9/10")),
+        ("bytes=0-99", 206, "0123456789", Some("bytes 0-9/10")),
+        ("bytes=90-, 1-1", 206, "1", Some("bytes 1-1/10")),
+        ("bytes=10-", 416, "", Some("bytes */10")),
+        ("bytes=-0", 416, "", Some("bytes */10")),
+        ("bytes=4-2", 200, "0123456789", None),
+        ("items=0-1", 200, "0123456789", None),
+        ("nonsense", 200, "0123456789", None),
+    ] {
+        let part = again_with(&rig, digits(&[]), &[], &[("Range", range)]);
+        assert_eq!((part.status, part.text().as_str()), (status, body), "{range}");
+        assert_eq!(part.field("content-range").as_deref(), content_range, "{range}");
+        assert_eq!(part.verdict(), "hit", "{range}");
+    }
+}
+
+#[test]
+fn several_parts_come_in_one_multipart_body() {
+    let rig = Rig::new(ROUTES);
+    let several = [("Range", "bytes=0-1, -2")];
+    let response = again_with(&rig, digits(&[("Content-Type", "text/plain")]), &[], &several);
+    let media_type = response.field("content-type").unwrap();
+    let boundary = media_type.strip_prefix("multipart/byteranges; boundary=").expect(&media_type);
+    let expected = format!(
+        "\r\n--{boundary}\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-1/10\r\n\r\n01\
+         \r\n--{boundary}\r\nContent-Type: text/plain\r\nContent-Range: bytes 8-9/10\r\n\r\n89\r\n--{boundary}--\r\n"
+    );
+    assert_eq!((response.status, response.text()), (206, expected));
+    assert_eq!(response.field("content-range"), None);
+    let many = format!("bytes={}", (0..5).map(|n| format!("{0}-{0},", n * 2)).collect::<String>().repeat(20));
+    for greedy in ["bytes=0-5, 3-8", "bytes=0-4, 5-9", &many] {
+        let whole = again_with(&rig, digits(&[]), &[], &[("Range", greedy)]);
+        assert_eq!((whole.status, whole.text().as_str()), (200, "0123456789"), "{greedy}");
+    }
+}
+
+#[test]
+fn if_range_holds_by_a_strong_validator_only() {
+    let rig = Rig::new(ROUTES);
+    for (condition, fields, status) in [
+        ("\"a\"", &[("ETag", "\"a\"")][..], 206),
+        ("\"b\"", &[("ETag", "\"a\"")][..], 200),
+        ("W/\"a\"", &[("ETag", "W/\"a\"")][..], 200),
+        ("\"a\"", &[("ETag", "W/\"a\"")][..], 200),
+        (MODIFIED, &[("Last-Modified", MODIFIED), ("Date", DATE)][..], 206),
+        (MODIFIED, &[("Last-Modified", MODIFIED), ("Date", MODIFIED)][..], 200),
+        (DATE, &[("Last-Modified", MODIFIED), ("Date", DATE)][..], 200),
+    ] {
+        let asked = [("Range", "bytes=0-4"), ("If-Range", condition)];
+        let response = again_with(&rig, digits(fields), &[], &asked);
+        assert_eq!((response.status, response.verdict()), (status, "hit"), "{condition} {fields:?}");
+    }
+}
+
+#[test]
+fn a_part_from_the_origin_is_handed_on_and_never_served_as_the_whole() {
+    let rig = Rig::new(ROUTES);
+    rig.origin.on_each("/", |request| match request.field("range") {
+        Some(_) => Reply::status(206, "01")
+            .field("Content-Range", "bytes 0-1/10")
+            .field("Cache-Control", "max-age=60"),
+        None => digits(&[]),
+    });
+    let part = rig.get_with("/", &[("Range", "bytes=0-1")]);
+    assert_eq!((part.status, part.text().as_str(), part.detail().as_str()), (206, "01", "range"));
+    let whole = rig.get("/");
+    assert_eq!((whole.status, whole.text().as_str(), whole.verdict()), (200, "0123456789", "miss"));
+}
+
+#[test]
+fn an_expired_response_is_validated_for_a_part_of_it() {
+    let rig = Rig::new(ROUTES);
+    let path = new_path();
+    let expired = Reply::ok("0123456789")
+        .field("Cache-Control", "max-age=60")
+        .field("Age", "100")
+        .field("ETag", "\"1\"");
+    rig.origin.on_sequence(&path, vec![expired, Reply::status(304, "")]);
+    rig.get(&path);
+    let part = rig.get_with(&path, &[("Range", "bytes=2-3")]);
+    assert_eq!((part.status, part.text().as_str(), part.verdict()), (206, "23", "revalidate"));
+    assert_eq!(rig.origin.received(&path)[1].field("range"), None);
+}

@@ -1,0 +1,245 @@
+//! What may be stored, and which of its fields (RFC 9111 section 3).
+
+use super::{ROUTES, again, again_with, is_reused, new_path, page, with};
+use crate::support::{Gate, Reply, Rig};
+
+const FRESH: (&str, &str) = ("Cache-Control", "max-age=3600");
+
+#[test]
+fn any_final_status_with_a_lifetime_is_stored_but_for_parts() {
+    let rig = Rig::new(ROUTES);
+    let reused = |status: u16, cache_control: &str| {
+        let reply = with(Reply::status(status, "x"), &[("Cache-Control", cache_control)]);
+        let second = again(&rig, reply);
+        assert_eq!(second.status, status);
+        second.verdict() == "hit"
+    };
+    for status in
+        [200, 203, 204, 299, 301, 302, 303, 307, 308, 400, 404, 410, 499, 500, 502, 503, 504, 599, 999]
+    {
+        assert!(reused(status, "max-age=3600"), "{status}");
+        assert!(!reused(status, "max-age=0"), "{status} expired");
+    }
+    assert!(!reused(206, "max-age=3600"));
+}
+
+#[test]
+fn must_understand_asks_for_a_known_status_and_lifts_no_store() {
+    let rig = Rig::new(ROUTES);
+    let verdict = |status: u16, value: &str| {
+        again(&rig, with(Reply::status(status, "x"), &[("Cache-Control", value)])).verdict()
+    };
+    assert_eq!(verdict(200, "max-age=3600, no-store, must-understand"), "hit");
+    assert_eq!(verdict(404, "max-age=3600, must-understand"), "hit");
+    assert_eq!(verdict(599, "max-age=3600, must-understand"), "miss", "not stored the first time");
+    assert_eq!(verdict(200, "max-age=3600, no-store"), "pass");
+}
+
+#[test]
+fn prohibitions_are_obeyed_in_any_case_and_company() {
+    let rig = Rig::new(ROUTES);
+    for value in
+        ["no-store", "No-StOrE", "private", "max-age=3600, no-store", "public, private, max-age=3600"]
+    {
+        assert!(!is_reused(&rig, &[("Cache-Control", value), ("ETag", "\"a\"")]), "{value}");
+    }
+    assert!(!is_reused(&rig, &[FRESH, ("Cache-Control", "no-cache"), ("ETag", "\"a\"")]));
+    assert!(is_reused(&rig, &[FRESH, ("Pragma", "no-cache")]), "Pragma says nothing in a response");
+}
+
+#[test]
+fn named_fields_are_for_who_fetched_and_the_rest_is_shared() {
+    let rig = Rig::new(ROUTES);
+    for directive in ["private", "no-cache"] {
+        let path = new_path();
+        let value = format!("{directive}=\"X-User, set-cookie\", max-age=3600");
+        let fields = [("Cache-Control", &*value), ("X-User", "ada"), ("Set-Cookie", "a=b"), ("X-All", "1")];
+        rig.origin.on(&path, page(&fields));
+        let first = rig.get(&path);
+        assert_eq!((first.field("x-user").as_deref(), first.verdict()), (Some("ada"), "miss"));
+        let second = rig.get(&path);
+        assert_eq!((second.verdict(), second.field("x-all").as_deref()), ("hit", Some("1")), "{directive}");
+        assert_eq!((second.field("x-user"), second.field("set-cookie")), (None, None), "{directive}");
+    }
+}
+
+#[test]
+fn a_follower_never_sees_a_named_field() {
+    let rig = Rig::new(ROUTES);
+    let gate = Gate::new();
+    let fields = [("Cache-Control", "private=\"x-user\", max-age=3600"), ("X-User", "ada")];
+    rig.origin.on("/", page(&fields).behind(&gate));
+    let seen: Vec<_> = std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| rig.get("/").field("x-user"))).collect();
+        crate::support::eventually("the fetch is under way", || rig.origin.count("/") == 1);
+        gate.open();
+        asking.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(seen.iter().flatten().count() <= 1, "{seen:?}");
+}
+
+#[test]
+fn authorization_passes_unless_the_route_follows_the_rfc() {
+    let token: &[(&str, &str)] = &[("Authorization", "Token x")];
+    let public = || page(&[("Cache-Control", "public, max-age=3600")]);
+    let rig = Rig::new(ROUTES);
+    assert_eq!(again_with(&rig, public(), token, token).detail(), "authorization");
+    let rig = Rig::new("routes: [{name: all, cache: {authorization: rfc9111}}]");
+    for (value, reused) in [
+        ("max-age=3600", false),
+        ("public, max-age=3600", true),
+        ("must-revalidate, max-age=3600", true),
+        ("s-maxage=3600", true),
+    ] {
+        let second = again_with(&rig, page(&[("Cache-Control", value)]), token, &[]);
+        assert_eq!(second.verdict() == "hit", reused, "{value}");
+    }
+    let path = new_path();
+    rig.origin.on_each(&path, |request| Reply::ok(request.field("authorization").unwrap_or_default()));
+    for name in ["ada", "bob"] {
+        let own = rig.get_with(&path, &[("Authorization", name)]);
+        assert_eq!((own.text().as_str(), own.verdict()), (name, "miss"), "asked for with its own field");
+    }
+}
+
+#[test]
+fn who_waits_for_anothers_authorized_page_gets_its_own() {
+    let rig = Rig::new("routes: [{name: all, cache: {authorization: rfc9111, ttl: 1m}}]");
+    let gate = Gate::new();
+    let held = gate.clone();
+    rig.origin.on_each("/", move |request| {
+        let reply = Reply::ok(request.field("authorization").unwrap_or_default());
+        if request.field("authorization").as_deref() == Some("ada") { reply.behind(&held) } else { reply }
+    });
+    let names = ["ada", "bob", "cyd", ""];
+    let pages: Vec<String> = std::thread::scope(|scope| {
+        let ada = scope.spawn(|| rig.get_with("/", &[("Authorization", "ada")]).text());
+        crate::support::eventually("ada leads", || rig.origin.count("/") == 1);
+        let others: Vec<_> = names[1..]
+            .iter()
+            .map(|name| {
+                let rig = &rig;
+                scope.spawn(move || match *name {
+                    "" => rig.get("/").text(),
+                    name => rig.get_with("/", &[("Authorization", name)]).text(),
+                })
+            })
+            .collect();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        gate.open();
+        [ada].into_iter().chain(others).map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(pages, names);
+}
+
+#[test]
+fn cookies_are_a_reason_not_to_store_unless_the_route_says_otherwise() {
+    let reply = || page(&[FRESH, ("Set-Cookie", "a=b"), ("Set-Cookie", "c=d"), ("X-All", "1")]);
+    let rig = Rig::new(ROUTES);
+    assert_eq!(again(&rig, reply()).verdict(), "pass");
+    let rig = Rig::new("routes: [{name: all, cache: {set_cookie: strip}}]");
+    rig.origin.on("/", reply());
+    for verdict in ["miss", "hit"] {
+        let response = rig.get("/");
+        assert_eq!((response.verdict(), response.field("set-cookie")), (verdict, None));
+        assert_eq!(response.field("x-all").as_deref(), Some("1"));
+    }
+    let rig = Rig::new("routes: [{name: all, cache: {set_cookie: store}}]");
+    let second = again(&rig, reply());
+    assert_eq!((second.verdict(), second.field("set-cookie").as_deref()), ("hit", Some("a=b, c=d")));
+}
+
+#[test]
+fn fields_of_the_message_are_stored_and_fields_of_the_connection_are_not() {
+    let rig = Rig::new("routes: [{name: all, cache: {set_cookie: store}}]");
+    for (name, value) in [
+        ("Test-Header", "1"),
+        ("X-Test-Header", "1"),
+        ("Content-Foo", "1"),
+        ("Content-Location", "/foo"),
+        ("Content-MD5", "rL0Y20zC+Fzt72VPzMSk2A=="),
+        ("Content-Security-Policy", "default-src 'self'"),
+        ("Content-Type", "text/plain;charset=utf-8"),
+        ("Clear-Site-Data", "\"cache\""),
+        ("ETag", "\"abc\""),
+        ("Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT"),
+        ("Expires", "Thu, 18 Aug 2050 02:01:18 GMT"),
+        ("Set-Cookie", "a=b"),
+        ("Set-Cookie2", "a=b"),
+        ("Public-Key-Pins", "max-age=0"),
+        ("X-Frame-Options", "SAMEORIGIN"),
+        ("X-XSS-Protection", "1; mode=block"),
+        ("Warning", "299 - \"old\""),
+        ("Vary", "Foo"),
+    ] {
+        let second = again(&rig, page(&[FRESH, (name, value)]));
+        assert_eq!((second.verdict(), second.field(name).as_deref()), ("hit", Some(value)), "{name}");
+    }
+    for (name, value) in [
+        ("Keep-Alive", "timeout=5"),
+        ("Proxy-Authenticate", "Basic"),
+        ("Proxy-Authentication-Info", "x=y"),
+        ("Proxy-Authorization", "x"),
+        ("Proxy-Connection", "close"),
+        ("TE", "trailers"),
+        ("Trailer", "X-Sum"),
+        ("Upgrade", "h2c"),
+    ] {
+        let second = again(&rig, page(&[FRESH, (name, value)]));
+        assert_eq!((second.verdict(), second.field(name)), ("hit", None), "{name}");
+    }
+    let second =
+        again(&rig, page(&[FRESH, ("Connection", "X-Hop, x-other"), ("X-Hop", "1"), ("X-Other", "2")]));
+    assert_eq!((second.verdict(), second.field("x-hop"), second.field("x-other")), ("hit", None, None));
+}
+
+#[test]
+fn interim_responses_are_handed_on_and_never_stored() {
+    let rig = Rig::new(ROUTES);
+    let gate = Gate::new();
+    let early =
+        "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nX-Early: 1\r\n\r\n";
+    let last = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 4\r\n\r\npage";
+    for (path, fields, verdict) in [("/shared", &[][..], "miss"), ("/pass", &[("Cookie", "a=b")][..], "pass")]
+    {
+        rig.origin.on(path, Reply::script().then(early).then_wait(&gate).then(last));
+        let mut connection = rig.parvis.client().connect();
+        connection.write_request("GET", path, fields, b"");
+        assert_eq!(connection.read_response("GET").status, 102, "{path}");
+        let hints = connection.read_response("GET");
+        assert_eq!(
+            (hints.status, hints.field("link").as_deref()),
+            (103, Some("</a.css>")),
+            "before the answer"
+        );
+        gate.open();
+        let answer = connection.read_response("GET");
+        assert_eq!((answer.status, answer.verdict(), answer.text().as_str()), (200, verdict, "page"));
+        assert_eq!(answer.field("x-early"), None, "{path}");
+    }
+    let hit = rig.get("/shared");
+    assert_eq!((hit.status, hit.verdict(), hit.field("x-early")), (200, "hit", None));
+}
+
+#[test]
+fn a_failure_after_early_hints_is_still_told() {
+    let rig = Rig::new(ROUTES);
+    let early = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n";
+    rig.origin.on("/", Reply::script().then(early).then_close());
+    for fields in [&[][..], &[("Cookie", "a=b")][..]] {
+        let mut connection = rig.parvis.client().connect();
+        connection.write_request("GET", "/", fields, b"");
+        assert_eq!(connection.read_response("GET").status, 103);
+        assert_eq!(connection.read_response("GET").status, 502, "{fields:?}");
+    }
+}
+
+#[test]
+fn a_transfer_coding_that_was_not_offered_is_refused() {
+    let rig = Rig::new(ROUTES);
+    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: gzip, chunked\r\n\r\n";
+    rig.origin.on("/", Reply::raw(format!("{head}3\r\nabc\r\n0\r\n\r\n")));
+    for fields in [&[][..], &[("Cookie", "a=b")][..]] {
+        assert_eq!(rig.get_with("/", fields).status, 502, "{fields:?}");
+    }
+}
