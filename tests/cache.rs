@@ -178,21 +178,6 @@ fn a_client_that_has_the_page_is_told_so() {
 }
 
 #[test]
-fn parts_are_cut_from_a_complete_stored_response() {
-    let rig = Rig::new(MINUTE);
-    rig.origin.on("/", Reply::ok("0123456789"));
-    let passed = rig.get_with("/", &[("Range", "bytes=0-1")]);
-    assert_eq!((passed.status, passed.verdict(), passed.detail().as_str()), (200, "pass", "range"));
-    rig.get("/");
-    let part = rig.get_with("/", &[("Range", "bytes=2-4")]);
-    assert_eq!((part.status, part.verdict(), part.text().as_str()), (206, "hit", "234"));
-    assert_eq!(part.field("content-range").as_deref(), Some("bytes 2-4/10"));
-    let beyond = rig.get_with("/", &[("Range", "bytes=10-")]);
-    assert_eq!((beyond.status, beyond.field("content-range").as_deref()), (416, Some("bytes */10")));
-    assert_eq!(rig.get_with("/", &[("Range", "bytes=2-4"), ("If-Range", "\"other\"")]).text(), "0123456789");
-}
-
-#[test]
 fn spellings_of_one_page_are_one_entry_and_different_pages_are_not() {
     let rig = Rig::new(MINUTE);
     rig.origin.on_each("/a", |request| Reply::ok(request.target.clone()));

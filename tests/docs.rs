@@ -211,3 +211,40 @@ fn compare(
         _ => {}
     }
 }
+
+/// Whether a file defines a function of this name.
+fn defines(file: &Path, name: &str) -> bool {
+    std::fs::read_to_string(file).is_ok_and(|text| text.contains(&format!("fn {name}(")))
+}
+
+/// No behaviour without a test of its rule and one through the binary.
+#[test]
+fn every_line_of_the_caching_table_names_tests_that_exist() {
+    let text = read("docs/http-caching.md");
+    let rows = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| behaviour"));
+    let mut count = 0;
+    for row in rows {
+        let cells: Vec<&str> =
+            row.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`')).collect();
+        let [behaviour, section, rule, through_the_binary, status] = cells[..] else { panic!("{row}") };
+        assert!(
+            section.starts_with(|c: char| c.is_ascii_digit()) || section.starts_with("RFC "),
+            "{behaviour}"
+        );
+        let known = ["yes", "no (", "option `", "stricter, option `"];
+        assert!(known.iter().any(|word| status.starts_with(word)), "{behaviour}: {status}");
+        let (module, name) = rule.rsplit_once("::").expect(rule);
+        let rooms = ["rules", "store", "proxy"].map(|room| root().join(format!("src/{room}/{module}.rs")));
+        assert!(rooms.iter().any(|file| defines(file, name)), "{behaviour}: no {rule}");
+        let (module, name) = through_the_binary.rsplit_once("::").expect(through_the_binary);
+        let file = root().join(format!("tests/{}.rs", module.replace("::", "/")));
+        assert!(defines(&file, name), "{behaviour}: no {through_the_binary}");
+        // What is missing, or has to be asked for, has its reason below the table.
+        if let Some((_, number)) = status.split_once('(') {
+            let note = format!("\n{}. ", number.trim_end_matches(')'));
+            assert!(text.contains(&note), "{behaviour}: no note {number}");
+        }
+        count += 1;
+    }
+    assert!(count > 50, "{count}");
+}

@@ -16,7 +16,6 @@ mod observe;
 mod purge;
 mod regression;
 mod rfc;
-mod stale;
 mod tidy;
 mod upstream;
 mod writes;

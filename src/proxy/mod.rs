@@ -195,7 +195,7 @@ impl ProxyHttp for App {
         if response.status.is_informational() {
             return Ok(());
         }
-        upstream::check_transfer_coding(response)?;
+        upstream::settle_transfer_coding(response)?;
         self.note_origin_time(ctx);
         if matches!(ctx.kind, Kind::Client)
             && (response.status.is_success() || response.status.is_redirection())

@@ -55,16 +55,25 @@ pub fn via(version: Version) -> &'static str {
 }
 
 /// Refuses a body in a transfer coding that was not offered (RFC 9112 section 6.1): nobody behind this connection
-/// would know how to read it.
-pub fn check_transfer_coding(response: &ResponseHeader) -> Result<()> {
-    let codings = response.headers.get_all("transfer-encoding");
-    let is_chunked =
-        |value: &http::HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-    if codings.iter().count() > 1 || !codings.iter().all(is_chunked) {
-        let message = "the origin used a transfer coding that was not offered";
-        return Error::e_explain(ErrorType::InvalidHTTPHeader, message).map_err(|error| error.into_up());
+/// would know how to read it. `identity`, which old servers send, is none.
+pub fn settle_transfer_coding(response: &mut ResponseHeader) -> Result<()> {
+    let codings: Vec<Vec<u8>> = response
+        .headers
+        .get_all("transfer-encoding")
+        .iter()
+        .map(|value| value.as_bytes().trim_ascii().to_ascii_lowercase())
+        .collect();
+    match codings.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] {
+        [] | [b"chunked"] => Ok(()),
+        [b"identity"] => {
+            response.remove_header("transfer-encoding");
+            Ok(())
+        }
+        _ => {
+            let message = "the origin used a transfer coding that was not offered";
+            Error::e_explain(ErrorType::InvalidHTTPHeader, message).map_err(|error| error.into_up())
+        }
     }
-    Ok(())
 }
 
 /// Makes the head of a fetch for the store out of the request that caused it. `expired` is the stored response
@@ -134,4 +143,35 @@ fn set_target(request: &mut RequestHeader, path_and_query: &str) -> Result<()> {
         .or_err(ErrorType::InvalidHTTPHeader, "the target of the request cannot be sent in origin form")?;
     request.set_uri(uri);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_chunked_is_a_transfer_coding_that_was_offered() {
+        for (codings, offered) in [
+            (&[][..], true),
+            (&["chunked"][..], true),
+            (&[" Chunked "][..], true),
+            (&["gzip, chunked"][..], false),
+            (&["gzip", "chunked"][..], false),
+            (&["chunked", "chunked"][..], false),
+            (&["Identity"][..], true),
+        ] {
+            let mut response = ResponseHeader::build(200, None).unwrap();
+            for coding in codings {
+                response.append_header("Transfer-Encoding", *coding).unwrap();
+            }
+            assert_eq!(settle_transfer_coding(&mut response).is_ok(), offered, "{codings:?}");
+        }
+    }
+
+    #[test]
+    fn via_tells_the_version_a_message_came_in() {
+        assert_eq!(via(Version::HTTP_10), "1.0 parvis");
+        assert_eq!(via(Version::HTTP_11), "1.1 parvis");
+        assert_eq!(via(Version::HTTP_2), "2.0 parvis");
+    }
 }

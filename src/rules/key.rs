@@ -284,6 +284,27 @@ mod tests {
     }
 
     proptest! {
+        /// Compared with a plain reading of RFC 9111 section 4.1: a field is the list of its members over all its
+        /// lines, or absent.
+        #[test]
+        fn a_variant_is_never_selected_by_other_values(
+            one in proptest::collection::vec(("foo|bar", "[ab,]{0,3}"), 0..4),
+            other in proptest::collection::vec(("foo|bar", "[ab,]{0,3}"), 0..4),
+        ) {
+            let vary = Vary::parse(Fields(&[("vary", b"foo, bar")])).unwrap();
+            let primary = key("r", Scheme::Http, "h", "/");
+            let variant = |fields: &[(String, String)]| {
+                let lent: Vec<_> = fields.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
+                primary.variant(&vary, Fields(&lent))
+            };
+            let values = |fields: &[(String, String)], name: &str| {
+                let lines = fields.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_str());
+                lines.map(str::to_owned).reduce(|all, line| all + "," + &line)
+            };
+            let same = ["foo", "bar"].iter().all(|name| values(&one, name) == values(&other, name));
+            prop_assert_eq!(variant(&one) == variant(&other), same);
+        }
+
         #[test]
         fn the_order_of_fields_never_changes_a_variant(
             mut fields in proptest::collection::vec(("accept|accept-language|x-other", "[a-z]{0,4}"), 0..6),

@@ -292,6 +292,10 @@ mod tests {
         })
     }
 
+    fn vary(names: &str) -> Vary {
+        Vary::parse(Fields(&[("vary", names.as_bytes())])).unwrap()
+    }
+
     fn stored(memory: &Memory, path: &str) -> bool {
         memory.lookup(&key(path), Fields::default()).response.is_some()
     }
@@ -299,7 +303,7 @@ mod tests {
     #[test]
     fn variants_live_side_by_side_and_are_purged_together() {
         let memory = Memory::new(BUDGET);
-        let vary = Vary::parse(Fields(&[("vary", b"accept")])).unwrap();
+        let vary = vary("accept");
         let (html, json) = (Fields(&[("accept", b"text/html")]), Fields(&[("accept", b"application/json")]));
         memory.note_vary(&key("/a"), &vary);
         for fields in [html, json] {
@@ -313,6 +317,27 @@ mod tests {
         let purged = memory.purge(&[Selector::url("/a", &[testing::policy().query]).unwrap()]);
         assert_eq!(purged.total().0, 2);
         assert!(memory.lookup(&key("/a"), html).response.is_none());
+    }
+
+    #[test]
+    fn what_selects_among_variants_follows_the_newest_response() {
+        let memory = Memory::new(BUDGET);
+        let (by_foo, by_bar) = (vary("foo"), vary("bar"));
+        let asked = Fields(&[("foo", b"1"), ("bar", b"1")]);
+        let store = |vary: &Vary, body: usize| {
+            let key = if vary.is_empty() { key("/a") } else { key("/a").variant(vary, asked) };
+            memory.note_vary(&self::key("/a"), vary);
+            memory.insert(&key, response("/a", &[], body), memory.begin()).unwrap();
+        };
+        let found = |fields: Fields<'_>| memory.lookup(&key("/a"), fields).response.map(|r| r.body.len());
+        store(&by_foo, 1);
+        store(&by_bar, 2);
+        assert_eq!(found(Fields(&[("bar", b"1")])), Some(2));
+        assert_eq!(found(Fields(&[("foo", b"1")])), None);
+        store(&Vary::default(), 3);
+        assert_eq!((found(asked), found(Fields::default())), (Some(3), Some(3)), "it matches every request");
+        store(&by_foo, 4);
+        assert_eq!((found(asked), found(Fields::default())), (Some(4), None));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! section 5).
 
 use super::{ROUTES, again, date, new_path, page};
-use crate::support::{Gate, Reply, Rig, eventually};
+use crate::support::{Reply, Rig};
 
 const FRESH: (&str, &str) = ("Cache-Control", "max-age=3600");
 
@@ -135,37 +135,4 @@ fn lines_keep_their_order_and_names_their_spelling() {
         assert_eq!(response.field("warning").as_deref(), Some("199 - \"a\", 299 - \"b\""));
         assert!(response.head.contains("x-ODD-Name: 1\r\nx-ODD-Name: 2"), "{}", response.head);
     }
-}
-
-#[test]
-fn a_stale_page_stands_in_for_an_origin_that_does_not_answer_where_the_route_says_so() {
-    let rig = Rig::with_timeouts(
-        "{connect: 1s, read: 300ms, idle: 1s}",
-        "routes: [{name: all, cache: {stale_on_disconnect: 1h}}]",
-    );
-    let gate = Gate::new();
-    let old = |more: &str| {
-        page(&[("Cache-Control", &format!("max-age=60{more}")), ("Age", "100"), ("ETag", "\"1\"")])
-    };
-    for (path, failure) in [
-        ("/close", Reply::script().then_close()),
-        ("/half", Reply::script().then("HTTP/1.1 2").then_reset()),
-        ("/silent", Reply::script().then_wait(&gate)),
-    ] {
-        rig.origin.on_sequence(path, vec![old(""), failure]);
-        rig.get(path);
-        let stale = rig.get(path);
-        assert_eq!((stale.status, stale.detail().as_str()), (200, "stale-on-disconnect"), "{path}");
-    }
-    rig.origin.on_sequence("/503", vec![old(""), Reply::status(503, "down")]);
-    rig.get("/503");
-    assert_eq!(rig.get("/503").status, 503, "an answer is an answer");
-    for forbidding in [", must-revalidate", ", proxy-revalidate", ", s-maxage=1", ", no-cache"] {
-        let path = new_path();
-        rig.origin.on_sequence(&path, vec![old(forbidding), Reply::script().then_close()]);
-        rig.get(&path);
-        assert_eq!(rig.get(&path).status, 502, "{forbidding}");
-    }
-    gate.open();
-    eventually("all is told", || rig.parvis.access_log().len() == 16);
 }

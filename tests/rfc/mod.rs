@@ -7,6 +7,7 @@ mod freshness;
 mod headers;
 mod ranges;
 mod reusing;
+mod stale;
 mod storing;
 mod validation;
 mod vary;

@@ -239,7 +239,14 @@ fn a_transfer_coding_that_was_not_offered_is_refused() {
     let rig = Rig::new(ROUTES);
     let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: gzip, chunked\r\n\r\n";
     rig.origin.on("/", Reply::raw(format!("{head}3\r\nabc\r\n0\r\n\r\n")));
-    for fields in [&[][..], &[("Cookie", "a=b")][..]] {
+    let old = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: identity\r\n";
+    rig.origin.on("/old", Reply::raw(format!("{old}Content-Length: 3\r\n\r\nabc")));
+    rig.origin.on("/older", Reply::raw(format!("{old}\r\nabc")));
+    for fields in [&[("Cookie", "a=b")][..], &[][..]] {
         assert_eq!(rig.get_with("/", fields).status, 502, "{fields:?}");
+        for path in ["/old", "/older"] {
+            let none = rig.get_with(path, fields);
+            assert_eq!((none.status, none.text().as_str()), (200, "abc"), "{path} {fields:?}");
+        }
     }
 }

@@ -38,43 +38,6 @@ fn an_expired_response_that_still_holds_is_refreshed_by_a_304() {
 }
 
 #[test]
-fn a_last_modified_date_validates_too() {
-    let rig = Rig::new(ROUTES);
-    let date = "Sun, 06 Nov 1994 08:49:37 GMT";
-    let first = Reply::ok("body").field("Cache-Control", "no-cache").field("Last-Modified", date);
-    rig.origin.on_sequence("/", vec![first, Reply::status(304, "")]);
-    rig.get("/");
-    for _ in 0..2 {
-        let validated = rig.get("/");
-        assert_eq!(
-            (validated.verdict(), validated.text().as_str()),
-            ("revalidate", "body"),
-            "no-cache is never a hit"
-        );
-    }
-    assert_eq!(rig.origin.received("/")[2].field("if-modified-since").as_deref(), Some(date));
-}
-
-#[test]
-fn a_full_reply_replaces_what_was_stored() {
-    let rig = Rig::new(ROUTES);
-    rig.origin.on_sequence("/", vec![expired("old", 0, ""), fresh("new")]);
-    rig.get("/");
-    assert_eq!((rig.get("/").text().as_str(), rig.get("/").text().as_str()), ("new", "new"));
-    assert_eq!(rig.origin.count("/"), 2);
-}
-
-#[test]
-fn a_304_for_another_representation_is_not_believed() {
-    let rig = Rig::new(ROUTES);
-    let other = Reply::status(304, "").field("ETag", "\"2\"");
-    rig.origin.on_sequence("/", vec![expired("old", 0, ""), other, fresh("new")]);
-    rig.get("/");
-    assert_eq!(rig.get("/").text(), "new");
-    assert_eq!(rig.origin.received("/")[2].field("if-none-match"), None);
-}
-
-#[test]
 fn a_304_that_forbids_storing_ends_the_entry() {
     let rig = Rig::new(ROUTES);
     let private = Reply::status(304, "").field("Cache-Control", "private");
@@ -137,6 +100,36 @@ fn a_stale_page_stands_in_for_a_failing_origin_within_its_window() {
         assert_eq!((stale.verdict(), stale.detail().as_str()), ("revalidate", "stale-if-error"), "{path}");
         assert!(stale.field("age").is_some_and(|age| age.parse::<u32>().is_ok_and(|age| age >= 70)));
     }
+}
+
+#[test]
+fn a_stale_page_stands_in_for_an_origin_that_does_not_answer_where_the_route_says_so() {
+    let rig = Rig::with_timeouts(
+        "{connect: 1s, read: 300ms, idle: 1s}",
+        "routes: [{name: all, cache: {stale_on_disconnect: 1h}}]",
+    );
+    let gate = Gate::new();
+    let old = |more: &str| expired("old", 40, more);
+    for (path, failure) in [
+        ("/close", Reply::script().then_close()),
+        ("/half", Reply::script().then("HTTP/1.1 2").then_reset()),
+        ("/silent", Reply::script().then_wait(&gate)),
+    ] {
+        rig.origin.on_sequence(path, vec![old(""), failure]);
+        rig.get(path);
+        let stale = rig.get(path);
+        assert_eq!((stale.status, stale.detail().as_str()), (200, "stale-on-disconnect"), "{path}");
+    }
+    rig.origin.on_sequence("/503", vec![old(""), Reply::status(503, "down")]);
+    rig.get("/503");
+    assert_eq!(rig.get("/503").status, 503, "an answer is an answer");
+    for forbidding in [", must-revalidate", ", proxy-revalidate", ", s-maxage=1", ", no-cache"] {
+        let path = format!("/{}", forbidding.trim_start_matches(", "));
+        rig.origin.on_sequence(&path, vec![old(forbidding), Reply::script().then_close()]);
+        rig.get(&path);
+        assert_eq!(rig.get(&path).status, 502, "{forbidding}");
+    }
+    gate.open();
 }
 
 #[test]
