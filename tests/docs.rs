@@ -18,7 +18,9 @@ fn read(name: &str) -> String {
 
 /// The documents that show commands or YAML.
 fn documents() -> Vec<String> {
-    ["README.md", "CONTRIBUTING.md", "systemd/README.md", "docs/architecture.md"].map(str::to_owned).to_vec()
+    ["README.md", "CONTRIBUTING.md", "systemd/README.md", "docs/architecture.md", "docs/http-caching.md"]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 /// The fenced blocks of a language.
