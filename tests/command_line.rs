@@ -116,6 +116,21 @@ tags        products
             &["/about", "--response-header", "Cache-Control: max-age=60"][..],
             "fresh for   1m (max-age of the response)",
         ),
+        (
+            &["/products/7", "--response-header", "CDN-Cache-Control: max-age=5, private=\"x-user\""][..],
+            "fresh for   5s (CDN-Cache-Control of the response)",
+        ),
+        (
+            &["/products/7", "--response-header", "Cache-Control: private=\"x-user\""][..],
+            "withheld    x-user: not stored",
+        ),
+        (&["/products/7", "-H", "If-Match: \"a\""][..], "verdict     pass (precondition)"),
+        (
+            &["/products/7", "-H", "Cache-Control: no-cache"][..],
+            "miss, then revalidate (the client asks for fresher)",
+        ),
+        (&["/products/7", "-H", "Cache-Control: no-store"][..], "hit if stored, else pass (client-no-store)"),
+        (&["/products/7", "-H", "Cache-Control: only-if-cached"][..], "hit if stored, else 504"),
         (&["-X", "PUT", "/api/products/7"][..], "removes     tag products"),
         (&["-X", "PUT", "/api/products/7", "--status", "403"][..], "removes     nothing"),
         (&["http://api.example.com/v1/x", "-H", "Accept: application/json"][..], "verdict     pass (off)"),

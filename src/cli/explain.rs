@@ -17,7 +17,7 @@ use crate::rules::key::CacheKey;
 use crate::rules::lookup;
 use crate::rules::route::Route;
 use crate::rules::target::{Scheme, Target};
-use crate::rules::verdict::{self, Verdict};
+use crate::rules::verdict::{self, RevalidateReason, Verdict};
 
 #[derive(Args, Debug)]
 pub struct Options {
@@ -119,7 +119,7 @@ fn explain(plan: &Plan, request: &RequestHead<'_>, response: &ResponseHead<'_>) 
                         format!("hit if stored, else pass ({}): {}", reason.as_str(), reason.explain());
                     say("verdict", &text);
                 }
-                _ => say_admission(plan, route, request, response, &mut say),
+                _ => say_admission(plan, route, request, response, &client, &mut say),
             }
         }
     }
@@ -131,6 +131,7 @@ fn say_admission(
     route: &Route,
     request: &RequestHead<'_>,
     response: &ResponseHead<'_>,
+    client: &ClientControl,
     say: &mut impl FnMut(&str, &str),
 ) {
     let now = clock::now();
@@ -147,7 +148,11 @@ fn say_admission(
             let source = kept.source.explain();
             let period = |time| humantime::format_duration(time).to_string();
             let freshness = kept.freshness;
-            say("verdict", &format!("miss, then hit: a {} like this is stored", response.status));
+            let then = match verdict::judge(Some(&freshness), client, now) {
+                Verdict::Revalidate(RevalidateReason::Client) => "revalidate (the client asks for fresher)",
+                then => then.as_str(),
+            };
+            say("verdict", &format!("miss, then {then}: a {} like this is stored", response.status));
             let left = freshness.remaining(now).unwrap_or_default();
             say(
                 "fresh for",
