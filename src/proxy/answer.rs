@@ -1,39 +1,27 @@
 //! Responses to clients: from the store, from a fetch under way, and of parvis itself.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
-use uuid::Uuid;
 
 use super::context::Context;
+use super::extract::{Extract, not_modified};
 use super::upstream::via;
 use super::view::View;
 use super::wire;
 use crate::clock::{self, Timestamp};
 use crate::observe::outcome::Local;
-use crate::rules::conditional;
 use crate::rules::head::{Field, Fields};
 use crate::rules::hop;
-use crate::rules::ranges::{self, Part};
 use crate::store::fill::{Reader, Streaming};
 use crate::store::response::{Head, StoredResponse};
 
 /// What a 304 repeats (RFC 9110 section 15.4.5).
 const IN_NOT_MODIFIED: &[&str] =
     &["cache-control", "content-location", "date", "etag", "expires", "last-modified", "vary"];
-
-/// How much of a response its client gets.
-enum Extent {
-    Whole,
-    NotModified,
-    Part(Range<usize>),
-    Parts(Vec<Range<usize>>),
-    Unsatisfiable,
-}
 
 /// Answers with a stored response, in the part and under the conditions that the client asked for.
 pub async fn stored(
@@ -45,76 +33,27 @@ pub async fn stored(
     let freshness = &response.freshness;
     ctx.outcome.ttl = Some(ttl(freshness.lifetime, freshness.age(now)));
     let is_head = session.req_header().method == "HEAD";
-    let length = response.body.len();
-    let extent = extent(session, ctx, &response.head, length, freshness.stored_at);
-    if let Extent::Parts(ranges) = &extent {
-        return parts(session, ctx, response, ranges, now).await;
+    let extract = Extract::of(response, &View::new(session.req_header(), ctx.client.scheme));
+    let status = extract.status;
+    let mut header = header(status, &response.head.fields())?;
+    for (name, value) in &extract.fields {
+        header.insert_header(*name, value)?;
     }
-    let (status, body) = match &extent {
-        Extent::Whole | Extent::Parts(_) => (response.head.status, response.body.clone()),
-        Extent::NotModified => (304, Bytes::new()),
-        Extent::Part(range) => (206, response.body.slice(range.clone())),
-        Extent::Unsatisfiable => (416, Bytes::new()),
-    };
-    let fields = response.head.fields();
-    let mut header = header(status, &fields, matches!(extent, Extent::NotModified))?;
-    match &extent {
-        Extent::Part(range) => {
-            header.insert_header("Content-Range", content_range(range, length))?;
-        }
-        Extent::Unsatisfiable => header.insert_header("Content-Range", format!("bytes */{length}"))?,
-        Extent::Whole | Extent::NotModified | Extent::Parts(_) => {}
-    }
+    let length = extract.len();
     if !has_no_body(status) {
-        header.insert_header("Content-Length", body.len())?;
+        header.insert_header("Content-Length", length)?;
     }
     header.insert_header("Age", freshness.age(now).as_secs())?;
     decorate(&mut header, ctx)?;
-    let without_body = is_head || body.is_empty() || has_no_body(status);
+    let without_body = is_head || length == 0 || has_no_body(status);
     send_head(session, header, without_body).await?;
     if !without_body {
-        send_body(session, Some(body), true).await?;
+        let last = extract.pieces.len() - 1;
+        for (at, piece) in extract.pieces.into_iter().enumerate() {
+            send_body(session, Some(piece), at == last).await?;
+        }
     }
     Ok(())
-}
-
-/// Answers with several parts of a stored response (RFC 9110 section 14.6).
-async fn parts(
-    session: &mut Session,
-    ctx: &mut Context,
-    response: &StoredResponse,
-    ranges: &[Range<usize>],
-    now: Timestamp,
-) -> Result<()> {
-    let length = response.body.len();
-    let fields = response.head.fields();
-    let media_type = Fields(&fields).first("content-type").unwrap_or(b"application/octet-stream");
-    // Random, so that no body can hold it on purpose.
-    let boundary = Uuid::new_v4().simple().to_string();
-    let mut pieces: Vec<Bytes> = Vec::with_capacity(ranges.len() * 2 + 1);
-    for range in ranges {
-        let mut head = format!("\r\n--{boundary}\r\nContent-Type: ").into_bytes();
-        head.extend_from_slice(media_type);
-        let place = format!("\r\nContent-Range: {}\r\n\r\n", content_range(range, length));
-        head.extend_from_slice(place.as_bytes());
-        pieces.extend([head.into(), response.body.slice(range.clone())]);
-    }
-    pieces.push(format!("\r\n--{boundary}--\r\n").into());
-    let mut header = header(206, &fields, false)?;
-    header.insert_header("Content-Type", format!("multipart/byteranges; boundary={boundary}"))?;
-    header.insert_header("Content-Length", pieces.iter().map(Bytes::len).sum::<usize>())?;
-    header.insert_header("Age", response.freshness.age(now).as_secs())?;
-    decorate(&mut header, ctx)?;
-    send_head(session, header, false).await?;
-    let last = pieces.len() - 1;
-    for (at, piece) in pieces.into_iter().enumerate() {
-        send_body(session, Some(piece), at == last).await?;
-    }
-    Ok(())
-}
-
-fn content_range(range: &Range<usize>, length: usize) -> String {
-    format!("bytes {}-{}/{length}", range.start, range.end - 1)
 }
 
 /// Hands an interim response on (RFC 9110 section 15.2).
@@ -123,7 +62,7 @@ pub async fn interim(session: &mut Session, head: &Head) -> Result<()> {
     if session.req_header().version == http::Version::HTTP_10 {
         return Ok(());
     }
-    send_head(session, header(head.status, &head.fields(), false)?, false).await
+    send_head(session, header(head.status, &head.fields())?, false).await
 }
 
 /// Answers with a response that is still on its way; `head` is the part of it that this client may see.
@@ -135,13 +74,12 @@ pub async fn streaming(
     mut reader: Reader,
 ) -> Result<()> {
     let is_head = session.req_header().method == "HEAD";
+    let view = View::new(session.req_header(), ctx.client.scheme);
     // What is not stored goes whole: a 304 of ours would take its cookies away.
     let keeps = response.discard.is_none();
-    let extent = extent(session, ctx, head, 0, clock::now());
-    let not_modified = keeps && matches!(extent, Extent::NotModified);
+    let not_modified = keeps && head.with(|head| not_modified(&view, &head, clock::now()));
     let status = if not_modified { 304 } else { head.status };
-    let fields = head.fields();
-    let mut header = header(status, &fields, not_modified)?;
+    let mut header = header(status, &head.fields())?;
     if !has_no_body(status) {
         match response.length {
             Some(length) => header.insert_header("Content-Length", length)?,
@@ -283,41 +221,15 @@ fn remove_hop_by_hop(response: &mut ResponseHeader) {
     }
 }
 
-fn header(status: u16, fields: &[Field<'_>], not_modified: bool) -> Result<ResponseHeader> {
+fn header(status: u16, fields: &[Field<'_>]) -> Result<ResponseHeader> {
     let mut header = ResponseHeader::build(status, Some(fields.len() + 12))?;
     for (name, value) in fields {
         let repeated = IN_NOT_MODIFIED.iter().any(|kept| kept.eq_ignore_ascii_case(name));
-        if repeated || !not_modified {
+        if repeated || status != 304 {
             header.append_header((*name).to_owned(), *value)?;
         }
     }
     Ok(header)
-}
-
-/// Which part of a response of `length` bytes the client gets, by its conditions and its range.
-fn extent(session: &Session, ctx: &Context, response: &Head, length: usize, stored_at: Timestamp) -> Extent {
-    let view = View::new(session.req_header(), ctx.client.scheme);
-    let request = view.fields();
-    // Conditions are about a representation that there is (RFC 9110 section 13.2.1).
-    if !matches!(response.status, 200..=299) {
-        return Extent::Whole;
-    }
-    let position = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(length);
-    let places = |range: Range<u64>| position(range.start)..position(range.end);
-    response.with(|response| {
-        if conditional::not_modified(request, response.fields, stored_at) {
-            return Extent::NotModified;
-        }
-        if view.method() != "GET" || response.status != 200 {
-            return Extent::Whole;
-        }
-        match ranges::part(request, response.fields, length as u64) {
-            Part::Whole => Extent::Whole,
-            Part::Unsatisfiable => Extent::Unsatisfiable,
-            Part::Bytes(range) => Extent::Part(places(range)),
-            Part::Several(ranges) => Extent::Parts(ranges.into_iter().map(places).collect()),
-        }
-    })
 }
 
 fn has_no_body(status: u16) -> bool {

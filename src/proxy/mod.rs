@@ -16,6 +16,7 @@
 mod answer;
 mod cached;
 mod context;
+mod extract;
 mod fetch;
 mod upstream;
 mod view;

@@ -40,8 +40,8 @@ fn several_parts_come_in_one_multipart_body() {
     let media_type = response.field("content-type").unwrap();
     let boundary = media_type.strip_prefix("multipart/byteranges; boundary=").expect(&media_type);
     let expected = format!(
-        "\r\n--{boundary}\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-1/10\r\n\r\n01\
-         \r\n--{boundary}\r\nContent-Type: text/plain\r\nContent-Range: bytes 8-9/10\r\n\r\n89\r\n--{boundary}--\r\n"
+        "\r\n--{boundary}\r\nContent-Range: bytes 0-1/10\r\nContent-Type: text/plain\r\n\r\n01\
+         \r\n--{boundary}\r\nContent-Range: bytes 8-9/10\r\nContent-Type: text/plain\r\n\r\n89\r\n--{boundary}--\r\n"
     );
     assert_eq!((response.status, response.text()), (206, expected));
     assert_eq!(response.field("content-range"), None);

@@ -1,0 +1,92 @@
+//! What a client gets of a response, by its conditions and its ranges: all of it, nothing (304), or parts.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::view::View;
+use crate::clock::Timestamp;
+use crate::rules::conditional;
+use crate::rules::head::ResponseHead;
+use crate::rules::ranges::{self, Part};
+use crate::store::response::StoredResponse;
+
+/// What a client gets of a stored response.
+pub struct Extract {
+    /// The status it is sent with.
+    pub status: u16,
+    /// Fields that take the place of stored ones.
+    pub fields: Vec<(&'static str, String)>,
+    /// The body, in the pieces it is sent in.
+    pub pieces: Vec<Bytes>,
+}
+
+impl Extract {
+    /// Takes out of a stored response what this request asks for.
+    pub fn of(response: &StoredResponse, view: &View<'_>) -> Self {
+        let body = &response.body;
+        let whole = || Self { status: response.head.status, fields: Vec::new(), pieces: vec![body.clone()] };
+        response.head.with(|head| {
+            if not_modified(view, &head, response.freshness.stored_at) {
+                return Self { status: 304, fields: Vec::new(), pieces: Vec::new() };
+            }
+            // Ranges are of a GET that would be answered with 200 (RFC 9110 section 14.2).
+            if view.method() != "GET" || head.status != 200 {
+                return whole();
+            }
+            match ranges::part(view.fields(), head.fields, body.len() as u64) {
+                Part::Whole => whole(),
+                Part::Unsatisfiable => {
+                    let range = format!("bytes */{}", body.len());
+                    Self { status: 416, fields: vec![("Content-Range", range)], pieces: Vec::new() }
+                }
+                Part::Bytes(range) => {
+                    let range = places(&range, body);
+                    let fields = vec![("Content-Range", content_range(&range, body))];
+                    Self { status: 206, fields, pieces: vec![body.slice(range)] }
+                }
+                Part::Several(ranges) => multipart(&ranges, &head, body),
+            }
+        })
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+}
+
+/// Whether the client already has the response. Conditions are about a representation that there is (RFC 9110
+/// section 13.2.1).
+pub fn not_modified(view: &View<'_>, head: &ResponseHead<'_>, received_at: Timestamp) -> bool {
+    matches!(head.status, 200..=299) && conditional::not_modified(view.fields(), head.fields, received_at)
+}
+
+/// Several ranges in one body (RFC 9110 section 14.6).
+fn multipart(ranges: &[Range<u64>], head: &ResponseHead<'_>, body: &Bytes) -> Extract {
+    let media_type = head.fields.first("content-type").unwrap_or(b"application/octet-stream");
+    // Random, so that no body can hold it on purpose.
+    let boundary = Uuid::new_v4().simple().to_string();
+    let mut pieces: Vec<Bytes> = Vec::with_capacity(ranges.len() * 2 + 1);
+    for range in ranges {
+        let range = places(range, body);
+        let place = content_range(&range, body);
+        let opening = format!("\r\n--{boundary}\r\nContent-Range: {place}\r\nContent-Type: ");
+        let part = [opening.as_bytes(), media_type, b"\r\n\r\n"].concat();
+        pieces.extend([part.into(), body.slice(range)]);
+    }
+    pieces.push(format!("\r\n--{boundary}--\r\n").into());
+    let media_type = format!("multipart/byteranges; boundary={boundary}");
+    Extract { status: 206, fields: vec![("Content-Type", media_type)], pieces }
+}
+
+fn content_range(range: &Range<usize>, body: &Bytes) -> String {
+    format!("bytes {}-{}/{}", range.start, range.end - 1, body.len())
+}
+
+/// A range within the body, as places in memory.
+fn places(range: &Range<u64>, body: &Bytes) -> Range<usize> {
+    let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(body.len());
+    place(range.start)..place(range.end)
+}
