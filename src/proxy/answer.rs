@@ -1,5 +1,6 @@
 //! Responses to clients: from the store, from a fetch under way, and of parvis itself.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use super::context::Context;
-use super::extract::{Extract, not_modified};
+use super::extract::{self, Extract};
 use super::upstream::via;
 use super::view::View;
 use super::wire;
@@ -71,17 +72,27 @@ pub async fn streaming(
     ctx: &mut Context,
     response: &Streaming,
     head: &Head,
-    mut reader: Reader,
+    reader: Reader,
 ) -> Result<()> {
     let is_head = session.req_header().method == "HEAD";
     let view = View::new(session.req_header(), ctx.client.scheme);
     // What is not stored goes whole: a 304 of ours would take its cookies away.
     let keeps = response.discard.is_none();
-    let not_modified = keeps && head.with(|head| not_modified(&view, &head, clock::now()));
-    let status = if not_modified { 304 } else { head.status };
+    let not_modified = keeps && head.with(|head| extract::not_modified(&view, &head, clock::now()));
+    let cut = head.with(|head| extract::cut(&view, &head, response.length?)).filter(|_| !not_modified);
+    let status = match &cut {
+        _ if not_modified => 304,
+        Some(_) => 206,
+        None => head.status,
+    };
     let mut header = header(status, &head.fields())?;
+    let mut length = response.length;
+    if let (Some(range), Some(whole)) = (&cut, response.length) {
+        header.insert_header("Content-Range", extract::content_range(range, whole))?;
+        length = Some(range.end - range.start);
+    }
     if !has_no_body(status) {
-        match response.length {
+        match length {
             Some(length) => header.insert_header("Content-Length", length)?,
             // HTTP/1.0 knows no chunks: there the end of the connection ends the body.
             None if session.req_header().version == http::Version::HTTP_10 => {}
@@ -92,14 +103,35 @@ pub async fn streaming(
         header.insert_header("Age", age)?;
     }
     decorate(&mut header, ctx)?;
-    let without_body = is_head || has_no_body(status) || response.length == Some(0);
+    let without_body = is_head || has_no_body(status) || length == Some(0);
     send_head(session, header, without_body).await?;
     if without_body {
         return Ok(());
     }
+    send_while_it_comes(session, ctx, reader, cut.unwrap_or(0..u64::MAX)).await
+}
+
+/// Sends these bytes of a body as they come.
+async fn send_while_it_comes(
+    session: &mut Session,
+    ctx: &mut Context,
+    mut reader: Reader,
+    wanted: Range<u64>,
+) -> Result<()> {
+    let mut at = 0;
     loop {
         match reader.chunk().await {
-            Ok(Some(chunk)) => send_body(session, Some(chunk), false).await?,
+            Ok(Some(chunk)) => {
+                let from = usize::try_from(wanted.start.saturating_sub(at)).unwrap_or(usize::MAX);
+                let to = usize::try_from(wanted.end - at).unwrap_or(usize::MAX).min(chunk.len());
+                at += chunk.len() as u64;
+                if from < to {
+                    send_body(session, Some(chunk.slice(from..to)), false).await?;
+                }
+                if at >= wanted.end {
+                    return send_body(session, None, true).await;
+                }
+            }
             Ok(None) => return send_body(session, None, true).await,
             // The client must see that the body is incomplete: the connection ends without its last chunk.
             Err(_) => {

@@ -17,6 +17,7 @@ use crate::rules::invalidate::Facts;
 use crate::rules::key::CacheKey;
 use crate::rules::lookup::PassReason;
 use crate::rules::policy::CachePolicy;
+use crate::rules::ranges;
 use crate::rules::verdict::{self, Verdict};
 use crate::store::fence::Sequence;
 use crate::store::fill::{Failure, Filler, News, Opening, Reader, Streaming};
@@ -97,7 +98,7 @@ fn look_up(app: &App, session: &Session, ctx: &Context, policy: &CachePolicy, no
     let verdict = verdict::judge(found.response.as_ref().map(|response| &response.freshness), &client, now);
     Found {
         facts: Facts::new(&request, &policy.query, &policy.tags),
-        wants_part: request.method == "GET" && request.fields.has("range"),
+        wants_part: request.method == "GET" && !ranges::begins_at_zero(request.fields),
         primary,
         key: found.key,
         response: found.response,
@@ -116,7 +117,8 @@ async fn share_a_fetch(
     now: Timestamp,
 ) -> Result<Round> {
     let pass = |reason| Ok(Round::Served(Served::Pass(reason)));
-    // With something stored a validation can still lead to the part.
+    // What begins at the beginning can be read along with the whole, and with something stored a validation can
+    // still lead to the part.
     if found.wants_part && found.response.is_none() {
         return pass(PassReason::Range);
     }

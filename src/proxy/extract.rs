@@ -42,9 +42,8 @@ impl Extract {
                     Self { status: 416, fields: vec![("Content-Range", range)], pieces: Vec::new() }
                 }
                 Part::Bytes(range) => {
-                    let range = places(&range, body);
-                    let fields = vec![("Content-Range", content_range(&range, body))];
-                    Self { status: 206, fields, pieces: vec![body.slice(range)] }
+                    let fields = vec![("Content-Range", content_range(&range, body.len() as u64))];
+                    Self { status: 206, fields, pieces: vec![body.slice(places(&range, body))] }
                 }
                 Part::Several(ranges) => multipart(&ranges, &head, body),
             }
@@ -63,6 +62,18 @@ pub fn not_modified(view: &View<'_>, head: &ResponseHead<'_>, received_at: Times
     matches!(head.status, 200..=299) && conditional::not_modified(view.fields(), head.fields, received_at)
 }
 
+/// Which bytes of a body of `length` that is still on its way the client gets; `None` for all. Several ranges are
+/// sent whole, and so is what has no such bytes: both could be told only once it is there.
+pub fn cut(view: &View<'_>, head: &ResponseHead<'_>, length: u64) -> Option<Range<u64>> {
+    if view.method() != "GET" || head.status != 200 {
+        return None;
+    }
+    match ranges::part(view.fields(), head.fields, length) {
+        Part::Bytes(range) => Some(range),
+        Part::Whole | Part::Several(_) | Part::Unsatisfiable => None,
+    }
+}
+
 /// Several ranges in one body (RFC 9110 section 14.6).
 fn multipart(ranges: &[Range<u64>], head: &ResponseHead<'_>, body: &Bytes) -> Extract {
     let media_type = head.fields.first("content-type").unwrap_or(b"application/octet-stream");
@@ -70,19 +81,19 @@ fn multipart(ranges: &[Range<u64>], head: &ResponseHead<'_>, body: &Bytes) -> Ex
     let boundary = Uuid::new_v4().simple().to_string();
     let mut pieces: Vec<Bytes> = Vec::with_capacity(ranges.len() * 2 + 1);
     for range in ranges {
-        let range = places(range, body);
-        let place = content_range(&range, body);
+        let place = content_range(range, body.len() as u64);
         let opening = format!("\r\n--{boundary}\r\nContent-Range: {place}\r\nContent-Type: ");
         let part = [opening.as_bytes(), media_type, b"\r\n\r\n"].concat();
-        pieces.extend([part.into(), body.slice(range)]);
+        pieces.extend([part.into(), body.slice(places(range, body))]);
     }
     pieces.push(format!("\r\n--{boundary}--\r\n").into());
     let media_type = format!("multipart/byteranges; boundary={boundary}");
     Extract { status: 206, fields: vec![("Content-Type", media_type)], pieces }
 }
 
-fn content_range(range: &Range<usize>, body: &Bytes) -> String {
-    format!("bytes {}-{}/{}", range.start, range.end - 1, body.len())
+/// The `Content-Range` of a part of a body of `length` (RFC 9110 section 14.4).
+pub fn content_range(range: &Range<u64>, length: u64) -> String {
+    format!("bytes {}-{}/{length}", range.start, range.end - 1)
 }
 
 /// A range within the body, as places in memory.

@@ -59,6 +59,13 @@ pub fn part(request: Fields<'_>, response: Fields<'_>, length: u64) -> Part {
     choose(wanted, any, length)
 }
 
+/// Whether a request asks for the whole, or for one range from its beginning on: what a player asks for first. It can
+/// be answered while the whole is fetched.
+pub fn begins_at_zero(request: Fields<'_>) -> bool {
+    let Some(range) = request.text("range") else { return !request.has("range") };
+    matches!(range.split_once('='), Some((_, ranges)) if ranges.trim().starts_with("0-") && !ranges.contains(','))
+}
+
 fn choose(mut wanted: Vec<Range<u64>>, any: bool, length: u64) -> Part {
     match wanted.len() {
         0 if any => Part::Unsatisfiable,
@@ -156,6 +163,23 @@ mod tests {
         let many =
             format!("bytes={}", (0..=MAX_RANGES).map(|n| format!("{0}-{0},", n * 2)).collect::<String>());
         assert_eq!(asked(&many, 1000), Part::Whole, "too many");
+    }
+
+    #[test]
+    fn what_begins_at_the_beginning_is_told_apart() {
+        for (range, expected) in [
+            ("bytes=0-", true),
+            ("bytes=0-1", true),
+            ("bytes = 0-1", true),
+            ("bytes=0-1,5-6", false),
+            ("bytes=1-", false),
+            ("bytes=-1", false),
+            ("bytes=00-", false),
+            ("nonsense", false),
+        ] {
+            assert_eq!(begins_at_zero(Fields(&[("range", range.as_bytes())])), expected, "{range}");
+        }
+        assert!(begins_at_zero(Fields(&[])), "no range at all");
     }
 
     #[test]

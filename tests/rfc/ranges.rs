@@ -1,7 +1,7 @@
 //! Parts of stored responses (RFC 9110 section 14, RFC 9111 section 3.3).
 
 use super::{ROUTES, again_with, new_path, with};
-use crate::support::{Reply, Rig};
+use crate::support::{Gate, Reply, Rig, eventually};
 
 const DATE: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
 const MODIFIED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
@@ -79,10 +79,49 @@ fn a_part_from_the_origin_is_handed_on_and_never_served_as_the_whole() {
             .field("Cache-Control", "max-age=60"),
         None => digits(&[]),
     });
-    let part = rig.get_with("/", &[("Range", "bytes=0-1")]);
+    let part = rig.get_with("/", &[("Range", "bytes=1-2")]);
     assert_eq!((part.status, part.text().as_str(), part.detail().as_str()), (206, "01", "range"));
     let whole = rig.get("/");
     assert_eq!((whole.status, whole.text().as_str(), whole.verdict()), (200, "0123456789", "miss"));
+}
+
+#[test]
+fn a_range_from_the_beginning_stores_the_whole() {
+    let rig = Rig::new(ROUTES);
+    for (range, body) in [("bytes=0-", "0123456789"), ("bytes=0-1", "01")] {
+        let path = new_path();
+        rig.origin.on(&path, digits(&[("ETag", "\"1\"")]));
+        let first = rig.get_with(&path, &[("Range", range)]);
+        assert_eq!((first.status, first.text().as_str()), (206, body), "{range}");
+        let place = format!("bytes 0-{}/10", body.len() - 1);
+        assert_eq!((first.field("content-range"), first.verdict()), (Some(place), "miss"));
+        assert_eq!(rig.origin.received(&path)[0].field("range"), None);
+        eventually("the whole is stored", || rig.get(&path).verdict() == "hit");
+        assert_eq!(rig.get_with(&path, &[("Range", "bytes=-2")]).text(), "89");
+        assert_eq!(rig.origin.count(&path), 1);
+    }
+    let path = new_path();
+    rig.origin.on(&path, Reply::ok("").field("Cache-Control", "max-age=60").chunked(&["01234", "56789"]));
+    let unknown = rig.get_with(&path, &[("Range", "bytes=0-1")]);
+    assert_eq!((unknown.status, unknown.text().as_str()), (200, "0123456789"), "of no known length: whole");
+}
+
+#[test]
+fn who_wants_the_beginning_reads_along_with_who_wants_all() {
+    let rig = Rig::new(ROUTES);
+    let gate = Gate::new();
+    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 10\r\n\r\n";
+    rig.origin.on("/", Reply::script().then(format!("{head}0123")).then_wait(&gate).then("456789"));
+    std::thread::scope(|scope| {
+        let all = scope.spawn(|| rig.get("/").text());
+        eventually("the fetch is under way", || rig.origin.count("/") == 1);
+        let beginning = rig.get_with("/", &[("Range", "bytes=0-2")]);
+        assert_eq!((beginning.status, beginning.text().as_str()), (206, "012"), "before the rest has come");
+        let longer = scope.spawn(|| rig.get_with("/", &[("Range", "bytes=0-7")]).text());
+        gate.open();
+        assert_eq!((all.join().unwrap(), longer.join().unwrap()), ("0123456789".into(), "01234567".into()));
+    });
+    assert_eq!(rig.origin.count("/"), 1);
 }
 
 #[test]
