@@ -74,6 +74,8 @@ fn arguments_that_make_no_sense_are_refused_with_exit_code_2() {
         (&["run", "--origin", "nonsense"][..], "no port"),
         (&["check", "-c", "/nonexistent.yaml"][..], "cannot read"),
         (&["explain", "-c", "config.example.yaml", "products"][..], "is not a URL"),
+        (&["explain", "-c", "config.example.yaml", "http://ba d/"][..], "is not a host"),
+        (&["explain", "-c", "config.example.yaml", "/", "--status", "103"][..], "not in 200..=999"),
         (&["explain", "-c", "config.example.yaml", "/", "-H", "nonsense"][..], "is not a field"),
         (&["dance"][..], "unrecognized"),
     ] {

@@ -16,7 +16,7 @@ use crate::rules::invalidate::{self, Selector};
 use crate::rules::key::CacheKey;
 use crate::rules::lookup;
 use crate::rules::route::Route;
-use crate::rules::target::{Scheme, Target};
+use crate::rules::target::{Scheme, Target, is_host};
 use crate::rules::verdict::{self, RevalidateReason, Verdict};
 
 #[derive(Args, Debug)]
@@ -33,7 +33,7 @@ pub struct Options {
     #[arg(short = 'H', long, value_name = "FIELD")]
     header: Vec<String>,
     /// The status of the origin's response.
-    #[arg(long, value_name = "CODE", default_value_t = 200)]
+    #[arg(long, value_name = "CODE", default_value_t = 200, value_parser = clap::value_parser!(u16).range(200..=999))]
     status: u16,
     /// A field of the origin's response, such as 'Cache-Control: max-age=60'. May be repeated.
     #[arg(long, value_name = "FIELD")]
@@ -77,8 +77,11 @@ fn split<'a>(url: &'a str, fields: Fields<'a>) -> Result<(Scheme, &'a str, &'a s
             return Err(Failure::usage(format!("`{url}` is not a URL: write `http://host/path` or `/path`")));
         }
     };
-    let end = rest.find('/').unwrap_or(rest.len());
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (host, path) = rest.split_at(end);
+    if !is_host(host) {
+        return Err(Failure::usage(format!("`{host}` is not a host; such a request is answered 400")));
+    }
     Ok((scheme, host, if path.is_empty() { "/" } else { path }))
 }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::clock::{self, Timestamp};
 use crate::rules::admission::DiscardReason;
-use crate::rules::freshness::StaleReason;
+use crate::rules::freshness::StandIn;
 use crate::rules::head::Fields;
 use crate::rules::lookup::PassReason;
 use crate::rules::verdict::{RevalidateReason, Verdict};
@@ -96,7 +96,7 @@ pub struct Outcome {
     /// The stored response was found to still hold.
     pub validated: bool,
     /// A stored response stood in for a failing origin, and who allows that.
-    pub stood_in: Option<StaleReason>,
+    pub stood_in: Option<StandIn>,
     /// Seconds of freshness left (negative: since expiry) of what was served from the store.
     pub ttl: Option<i64>,
     /// Why parvis answered by itself.

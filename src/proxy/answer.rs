@@ -76,8 +76,8 @@ pub async fn streaming(
 ) -> Result<()> {
     let is_head = session.req_header().method == "HEAD";
     let view = View::new(session.req_header(), ctx.client.scheme);
-    // What is not stored goes whole: a 304 of ours would take its cookies away.
-    let keeps = response.discard.is_none();
+    // What is not stored, or not all of it, goes whole: a 304 of ours would take its cookies away.
+    let keeps = response.discard.is_none() && response.for_leader.is_none();
     let not_modified = keeps && head.with(|head| extract::not_modified(&view, &head, clock::now()));
     let cut = head.with(|head| extract::cut(&view, &head, response.length?)).filter(|_| !not_modified);
     let status = match &cut {
@@ -162,7 +162,7 @@ pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Re
         Local::Refused => "this method is refused; purges go to the admin listener",
         Local::BadRequest => "the request is malformed",
         Local::OnlyIfCached => "nothing usable is stored, and nothing else was wanted",
-        Local::OriginUnreachable => "the application cannot be reached",
+        Local::OriginUnreachable => "the application cannot be reached, or gave no usable answer",
         Local::OriginTimeout => "the application took too long",
         Local::Internal => "something went wrong on our side",
     };

@@ -12,7 +12,9 @@ use super::{answer, fetch};
 use crate::clock::{self, Timestamp};
 use crate::observe::outcome::{Fate, Local};
 use crate::rules::client_control::ClientControl;
+use crate::rules::encoding;
 use crate::rules::freshness::StaleReason;
+use crate::rules::head::Fields;
 use crate::rules::invalidate::Facts;
 use crate::rules::key::CacheKey;
 use crate::rules::lookup::PassReason;
@@ -22,7 +24,7 @@ use crate::rules::verdict::{self, Verdict};
 use crate::store::fence::Sequence;
 use crate::store::fill::{Failure, Filler, News, Opening, Reader, Streaming};
 use crate::store::fills::{Lease, Ticket};
-use crate::store::response::StoredResponse;
+use crate::store::response::{Head, StoredResponse};
 
 /// How often a request looks again, when what it waited for was not for it.
 const MAX_ROUNDS: usize = 4;
@@ -50,6 +52,9 @@ struct Found {
     verdict: Verdict,
     client: ClientControl,
     wants_part: bool,
+    /// Whether a HEAD asks for what is stored but has to be validated: it goes as a HEAD, which may freshen it. One
+    /// for which nothing is stored goes as a GET, which stores it.
+    as_head: bool,
 }
 
 /// Answers from the store or a shared fetch.
@@ -85,7 +90,7 @@ pub async fn serve(app: &App, session: &mut Session, ctx: &mut Context) -> Resul
             Round::LookAgain => {}
         }
     }
-    Ok(Served::Pass(PassReason::LockTimeout))
+    Ok(Served::Pass(PassReason::Unsettled))
 }
 
 fn look_up(app: &App, session: &Session, ctx: &Context, policy: &CachePolicy, now: Timestamp) -> Found {
@@ -95,10 +100,16 @@ fn look_up(app: &App, session: &Session, ctx: &Context, policy: &CachePolicy, no
     let primary = CacheKey::primary(&route, &request, &policy.query);
     let found = app.store.memory.lookup(&primary, request.fields);
     let client = ClientControl::heeded(request.fields, policy);
-    let verdict = verdict::judge(found.response.as_ref().map(|response| &response.freshness), &client, now);
+    let mut verdict =
+        verdict::judge(found.response.as_ref().map(|response| &response.freshness), &client, now);
+    let readable = |response: &Arc<StoredResponse>| is_readable(request.fields, &response.head);
+    if !found.response.as_ref().is_none_or(readable) {
+        verdict = Verdict::Pass(PassReason::Encoding);
+    }
     Found {
         facts: Facts::new(&request, &policy.query, &policy.tags),
         wants_part: request.method == "GET" && !ranges::begins_at_zero(request.fields),
+        as_head: request.method == "HEAD" && found.response.is_some(),
         primary,
         key: found.key,
         response: found.response,
@@ -126,7 +137,8 @@ async fn share_a_fetch(
         return pass(PassReason::Uncacheable);
     }
     let begun = app.store.memory.begin();
-    match app.store.fills.enter(&found.key, || found.facts.clone(), begun) {
+    let key = if found.as_head { found.key.of_head() } else { found.key.clone() };
+    match app.store.fills.enter(&key, || found.facts.clone(), begun) {
         Ticket::Full => pass(PassReason::FillLimit),
         Ticket::Lead(filler, mut reader, lease) => {
             lead(app, session, ctx, &found, begun, filler, lease)?;
@@ -151,18 +163,8 @@ async fn follow(
     found: &Found,
     mut reader: Reader,
 ) -> Result<Round> {
-    let patience = tokio::time::sleep(policy.lock_timeout);
-    tokio::pin!(patience);
-    let opening = loop {
-        // Only the waiting ends with the patience: what is being written to the client is not broken off.
-        let news = tokio::select! {
-            () = &mut patience => return Ok(Round::Served(Served::Pass(PassReason::LockTimeout))),
-            news = reader.news() => news,
-        };
-        match news {
-            News::Interim(head) => answer::interim(session, &head).await?,
-            News::Opening(opening) => break opening,
-        }
+    let Ok(opening) = tokio::time::timeout(policy.lock_timeout, reader.opening()).await else {
+        return Ok(Round::Served(Served::Pass(PassReason::LockTimeout)));
     };
     ctx.outcome.collapsed = true;
     let round = serve_opening(session, ctx, found, opening, reader, false).await;
@@ -224,6 +226,9 @@ fn not_for_followers(
         return Some(Round::Served(Served::Pass(PassReason::Uncacheable)));
     }
     let view = View::new(session.req_header(), ctx.client.scheme);
+    if !is_readable(view.fields(), &streaming.head) {
+        return Some(Round::Served(Served::Pass(PassReason::Encoding)));
+    }
     let own = match streaming.vary.is_empty() {
         true => found.primary.clone(),
         false => found.primary.variant(&streaming.vary, view.fields()),
@@ -244,14 +249,19 @@ fn lead(
     lease: Lease,
 ) -> Result<()> {
     let view = View::new(session.req_header(), ctx.client.scheme);
-    let stored = app.store.memory.lookup(&found.primary, view.fields()).response;
-    let freshness = stored.as_ref().map(|response| &response.freshness);
+    let now_stored = app.store.memory.lookup(&found.primary, view.fields());
+    let freshness = now_stored.response.as_ref().map(|response| &response.freshness);
     let verdict = verdict::judge(freshness, &found.client, clock::now());
     if verdict == Verdict::Hit {
         filler.open(Opening::Again);
         return Ok(());
     }
-    fetch::Job::new(app, ctx, &found.primary, stored, begun, filler, lease).start(session, ctx)
+    let target = fetch::Target { primary: found.primary.clone(), stored: now_stored, as_head: found.as_head };
+    fetch::Job::new(app, ctx, target, begun, filler, lease).start(session, ctx)
+}
+
+fn is_readable(request: Fields<'_>, head: &Head) -> bool {
+    head.with(|head| encoding::is_readable(request, head.fields))
 }
 
 /// Fetches an expired response anew while it is still served, unless that is under way already.

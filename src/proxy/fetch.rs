@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Method;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::HttpTask;
 use pingora::protocols::http::subrequest::server::SubrequestHandle;
@@ -28,7 +29,7 @@ use crate::rules::validation::{self, Validation};
 use crate::store::fence::Sequence;
 use crate::store::fill::{Failure, Filler, Opening, Streaming};
 use crate::store::fills::Lease;
-use crate::store::memory::Refused;
+use crate::store::memory::{Found, Refused};
 use crate::store::response::{Head, StoredResponse};
 
 /// How long a body may go on coming when nobody reads it any longer: it would hold a worker of the origin.
@@ -59,14 +60,29 @@ pub fn accept_order(session: &mut Session, ctx: &mut Context) -> Result<bool> {
     Ok(true)
 }
 
+/// What is fetched.
+pub struct Target {
+    /// The key that all its variants share.
+    pub primary: CacheKey,
+    /// What is stored under the key that the request selects.
+    pub stored: Found,
+    /// Whether only the head is asked for, to freshen what is stored.
+    pub as_head: bool,
+}
+
 /// A fetch and all it needs to store its response.
 pub struct Job {
     app: App,
     live: Arc<Live>,
     route: Arc<Route>,
     primary: CacheKey,
-    /// What is stored but expired.
+    /// The key that the request selects.
+    key: CacheKey,
+    /// What is stored under it, and has to be validated.
     expired: Option<Arc<StoredResponse>>,
+    as_head: bool,
+    /// Whether it carries `Authorization`: then what it finds out may be true for one person only.
+    authorized: bool,
     begun: Sequence,
     requested_at: Timestamp,
     filler: Filler,
@@ -82,12 +98,11 @@ enum Next {
 }
 
 impl Job {
-    /// A fetch of `primary` for the route of `ctx`.
+    /// A fetch of `target` for the route of `ctx`.
     pub fn new(
         app: &App,
         ctx: &Context,
-        primary: &CacheKey,
-        expired: Option<Arc<StoredResponse>>,
+        target: Target,
         begun: Sequence,
         filler: Filler,
         lease: Lease,
@@ -96,8 +111,12 @@ impl Job {
             app: app.clone(),
             live: ctx.live.clone(),
             route: ctx.route.clone().expect("only a routed request is looked up"),
-            primary: primary.clone(),
-            expired,
+            primary: target.primary,
+            key: target.stored.key,
+            // Nothing stored: then the whole is fetched.
+            as_head: target.as_head && target.stored.response.is_some(),
+            authorized: false,
+            expired: target.stored.response,
             begun,
             requested_at: clock::now(),
             filler,
@@ -106,12 +125,16 @@ impl Job {
     }
 
     /// Starts the fetch in a task of its own.
-    pub fn start(self, session: &Session, ctx: &Context) -> Result<()> {
+    pub fn start(mut self, session: &Session, ctx: &Context) -> Result<()> {
         let Some(spawner) = session.subrequest_spawner.as_ref() else {
             return Error::e_explain(ErrorType::InternalError, "no spawner for subrequests");
         };
         let query = &self.route.cache.query;
-        let request = upstream::for_fetch(session.req_header(), query, self.expired.as_deref(), ctx)?;
+        let mut request = upstream::for_fetch(session.req_header(), query, self.expired.as_deref(), ctx)?;
+        if self.as_head {
+            request.set_method(Method::HEAD);
+        }
+        self.authorized = request.headers.contains_key("authorization");
         let order = Order { request: request.clone(), route: self.route.clone(), live: self.live.clone() };
         let order = SubrequestCtx::builder().user_ctx(Box::new(Some(Box::new(order)))).build();
         let (subrequest, handle) = spawner.create_subrequest(session.as_ref(), order);
@@ -141,8 +164,7 @@ impl Job {
     /// Decides what the head means, and tells the readers.
     fn open(&mut self, response: &ResponseHeader, request: &RequestHeader) -> Next {
         let received_at = clock::now();
-        let authorized = request.headers.contains_key("authorization");
-        let exchange = Exchange { requested_at: self.requested_at, received_at, authorized };
+        let exchange = Exchange { requested_at: self.requested_at, received_at, authorized: self.authorized };
         let owned = dated(view::response_fields(response), received_at);
         let lent = view::lend(&owned);
         let head = ResponseHead { status: response.status.as_u16(), fields: Fields(&lent) };
@@ -159,9 +181,38 @@ impl Job {
                 return Next::Settled;
             }
         }
+        if head.status == 304 {
+            let message = "the origin answered 304 to a request without conditions";
+            self.filler.open(Opening::Failed(Failure::Unreachable, message.into()));
+            return Next::Settled;
+        }
         let max_object_size = self.live.plan.memory.max_object_size;
         let admission = admission::judge(&head, &self.route.cache, max_object_size, exchange);
-        self.open_new(head, admission, request)
+        let next = match (admission, self.expired.clone()) {
+            (Admission::Keep(_), Some(expired)) if self.as_head => {
+                // It freshens what is stored, or shows that it has been replaced (RFC 9111 section 4.3.5).
+                if self.is_freshened_by(&expired, head) {
+                    self.filler.open(self.validate(&expired, head, exchange));
+                    return Next::Settled;
+                }
+                self.app.store.memory.remove(&self.key, &expired);
+                self.open_new(head, Admission::Discard(DiscardReason::Head), request)
+            }
+            (admission, _) => self.open_new(head, admission, request),
+        };
+        // The response to a HEAD is over with its head.
+        if self.as_head { Next::Settled } else { next }
+    }
+
+    /// Whether nobody has read along for too long.
+    fn is_abandoned(&self) -> bool {
+        self.filler.is_unread() && clock::now().since(self.requested_at) > UNREAD_LIMIT
+    }
+
+    fn is_freshened_by(&self, expired: &StoredResponse, head: ResponseHead<'_>) -> bool {
+        let length = expired.body.len() as u64;
+        let same = |stored: ResponseHead<'_>| validation::freshens(stored.fields, length, head.fields);
+        head.status == expired.head.status && expired.head.with(same)
     }
 
     fn open_new(&mut self, head: ResponseHead<'_>, admission: Admission, request: &RequestHeader) -> Next {
@@ -178,7 +229,7 @@ impl Job {
             }
             Admission::Discard(reason) => {
                 self.forget(reason, head.status);
-                (self.lease.key().clone(), None, Some(reason))
+                (self.key.clone(), None, Some(reason))
             }
         };
         let streaming = Streaming {
@@ -212,46 +263,50 @@ impl Job {
     fn forget(&self, reason: DiscardReason, status: u16) {
         // What the origin refuses one client (400, 406, 413, 431) or cannot do now says nothing about the page.
         let speaks_of_the_page = status < 400 || matches!(status, 404 | 410);
-        if !reason.is_lasting() || !speaks_of_the_page {
+        if !reason.is_lasting() || !speaks_of_the_page || self.authorized {
             return;
         }
         if let Some(expired) = &self.expired {
-            self.app.store.memory.remove(self.lease.key(), expired);
+            self.app.store.memory.remove(&self.key, expired);
         }
         let period = self.route.cache.uncacheable_ttl;
         let facts = Arc::new(self.filler.0.facts.clone());
-        self.app.store.memo.note(self.lease.key(), facts, period, clock::now());
+        self.app.store.memo.note(&self.key, facts, period, clock::now());
     }
 
     /// Applies a 304 (RFC 9111 section 4.3.4).
     fn validate(&self, expired: &Arc<StoredResponse>, head: ResponseHead<'_>, exchange: Exchange) -> Opening {
         let stored = expired.head.fields();
-        let fields = match validation::apply(Fields(&stored), head.fields) {
+        let mut fields = match validation::apply(Fields(&stored), head.fields) {
             Validation::Holds(fields) => fields,
             Validation::OtherRepresentation => {
-                self.app.store.memory.remove(self.lease.key(), expired);
+                self.app.store.memory.remove(&self.key, expired);
                 return Opening::Again;
             }
         };
+        // It is not stored, but counts: the 304 may come out of a cache further in.
+        fields.extend(head.fields.first("age").map(|age| ("age", age)));
         let merged = ResponseHead { status: expired.head.status, fields: Fields(&fields) };
-        // Kept under the permission it was stored with, whoever asked this time.
-        let exchange = Exchange { authorized: false, ..exchange };
         let max_object_size = self.live.plan.memory.max_object_size;
         match admission::judge(&merged, &self.route.cache, max_object_size, exchange) {
             // What is stored without its new variants would be served to all of them.
             Admission::Keep(kept) if kept.vary != expired.vary => {
-                self.app.store.memory.remove(self.lease.key(), expired);
+                self.app.store.memory.remove(&self.key, expired);
                 Opening::Again
             }
             Admission::Keep(kept) => {
                 let (head, _) = shared(Head::storable(&merged), &kept);
                 let response = self.response(head, expired.body.clone(), kept);
-                let stored = self.store(self.lease.key(), &response);
+                let stored = self.store(&self.key, &response);
                 Opening::Validated(response, stored.err())
+            }
+            // It holds for one person, and says nothing to the others.
+            Admission::Discard(reason) if self.authorized => {
+                Opening::Validated(expired.clone(), Some(reason))
             }
             // What it has become (private, with a cookie) is for the client that asks for it without conditions.
             Admission::Discard(_) => {
-                self.app.store.memory.remove(self.lease.key(), expired);
+                self.app.store.memory.remove(&self.key, expired);
                 Opening::Again
             }
         }
@@ -298,7 +353,7 @@ impl Job {
             if last {
                 break;
             }
-            if self.filler.is_unread() && clock::now().since(self.requested_at) > UNREAD_LIMIT {
+            if self.is_abandoned() {
                 return "abandoned";
             }
         }
@@ -344,7 +399,7 @@ impl Job {
             Ok(error) => (classify(&error), error.to_string()),
             Err(_) => (Failure::Internal, "the fetch ended without an answer".to_owned()),
         };
-        tracing::warn!(route = %self.route.name, key = %self.lease.key(), error = message, "fetch failed");
+        tracing::warn!(route = %self.route.name, key = %self.key, error = message, "fetch failed");
         let stand_in = self.expired.as_ref().and_then(|expired| {
             let reason = expired.freshness.stands_in(OriginFailure::Disconnect, clock::now())?;
             Some(Opening::StandIn(expired.clone(), reason))
@@ -352,7 +407,7 @@ impl Job {
         self.filler.open(stand_in.unwrap_or_else(|| Opening::Failed(failure, message.into())));
     }
 
-    /// Waits for the final head; interim ones are handed on to those who wait, and never stored.
+    /// Waits for the final head; interim ones are handed to the leader, and never stored.
     async fn head(&self, handle: &mut SubrequestHandle) -> Option<Box<ResponseHeader>> {
         loop {
             match handle.rx.recv().await? {
@@ -360,8 +415,11 @@ impl Job {
                     let owned = view::response_fields(&head);
                     let fields = view::lend(&owned);
                     let interim = ResponseHead { status: head.status.as_u16(), fields: Fields(&fields) };
-                    if !self.filler.interim(Head::storable(&interim)) {
+                    if !self.filler.interim(Head::storable(&interim).without(&["set-cookie"])) {
                         self.app.observer.metrics.limit("interim");
+                    }
+                    if self.is_abandoned() {
+                        return None;
                     }
                 }
                 HttpTask::Header(head, _) => return Some(head),
@@ -383,6 +441,8 @@ fn dated(mut fields: Vec<(String, Vec<u8>)>, received_at: Timestamp) -> Vec<(Str
 
 /// The head that is stored and shared, and the one for who caused the fetch where they differ.
 fn shared(head: Head, kept: &Kept) -> (Head, Option<Head>) {
+    // A Content-Range beside anything but a 206 is a slip; parts that are cut later have their own.
+    let head = head.without(&["content-range"]);
     let head = if kept.strips_cookies { head.without(&["set-cookie"]) } else { head };
     match kept.withheld.is_empty() {
         true => (head, None),

@@ -30,6 +30,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
+use pingora::protocols::http::ServerSession;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
@@ -40,6 +41,7 @@ use crate::observe::Observer;
 use crate::observe::outcome::Local;
 use crate::origin::Pools;
 use crate::plan::Plan;
+use crate::rules::client_control::ClientControl;
 use crate::rules::head::Fields;
 use crate::rules::invalidate::Selector;
 use crate::rules::lookup::{self, PassReason};
@@ -114,6 +116,12 @@ impl ProxyHttp for App {
             // Its reader is a fill, whose own readers have the client's timeouts.
             return Ok(());
         }
+        if session.req_header().version == http::Version::HTTP_10
+            && let ServerSession::H1(http1) = session.as_downstream_mut()
+        {
+            // It knows no interim responses (RFC 9110 section 15.2).
+            http1.set_ignore_info_resp(true);
+        }
         session.set_read_timeout(Some(CLIENT_TIMEOUT));
         session.set_write_timeout(Some(CLIENT_TIMEOUT));
         session.set_total_drain_timeout(Some(CLIENT_TIMEOUT));
@@ -143,6 +151,10 @@ impl ProxyHttp for App {
                 cached::Served::Answered => return Ok(true),
                 cached::Served::Pass(reason) => reason,
             },
+            Err(_) if self.wants_stored_only(session, ctx) => {
+                ctx.outcome.verdict = Some(Verdict::OnlyIfCached);
+                return answer::local(session, ctx, Local::OnlyIfCached).await.map(|()| true);
+            }
             Err(reason) => reason,
         };
         ctx.outcome.verdict = Some(Verdict::Pass(reason));
@@ -193,6 +205,7 @@ impl ProxyHttp for App {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
+        upstream::refuse_unasked_upgrade(session.req_header(), response)?;
         if response.status.is_informational() {
             return Ok(());
         }
@@ -256,7 +269,10 @@ impl ProxyHttp for App {
             return;
         }
         let outcome = &mut ctx.outcome;
-        outcome.status = session.response_written().map_or(outcome.status, |head| head.status.as_u16());
+        let final_head = session.response_written().filter(|head| {
+            !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS
+        });
+        outcome.status = final_head.map_or(outcome.status, |head| head.status.as_u16());
         outcome.bytes = session.body_bytes_sent() as u64;
         if outcome.error.is_none() {
             outcome.error = error.map(ToString::to_string);
@@ -309,6 +325,14 @@ impl App {
             return Err(PassReason::Path);
         }
         lookup::allowed(&View::new(session.req_header(), ctx.client.scheme).head(), &route.cache)
+    }
+
+    /// Whether a read that cannot be answered from the store may not go to the origin either (RFC 9111 section
+    /// 5.2.1.7).
+    fn wants_stored_only(&self, session: &Session, ctx: &Context) -> bool {
+        let view = View::new(session.req_header(), ctx.client.scheme);
+        let Some(route) = ctx.route.as_ref().filter(|_| view.head().is_read()) else { return false };
+        ClientControl::heeded(view.fields(), &route.cache).only_if_cached
     }
 
     /// Removes what a write changed (RFC 9111 section 4.4). `response` is `None` when its answer was lost.

@@ -76,6 +76,16 @@ pub fn settle_transfer_coding(response: &mut ResponseHeader) -> Result<()> {
     }
 }
 
+/// Refuses a switch of protocols that the client did not ask for: what follows it would be read as another response
+/// (RFC 9110 section 15.2.2).
+pub fn refuse_unasked_upgrade(request: &RequestHeader, response: &ResponseHeader) -> Result<()> {
+    if response.status == http::StatusCode::SWITCHING_PROTOCOLS && !request.headers.contains_key("upgrade") {
+        let message = "the origin switched protocols without being asked";
+        return Error::e_explain(ErrorType::InvalidHTTPHeader, message).map_err(|error| error.into_up());
+    }
+    Ok(())
+}
+
 /// Makes the head of a fetch for the store out of the request that caused it. `expired` is the stored response
 /// that may still hold.
 pub fn for_fetch(

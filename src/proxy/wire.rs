@@ -48,21 +48,33 @@ impl Wire {
     /// The head in `bytes` with the date that was set for it; `None` for anything else.
     fn dated(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         const DATE: &[u8] = b"\r\nDate: ";
-        // Interim heads carry no date, and leave it to the final one.
         if self.date.load(Ordering::Relaxed) == 0 || !bytes.starts_with(b"HTTP/1.") {
+            return None;
+        }
+        // The date is that of the final head; an interim one may be written after it was set.
+        let is_interim = bytes.get(b"HTTP/1.1 ".len()) == Some(&b'1');
+        if is_interim {
             return None;
         }
         let at = bytes.windows(DATE.len()).position(|window| window.eq_ignore_ascii_case(DATE))? + DATE.len();
         let seconds = self.date.swap(0, Ordering::Relaxed);
         let date = httpdate::fmt_http_date(Timestamp(seconds * 1000).into());
+        // What Pingora wrote is as long; anything else is left alone.
+        if !bytes.get(at + DATE_LENGTH..)?.starts_with(b"\r\n") {
+            return None;
+        }
         let mut head = bytes.to_vec();
-        head.get_mut(at..at + DATE_LENGTH)?.copy_from_slice(date.as_bytes());
+        head[at..at + DATE_LENGTH].copy_from_slice(date.as_bytes());
         Some(head)
     }
 }
 
 /// Lets the response keep its own `Date`, where it has a valid one. To be called before its head is sent.
 pub fn keep_date(session: &Session, response: &ResponseHeader) {
+    // The date that is set is for the final head.
+    if response.status.is_informational() {
+        return;
+    }
     let stream = session.as_downstream().as_http1().map(|http1| http1.stream());
     // A subrequest has no wire.
     let Some(wire) = stream.and_then(|stream| stream.as_any().downcast_ref::<Wire>()) else { return };
@@ -226,7 +238,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_interim_head_leaves_the_date_to_the_final_one() {
-        let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+        let early = OWN.replace("200 OK", "103 Early Hints");
+        let early = early.as_str();
         let read = through(784_111_777, &[early, OWN]).await;
         assert!(read.starts_with(early) && read.contains("1994"), "{read}");
     }

@@ -56,8 +56,8 @@ pub enum DiscardReason {
     NoTtl,
     /// It has expired on arrival, has nothing to be validated with, and no stale window is open.
     Expired,
-    /// The origin encoded it although identity was asked for.
-    ContentEncoding,
+    /// It answers a HEAD, and has no body to store.
+    Head,
     /// A stream of events, which has no end to store it at.
     Stream,
     /// Its body is larger than `max_object_size`.
@@ -80,7 +80,7 @@ impl DiscardReason {
             Self::Status => "status",
             Self::NoTtl => "no-ttl",
             Self::Expired => "expired",
-            Self::ContentEncoding => "content-encoding",
+            Self::Head => "head",
             Self::Stream => "stream",
             Self::TooLarge => "too-large",
             Self::Purged => "purged",
@@ -91,7 +91,7 @@ impl DiscardReason {
     /// Whether the next response to the same key is likely to be refused for the same reason, so that its
     /// requests had better not wait for each other.
     pub fn is_lasting(self) -> bool {
-        !matches!(self, Self::Purged | Self::FillLimit | Self::Authorization)
+        !matches!(self, Self::Purged | Self::FillLimit | Self::Authorization | Self::Head)
     }
 }
 
@@ -142,10 +142,6 @@ fn admit(
     let vary = Vary::parse(fields).map_err(|error| match error {
         VaryError::Star | VaryError::PerClient | VaryError::TooMany => DiscardReason::Vary,
     })?;
-    let is_identity = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"identity");
-    if !fields.all("content-encoding").all(is_identity) {
-        return Err(DiscardReason::ContentEncoding);
-    }
     let media_type = fields.text("content-type").unwrap_or_default().to_ascii_lowercase();
     if media_type.starts_with("text/event-stream") {
         return Err(DiscardReason::Stream);
@@ -221,8 +217,7 @@ mod tests {
             (206, &[("cache-control", "max-age=60")][..], Some(Status)),
             (304, &[("cache-control", "max-age=60")][..], Some(Status)),
             (302, &[][..], Some(NoTtl)),
-            (200, &[("content-encoding", "gzip")][..], Some(ContentEncoding)),
-            (200, &[("content-encoding", "identity")][..], None),
+            (200, &[("content-encoding", "gzip")][..], None),
             (200, &[("content-type", "Text/Event-Stream; charset=utf-8")][..], Some(Stream)),
             (200, &[("content-length", "1001")][..], Some(TooLarge)),
             (200, &[("content-length", "1000")][..], None),

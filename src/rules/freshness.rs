@@ -95,10 +95,28 @@ pub enum StaleReason {
     WhileRevalidate,
     /// The client (RFC 9111 section 5.2.1.2).
     MaxStale,
-    /// The origin or the route, because the origin failed (RFC 5861 section 4).
-    IfError,
-    /// The route, because the origin does not answer (RFC 9111 section 4.2.4).
-    OnDisconnect,
+}
+
+/// Why a stored response stands in for a failing origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StandIn {
+    /// It is still fresh; only the client asked for fresher.
+    Fresh,
+    /// The origin or the route allows it when the origin fails (RFC 5861 section 4).
+    StaleIfError,
+    /// The route allows it when the origin does not answer (RFC 9111 section 4.2.4).
+    StaleOnDisconnect,
+}
+
+impl StandIn {
+    /// The word used in the header, the log, the metric and the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "origin-failed",
+            Self::StaleIfError => "stale-if-error",
+            Self::StaleOnDisconnect => "stale-on-disconnect",
+        }
+    }
 }
 
 impl StaleReason {
@@ -107,8 +125,6 @@ impl StaleReason {
         match self {
             Self::WhileRevalidate => "stale-while-revalidate",
             Self::MaxStale => "max-stale",
-            Self::IfError => "stale-if-error",
-            Self::OnDisconnect => "stale-on-disconnect",
         }
     }
 }
@@ -171,14 +187,14 @@ impl Freshness {
 
     /// Whether the response may stand in for an origin that fails in this way at `now`, and who allows it. RFC 5861
     /// section 4 counts an origin that does not answer as an error too.
-    pub fn stands_in(&self, failure: OriginFailure, now: Timestamp) -> Option<StaleReason> {
+    pub fn stands_in(&self, failure: OriginFailure, now: Timestamp) -> Option<StandIn> {
         let staleness = self.staleness(now);
-        let fresh = self.remaining(now).is_some();
         match failure {
             _ if self.always_revalidate => None,
-            _ if fresh || staleness < self.stale_if_error => Some(StaleReason::IfError),
+            _ if self.remaining(now).is_some() => Some(StandIn::Fresh),
+            _ if staleness < self.stale_if_error => Some(StandIn::StaleIfError),
             OriginFailure::Disconnect if staleness < self.stale_on_disconnect => {
-                Some(StaleReason::OnDisconnect)
+                Some(StandIn::StaleOnDisconnect)
             }
             OriginFailure::Error | OriginFailure::Disconnect => None,
         }
@@ -253,9 +269,9 @@ fn initial_age(fields: Fields<'_>, exchange: Exchange) -> Duration {
     let apparent = date_value(fields).and_then(|date| received.duration_since(date).ok()).unwrap_or_default();
     // Date has whole seconds: less than one is no evidence of age.
     let apparent = Duration::from_secs(apparent.as_secs());
+    // The response may have been made as early as it was asked for.
     let response_delay = exchange.received_at.since(exchange.requested_at);
-    let corrected = if fields.has("age") { age_value(fields) + response_delay } else { Duration::ZERO };
-    apparent.max(corrected)
+    apparent.max(age_value(fields) + response_delay)
 }
 
 /// The Age field: the first of several values, and zero when that is not a number (section 5.1).
@@ -459,11 +475,14 @@ mod tests {
 
     #[test]
     fn the_time_a_fetch_took_is_age_too() {
-        let response = ResponseHead { status: 200, fields: Fields(&[("age", b"5")]) };
         let exchange = Exchange { requested_at: NOON, received_at: NOON.plus(MINUTE), authorized: false };
         let control = CacheControl { max_age: Some(MINUTE * 9), ..CacheControl::default() };
-        let (freshness, _) = Freshness::assess(&response, &control, &testing::policy(), exchange).unwrap();
-        assert_eq!(freshness.age(NOON.plus(MINUTE)).as_secs(), 65);
+        for (fields, expected) in [(&[][..], 60), (&[("age", &b"5"[..])][..], 65)] {
+            let response = ResponseHead { status: 200, fields: Fields(fields) };
+            let (freshness, _) =
+                Freshness::assess(&response, &control, &testing::policy(), exchange).unwrap();
+            assert_eq!(freshness.age(NOON.plus(MINUTE)).as_secs(), expected);
+        }
     }
 
     #[test]
@@ -505,7 +524,7 @@ mod tests {
             );
         }
         let late = NOON.plus(Duration::from_secs(150));
-        assert_eq!(freshness.stands_in(OriginFailure::Disconnect, late), Some(StaleReason::OnDisconnect));
+        assert_eq!(freshness.stands_in(OriginFailure::Disconnect, late), Some(StandIn::StaleOnDisconnect));
         let no_cache = Freshness { always_revalidate: true, ..freshness };
         assert_eq!(no_cache.stands_in(OriginFailure::Error, NOON), None);
     }

@@ -48,6 +48,11 @@ impl CacheKey {
         Self(Arc::from(key))
     }
 
+    /// The key under which the fetch of a HEAD can be joined: its response has no body for those who want a GET.
+    pub fn of_head(&self) -> Self {
+        Self([&self.0[..], b"\0HEAD"].concat().into())
+    }
+
     /// Bytes the key occupies.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -187,8 +192,8 @@ fn normal_member<'a>(name: &str, member: &'a [u8]) -> Cow<'a, [u8]> {
     if name != "accept-language" {
         return member.into();
     }
-    let kept = member.iter().filter(|byte| !matches!(byte, b' ' | b'\t'));
-    kept.map(u8::to_ascii_lowercase).collect::<Vec<u8>>().into()
+    let parts: Vec<&[u8]> = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).collect();
+    parts.join(&b';').to_ascii_lowercase().into()
 }
 
 #[cfg(test)]
@@ -270,6 +275,10 @@ mod tests {
         assert_eq!(html, variant(&[("accept", b"text/html"), ("ACCEPT", b"*/*")]));
         assert_eq!(html, variant(&[("accept", b"text/html,*/*")]));
         assert_ne!(html, variant(&[("accept", b"application/json")]));
+        let language = |value: &'static [u8]| variant(&[("accept-language", value)]);
+        assert_eq!(language(b"en, DE;q=0.5"), language(b"EN,de ; q=0.5"));
+        assert_ne!(language(b"de"), language(b"d e"));
+        assert_ne!(language(b"de;q=0.5"), language(b"de;q=0. 5"));
         assert_ne!(html, variant(&[]));
         assert_ne!(variant(&[]), variant(&[("accept", b"")]), "empty differs from absent");
         assert_ne!(variant(&[("accept", b"fr")]), variant(&[("accept-language", b"fr")]));

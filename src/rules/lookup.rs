@@ -27,6 +27,8 @@ pub enum PassReason {
     Path,
     /// It asks for a part of a response that is not stored.
     Range,
+    /// What is stored has a coding that the client does not accept.
+    Encoding,
     /// It depends on a condition that only the origin can check (`If-Match`, `If-Unmodified-Since`).
     Precondition,
     /// Nothing usable is stored, and the client forbids to store what comes.
@@ -35,6 +37,8 @@ pub enum PassReason {
     Uncacheable,
     /// Another request's fetch of the same key took longer than `lock.timeout`.
     LockTimeout,
+    /// What it waited for was not for it, several times.
+    Unsettled,
     /// Too many fetches, or too many bytes of them, are under way to keep one more.
     FillLimit,
 }
@@ -51,10 +55,12 @@ impl PassReason {
             Self::Cookie => "cookie",
             Self::Path => "path",
             Self::Range => "range",
+            Self::Encoding => "encoding",
             Self::Precondition => "precondition",
             Self::NoStore => "client-no-store",
             Self::Uncacheable => "uncacheable",
             Self::LockTimeout => "lock-timeout",
+            Self::Unsettled => "unsettled",
             Self::FillLimit => "fill-limit",
         }
     }
@@ -69,11 +75,13 @@ impl PassReason {
             Self::Authorization => "the request carries a field that names a person",
             Self::Cookie => "the request carries a cookie that is not on the ignore list",
             Self::Path => "the path contains dot segments and may name another resource",
+            Self::Encoding => "what is stored has a coding that the client does not accept",
             Self::Precondition => "only the origin can check its If-Match or If-Unmodified-Since",
             Self::NoStore => "nothing usable is stored and the client forbids to store what comes",
             Self::Range => "a part is asked for and no complete response is stored",
             Self::Uncacheable => "the response to this key was not cacheable a moment ago",
             Self::LockTimeout => "another request's fetch of this key took too long",
+            Self::Unsettled => "what it waited for was not for it, several times",
             Self::FillLimit => "too many fetches are under way to keep one more",
         }
     }

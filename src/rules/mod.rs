@@ -22,6 +22,7 @@
 //! | [`freshness`] | how long a response is fresh |
 //! | [`verdict`] | hit, stale, revalidate or miss |
 //! | [`admission`] | whether a response may be stored |
+//! | [`encoding`] | whether a client can read it in the coding it has |
 //! | [`conditional`] | whether the client already has it (304) |
 //! | [`ranges`] | which bytes of it the client asks for (206) |
 //! | [`validation`] | what a 304 from the origin changes in the stored response |
@@ -33,6 +34,7 @@ pub mod client_control;
 pub mod conditional;
 pub mod cookies;
 pub mod directives;
+pub mod encoding;
 pub mod forwarding;
 pub mod freshness;
 pub mod head;

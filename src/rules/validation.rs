@@ -36,10 +36,27 @@ pub fn apply<'a>(stored: Fields<'a>, not_modified: Fields<'a>) -> Validation<'a>
     Validation::Holds(merged)
 }
 
+/// Whether the response to a HEAD shows that the stored response to a GET, with a body of this length, still holds; if
+/// not, it has been replaced at the origin (RFC 9111 section 4.3.5).
+pub fn freshens(stored: Fields<'_>, stored_length: u64, head: Fields<'_>) -> bool {
+    let same_length = head
+        .text("content-length")
+        .is_none_or(|length| length.trim().parse::<u64>().is_ok_and(|length| length == stored_length));
+    let same = |name: &str, equal: fn(&[u8], &[u8]) -> bool| match (stored.first(name), head.first(name)) {
+        (Some(ours), Some(theirs)) => equal(ours, theirs),
+        (_, theirs) => theirs.is_none(),
+    };
+    let same_tag = same("etag", |ours, theirs| opaque_tag(ours) == opaque_tag(theirs));
+    same_length && same_tag && same("last-modified", |ours, theirs| ours.trim_ascii() == theirs.trim_ascii())
+}
+
 /// Whether the validators of the 304 are of another response (section 4.3.4).
 fn names_another(stored: Fields<'_>, not_modified: Fields<'_>) -> bool {
-    if let (Some(ours), Some(theirs)) = (stored.first("etag"), not_modified.first("etag")) {
-        return opaque_tag(ours) != opaque_tag(theirs);
+    if let Some(theirs) = not_modified.first("etag").map(<[u8]>::trim_ascii) {
+        let ours = stored.first("etag").map(<[u8]>::trim_ascii);
+        // A strong validator speaks of the response that has it, byte for byte.
+        let is_weak = theirs.starts_with(b"W/");
+        return if is_weak { ours.map(opaque_tag) != Some(opaque_tag(theirs)) } else { ours != Some(theirs) };
     }
     let modified = |fields: Fields<'_>| fields.text("last-modified").and_then(parse_date);
     match (modified(stored), modified(not_modified)) {
@@ -102,6 +119,23 @@ mod tests {
     }
 
     #[test]
+    fn a_head_freshens_what_has_its_validators_and_its_length() {
+        let date = &b"Sun, 06 Nov 1994 08:49:37 GMT"[..];
+        for (head, expected) in [
+            (&[("etag", &b"\"a\""[..]), ("last-modified", date), ("content-length", b"5")][..], true),
+            (&[("etag", &b"W/\"a\""[..])][..], true),
+            (&[][..], true),
+            (&[("etag", &b"\"b\""[..])][..], false),
+            (&[("last-modified", &b"Sun, 06 Nov 1994 08:49:38 GMT"[..])][..], false),
+            (&[("content-length", &b"6"[..])][..], false),
+            (&[("content-length", &b"x"[..])][..], false),
+        ] {
+            assert_eq!(freshens(Fields(STORED), 5, Fields(head)), expected, "{head:?}");
+        }
+        assert!(!freshens(Fields(&[]), 5, Fields(&[("etag", b"\"a\"")])), "a validator that ours lacks");
+    }
+
+    #[test]
     fn another_validator_is_another_representation() {
         let other = |update: &'static [Field<'static>]| {
             apply(Fields(STORED), Fields(update)) == Validation::OtherRepresentation
@@ -109,6 +143,14 @@ mod tests {
         assert!(other(&[("etag", b"\"b\"")]));
         assert!(other(&[("last-modified", b"Sun, 06 Nov 1994 08:49:38 GMT")]));
         assert!(!other(&[("etag", b"W/\"a\"")]));
+        let weak: &[Field<'static>] = &[("etag", b"W/\"a\"")];
+        let strong: &[Field<'static>] = &[("etag", b"\"a\"")];
+        assert_eq!(
+            apply(Fields(weak), Fields(strong)),
+            Validation::OtherRepresentation,
+            "strong against weak"
+        );
+        assert_eq!(apply(Fields(&[]), Fields(strong)), Validation::OtherRepresentation, "against none");
         assert!(!other(&[("etag", b"\"a\""), ("last-modified", b"Sun, 06 Nov 1994 08:49:38 GMT")]));
         assert!(!other(&[("last-modified", b"Sunday, 06-Nov-94 08:49:37 GMT")]));
         assert!(!other(&[]));

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use super::fence::Sequence;
 use super::response::{Head, StoredResponse};
 use crate::rules::admission::DiscardReason;
-use crate::rules::freshness::StaleReason;
+use crate::rules::freshness::StandIn;
 use crate::rules::invalidate::Facts;
 use crate::rules::key::{CacheKey, Vary};
 
@@ -33,8 +33,9 @@ fn charge(chunk: &Bytes) -> u64 {
     chunk.len() as u64 + CHUNK_OVERHEAD
 }
 
-/// The most interim responses (1xx) that a fetch hands on; more are dropped.
+/// The most interim responses (1xx) that a fetch hands on, and their fields' bytes together; more are dropped.
 const MAX_INTERIM: usize = 16;
+const MAX_INTERIM_BYTES: usize = 16 << 10;
 
 /// The head of a response under way.
 #[derive(Debug)]
@@ -63,14 +64,14 @@ pub enum Opening {
     /// The stored response still holds (304); with a reason when it is nevertheless not stored any longer.
     Validated(Arc<StoredResponse>, Option<DiscardReason>),
     /// The origin failed, and the stored response stands in for it.
-    StandIn(Arc<StoredResponse>, StaleReason),
+    StandIn(Arc<StoredResponse>, StandIn),
     /// What is stored has changed meanwhile: look again.
     Again,
     /// The origin failed, with what the operator's log says of it.
     Failed(Failure, Arc<str>),
 }
 
-/// What those who wait for the head of a response hear.
+/// What who waits for the head of a response hears.
 #[derive(Clone, Debug)]
 pub enum News {
     /// An interim response (RFC 9110 section 15.2); more will follow.
@@ -200,10 +201,11 @@ pub struct Filler(pub Arc<Fill>);
 pub struct Abandoned;
 
 impl Filler {
-    /// Hands an interim response to those who wait. Returns whether there was room for it.
+    /// Hands an interim response on. Returns whether there was room for it.
     pub fn interim(&self, head: Head) -> bool {
         let mut state = self.0.state.lock();
-        let fits = state.interim.len() < MAX_INTERIM;
+        let bytes: usize = state.interim.iter().map(|head| head.len()).sum();
+        let fits = state.interim.len() < MAX_INTERIM && bytes + head.len() <= MAX_INTERIM_BYTES;
         if fits {
             state.interim.push(Arc::new(head));
         }
@@ -342,7 +344,8 @@ pub struct Reader {
 pub struct BrokenOff;
 
 impl Reader {
-    /// Waits for the head, or for the next interim response before it.
+    /// Waits for the head, or for the next interim response before it: those are for who caused the fetch only, since
+    /// nothing in them tells whether they may be shared.
     pub async fn news(&mut self) -> News {
         let seen = self.interim;
         let news = self
@@ -379,6 +382,15 @@ impl Reader {
             .await;
         self.fill.taken.notify_one();
         result
+    }
+
+    /// Waits for the head.
+    pub async fn opening(&mut self) -> Opening {
+        loop {
+            if let News::Opening(opening) = self.news().await {
+                return opening;
+            }
+        }
     }
 
     async fn until<T>(&mut self, mut look: impl FnMut(&mut State, u64) -> Option<T>) -> T {
@@ -463,6 +475,8 @@ mod tests {
             assert!(matches!(reader.news().await, News::Interim(head) if head.status == status));
         }
         assert!(matches!(reader.news().await, News::Opening(Opening::Again)));
+        let large = Head::from_fields(103, [("link", &[b'x'; MAX_INTERIM_BYTES][..])].into_iter());
+        assert!(!filler.interim(large), "too many bytes");
         while filler.interim(head(103)) {}
         assert_eq!(fill.state.lock().interim.len(), MAX_INTERIM);
     }

@@ -85,11 +85,6 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The key under which the fill can be joined.
-    pub fn key(&self) -> &CacheKey {
-        &self.key
-    }
-
     /// Moves the fill to the key of its variant, once its head has told which that is. A fill that is there
     /// already keeps its place.
     pub fn move_to(&mut self, key: &CacheKey) {

@@ -87,6 +87,9 @@ fn only_if_cached_never_reaches_the_origin() {
     rig.get("/");
     assert_eq!(rig.get_with("/", &only).verdict(), "hit");
     assert_eq!(rig.get_with("/", &[("Cache-Control", "only-if-cached, no-cache")]).status, 504);
+    let personal = [("Cache-Control", "only-if-cached"), ("Cookie", "a=b")];
+    assert_eq!(rig.get_with("/", &personal).status, 504, "nor does what would pass");
+    assert_eq!(rig.origin.count("/"), 1);
 }
 
 #[test]
@@ -98,6 +101,15 @@ fn nothing_of_a_no_store_request_is_stored_and_what_is_stored_may_serve_it() {
     assert_eq!((first.verdict(), first.detail().as_str()), ("pass", "client-no-store"));
     assert_eq!(rig.get("/").verdict(), "miss");
     assert_eq!(rig.get_with("/", &no_store).verdict(), "hit");
+}
+
+#[test]
+fn a_fresh_page_stands_in_when_its_reload_fails() {
+    let rig = Rig::new(ROUTES);
+    rig.origin.on_sequence("/", vec![page(&[FRESH]), Reply::status(503, "down")]);
+    rig.get("/");
+    let reloaded = rig.get_with("/", &[("Cache-Control", "no-cache")]);
+    assert_eq!((reloaded.status, reloaded.detail().as_str()), (200, "origin-failed"));
 }
 
 #[test]
@@ -187,17 +199,27 @@ fn head_is_answered_from_a_stored_get_and_freshens_it() {
     rig.get("/");
     let from_store = head("/");
     assert_eq!((from_store.verdict(), from_store.field("content-length").as_deref()), ("hit", Some("4")));
-    let path = new_path();
-    let expired = page(&[("Cache-Control", "max-age=60"), ("Age", "100"), ("ETag", "\"1\"")]);
-    let fresh = with(Reply::ok("new page"), &[FRESH, ("ETag", "\"2\""), ("X-New", "1")]);
-    rig.origin.on_sequence(&path, vec![expired, fresh]);
-    rig.get(&path);
-    assert_eq!(head(&path).field("x-new").as_deref(), Some("1"));
-    let after = rig.get(&path);
-    assert_eq!((after.verdict(), after.text().as_str()), ("hit", "new page"));
+    let expired =
+        || page(&[("Cache-Control", "max-age=60"), ("Age", "100"), ("ETag", "\"1\""), ("X-Old", "1")]);
+    for (answer, text, verdict) in [
+        (Reply::status(304, ""), "page", "hit"),
+        (Reply::ok("page").field("ETag", "\"1\""), "page", "hit"),
+        (Reply::ok("page").field("ETag", "\"2\""), "new", "miss"),
+        (Reply::ok("other length").field("ETag", "\"1\""), "new", "miss"),
+    ] {
+        let path = new_path();
+        let answer = with(answer, &[FRESH, ("X-New", "1")]);
+        rig.origin.on_sequence(&path, vec![expired(), answer.clone(), page(&[FRESH]).with_body("new")]);
+        rig.get(&path);
+        let response = head(&path);
+        assert_eq!((response.status, response.field("x-new").as_deref()), (200, Some("1")));
+        assert_eq!(rig.origin.received(&path)[1].method, "HEAD");
+        let after = rig.get(&path);
+        assert_eq!((after.text().as_str(), after.verdict()), (text, verdict), "{answer:?}");
+        assert_eq!(after.field("x-old").is_some(), verdict == "hit", "what a HEAD does not say stays");
+    }
     let gone = new_path();
-    let expired = page(&[("Cache-Control", "max-age=60"), ("Age", "100"), ("ETag", "\"1\"")]);
-    rig.origin.on_sequence(&gone, vec![expired, Reply::status(410, "gone")]);
+    rig.origin.on_sequence(&gone, vec![expired(), Reply::status(410, "gone")]);
     rig.get(&gone);
     assert_eq!(
         (head(&gone).status, rig.get(&gone).status),

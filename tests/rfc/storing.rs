@@ -1,7 +1,7 @@
 //! What may be stored, and which of its fields (RFC 9111 section 3).
 
 use super::{ROUTES, again, again_with, is_reused, new_path, page, with};
-use crate::support::{Gate, Reply, Rig};
+use crate::support::{Gate, Reply, Rig, eventually};
 
 const FRESH: (&str, &str) = ("Cache-Control", "max-age=3600");
 
@@ -71,7 +71,7 @@ fn a_follower_never_sees_a_named_field() {
     rig.origin.on("/", page(&fields).behind(&gate));
     let seen: Vec<_> = std::thread::scope(|scope| {
         let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| rig.get("/").field("x-user"))).collect();
-        crate::support::eventually("the fetch is under way", || rig.origin.count("/") == 1);
+        eventually("the fetch is under way", || rig.origin.count("/") == 1);
         gate.open();
         asking.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
@@ -103,6 +103,28 @@ fn authorization_passes_unless_the_route_follows_the_rfc() {
 }
 
 #[test]
+fn what_one_person_is_told_changes_nothing_for_the_others() {
+    let rig = Rig::new("routes: [{name: all, cache: {authorization: rfc9111}}]");
+    let reload = [("Authorization", "ada"), ("Cache-Control", "no-cache")];
+    let stored = || page(&[("Cache-Control", "public, max-age=3600"), ("ETag", "\"1\"")]);
+    let own_304 = with(Reply::status(304, ""), &[("X-User", "ada"), ("Cache-Control", "max-age=60")]);
+    let own_page = page(&[("Cache-Control", "private"), ("X-User", "ada")]);
+    for (answer, forbidden) in [(own_304, false), (own_page, true)] {
+        let path = new_path();
+        rig.origin.on_each(&path, move |request| match request.field("authorization") {
+            Some(_) => answer.clone(),
+            None => stored(),
+        });
+        rig.get(&path);
+        let own = rig.get_with(&path, &reload);
+        assert_eq!((own.status, own.field("x-user").is_some()), (200, forbidden));
+        let next = rig.get(&path);
+        assert_eq!((next.verdict(), next.field("x-user")), ("hit", None), "neither changed nor gone");
+        assert_eq!(next.field("cache-control").as_deref(), Some("public, max-age=3600"));
+    }
+}
+
+#[test]
 fn who_waits_for_anothers_authorized_page_gets_its_own() {
     let rig = Rig::new("routes: [{name: all, cache: {authorization: rfc9111, ttl: 1m}}]");
     let gate = Gate::new();
@@ -114,7 +136,7 @@ fn who_waits_for_anothers_authorized_page_gets_its_own() {
     let names = ["ada", "bob", "cyd", ""];
     let pages: Vec<String> = std::thread::scope(|scope| {
         let ada = scope.spawn(|| rig.get_with("/", &[("Authorization", "ada")]).text());
-        crate::support::eventually("ada leads", || rig.origin.count("/") == 1);
+        eventually("ada leads", || rig.origin.count("/") == 1);
         let others: Vec<_> = names[1..]
             .iter()
             .map(|name| {
@@ -170,6 +192,7 @@ fn fields_of_the_message_are_stored_and_fields_of_the_connection_are_not() {
         ("X-Frame-Options", "SAMEORIGIN"),
         ("X-XSS-Protection", "1; mode=block"),
         ("Warning", "299 - \"old\""),
+        ("Trailer", "X-Sum"),
         ("Vary", "Foo"),
     ] {
         let second = again(&rig, page(&[FRESH, (name, value)]));
@@ -182,7 +205,6 @@ fn fields_of_the_message_are_stored_and_fields_of_the_connection_are_not() {
         ("Proxy-Authorization", "x"),
         ("Proxy-Connection", "close"),
         ("TE", "trailers"),
-        ("Trailer", "X-Sum"),
         ("Upgrade", "h2c"),
     ] {
         let second = again(&rig, page(&[FRESH, (name, value)]));
@@ -219,6 +241,87 @@ fn interim_responses_are_handed_on_and_never_stored() {
     }
     let hit = rig.get("/shared");
     assert_eq!((hit.status, hit.verdict(), hit.field("x-early")), (200, "hit", None));
+}
+
+#[test]
+fn interim_responses_are_for_who_caused_the_fetch() {
+    let rig = Rig::new(ROUTES);
+    let gate = Gate::new();
+    let early = "HTTP/1.1 103 Early Hints\r\nLink: </u/ada.css>\r\nSet-Cookie: sid=ada\r\n\r\n";
+    let last = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 4\r\n\r\npage";
+    rig.origin.on("/", Reply::script().then(early).then_wait(&gate).then(last));
+    let mut leader = rig.parvis.client().connect();
+    leader.write_request("GET", "/", &[], b"");
+    let hints = leader.read_response("GET");
+    assert_eq!((hints.status, hints.field("set-cookie")), (103, None));
+    let mut follower = rig.parvis.client().connect();
+    follower.write_request("GET", "/", &[], b"");
+    eventually("the follower is there", || rig.parvis.metric("parvis_connections_total", "") >= 2.0);
+    gate.open();
+    for connection in [&mut follower, &mut leader] {
+        let page = connection.read_response("GET");
+        assert_eq!((page.status, page.text().as_str()), (200, "page"));
+    }
+    assert_eq!(rig.origin.count("/"), 1);
+}
+
+#[test]
+fn interim_responses_are_bounded_and_keep_their_own_fields() {
+    let rig = Rig::new(ROUTES);
+    let dated = "HTTP/1.1 103 Early Hints\r\nDate: Sun Nov  6 08:49:37 1994\r\nX-A: 1\r\n\r\n";
+    let last = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 4\r\n\r\npage";
+    rig.origin.on("/", Reply::script().then_repeat(dated, 100).then(last));
+    for (fields, count) in [(&[][..], 16), (&[("Cookie", "a=b")][..], 100)] {
+        let mut connection = rig.parvis.client().connect();
+        connection.write_request("GET", "/", fields, b"");
+        let mut interim = 0;
+        let page = loop {
+            let response = connection.read_response("GET");
+            if response.status == 200 {
+                break response;
+            }
+            assert_eq!(response.field("x-a").as_deref(), Some("1"), "{}", response.head);
+            interim += 1;
+        };
+        assert_eq!((interim, page.text().as_str()), (count, "page"));
+        assert_eq!(page.field("date").as_deref(), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
+    }
+    let old = rig.parvis.client().raw(b"GET / HTTP/1.0\r\nHost: h\r\nCookie: a=b\r\n\r\n");
+    assert!(old.starts_with(b"HTTP/1.1 200") || old.starts_with(b"HTTP/1.0 200"), "1.0 knows none");
+}
+
+#[test]
+fn a_switch_of_protocols_that_nobody_asked_for_is_refused() {
+    let rig = Rig::new(ROUTES);
+    rig.origin
+        .on("/", Reply::raw("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"));
+    for fields in [&[][..], &[("Cookie", "a=b")][..]] {
+        assert_eq!(rig.get_with("/", fields).status, 502, "{fields:?}");
+    }
+}
+
+#[test]
+fn a_304_to_a_request_without_conditions_is_no_answer() {
+    let rig = Rig::new(ROUTES);
+    rig.origin.on_sequence("/", vec![Reply::status(304, ""), page(&[FRESH])]);
+    assert_eq!(rig.get("/").status, 502);
+    assert_eq!((rig.get("/").verdict(), rig.get("/").verdict()), ("miss", "hit"));
+}
+
+#[test]
+fn what_comes_encoded_is_for_those_who_accept_it() {
+    let rig = Rig::new(ROUTES);
+    rig.origin.on_each("/", |request| match request.field("accept-encoding").as_deref() {
+        Some("none") => page(&[FRESH]),
+        _ => with(Reply::ok("\x1f..."), &[FRESH, ("Content-Encoding", "gzip"), ("ETag", "\"z\"")]),
+    });
+    let asked = |accepted: &str| rig.get_with("/", &[("Accept-Encoding", accepted)]);
+    assert_eq!(asked("gzip, br").verdict(), "miss");
+    let hit = asked("br, gzip;q=0.5");
+    assert_eq!((hit.verdict(), hit.field("content-encoding").as_deref()), ("hit", Some("gzip")));
+    let passed = asked("none");
+    assert_eq!((passed.detail().as_str(), passed.text().as_str()), ("encoding", "page"));
+    assert_eq!(rig.origin.received("/")[1].field("accept-encoding").as_deref(), Some("none"));
 }
 
 #[test]

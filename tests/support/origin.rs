@@ -81,6 +81,11 @@ impl Reply {
         self
     }
 
+    pub fn with_body(mut self, body: &str) -> Self {
+        self.body = body.into();
+        self
+    }
+
     /// Sends the body in these chunks instead.
     pub fn chunked(mut self, chunks: &[&str]) -> Self {
         self.chunks = Some(chunks.iter().map(|chunk| chunk.as_bytes().to_vec()).collect());
