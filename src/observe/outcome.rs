@@ -35,6 +35,8 @@ pub enum Local {
     Refused,
     /// The request is malformed.
     BadRequest,
+    /// An `OPTIONS` that its sender wants no further than here (RFC 9110 section 7.6.2).
+    MaxForwards,
     /// Nothing usable is stored, and the client wants nothing else.
     OnlyIfCached,
     /// The origin could not be reached, or broke off.
@@ -52,6 +54,7 @@ impl Local {
             Self::NoRoute => "no-route",
             Self::Refused => "method-refused",
             Self::BadRequest => "bad-request",
+            Self::MaxForwards => "max-forwards",
             Self::OnlyIfCached => "only-if-cached",
             Self::OriginUnreachable => "origin-unreachable",
             Self::OriginTimeout => "origin-timeout",
@@ -62,6 +65,7 @@ impl Local {
     /// The status it is answered with.
     pub fn status(self) -> u16 {
         match self {
+            Self::MaxForwards => 200,
             Self::NoRoute => 404,
             Self::Refused => 405,
             Self::BadRequest => 400,

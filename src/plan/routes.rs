@@ -10,6 +10,7 @@ use super::compile::{Mistakes, NAME_REMEDY, is_name, period};
 use crate::config::locate::Path;
 use crate::config::schema::{self, Cache, Config};
 use crate::config::values::OneOrMany;
+use crate::rules::admission::is_of_the_exchange;
 use crate::rules::forwarding::folded;
 use crate::rules::invalidate::{Selector, SelectorError};
 use crate::rules::policy::{
@@ -294,8 +295,9 @@ fn statuses(
     let mut compiled = BTreeMap::new();
     for (status, ttl) in written.into_iter().flatten() {
         let place = path.key(status.to_string());
-        if !(200..=599).contains(status) || matches!(status, 206 | 304 | 416) {
-            let remedy = "write a final status from 200 to 599; 206, 304 and 416 are never stored";
+        if *status > 999 || is_of_the_exchange(*status) {
+            let remedy =
+                "write a final status from 200 on; 206, 304, 416, 428, 429, 431 and 511 are never stored";
             mistakes.error(&place, format!("responses with status {status} cannot be stored"), remedy);
         }
         compiled.insert(*status, ttl.0);

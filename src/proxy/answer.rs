@@ -161,6 +161,7 @@ pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Re
         Local::NoRoute => "no route takes this request",
         Local::Refused => "this method is refused; purges go to the admin listener",
         Local::BadRequest => "the request is malformed",
+        Local::MaxForwards => "this request goes no further",
         Local::OnlyIfCached => "nothing usable is stored, and nothing else was wanted",
         Local::OriginUnreachable => "the application cannot be reached, or gave no usable answer",
         Local::OriginTimeout => "the application took too long",
@@ -171,7 +172,7 @@ pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Re
     header.insert_header("Content-Type", "text/plain; charset=utf-8")?;
     header.insert_header("Content-Length", body.len())?;
     header.insert_header("Cache-Control", "no-store")?;
-    if local == Local::Refused {
+    if matches!(local, Local::Refused | Local::MaxForwards) {
         header.insert_header("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")?;
     }
     decorate(&mut header, ctx)?;

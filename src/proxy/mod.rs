@@ -146,6 +146,9 @@ impl ProxyHttp for App {
         if !self.route(session, ctx) {
             return answer::local(session, ctx, Local::NoRoute).await.map(|()| true);
         }
+        if upstream::forwards_left(session.req_header()) == Some(0) {
+            return answer::local(session, ctx, Local::MaxForwards).await.map(|()| true);
+        }
         let reason = match self.judge(session, ctx) {
             Ok(()) => match cached::serve(self, session, ctx).await? {
                 cached::Served::Answered => return Ok(true),

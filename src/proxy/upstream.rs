@@ -6,6 +6,7 @@ use pingora::{Error, ErrorType, OrErr, Result};
 
 use super::context::Context;
 use super::view::View;
+use crate::rules::directives::digits;
 use crate::rules::forwarding::{NOT_FETCHED_WITH, is_claim};
 use crate::rules::head::Fields;
 use crate::rules::hop;
@@ -19,6 +20,9 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
     if received.uri.authority().is_some() {
         set_target(request, view.path_and_query())?;
         request.insert_header("host", view.host())?;
+    }
+    if let Some(left) = forwards_left(received) {
+        request.insert_header("Max-Forwards", left.saturating_sub(1).to_string())?;
     }
     let peer_chain = forwarded_for(&view, ctx);
     if !ctx.client.via_trusted {
@@ -43,6 +47,12 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
     request.insert_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
     request.append_header("Via", via(received.version))?;
     Ok(())
+}
+
+/// How many times more an `OPTIONS` may be forwarded, where it says (RFC 9110 section 7.6.2).
+pub fn forwards_left(request: &RequestHeader) -> Option<u64> {
+    let field = request.headers.get("max-forwards").filter(|_| request.method == http::Method::OPTIONS)?;
+    digits(field.to_str().ok()?.trim())
 }
 
 /// This proxy's member of `Via` in a message that came in `version` (RFC 9110 section 7.6.3).
@@ -176,6 +186,19 @@ mod tests {
             }
             assert_eq!(settle_transfer_coding(&mut response).is_ok(), offered, "{codings:?}");
         }
+    }
+
+    #[test]
+    fn only_options_counts_its_forwards() {
+        let left = |method: &str, value: &str| {
+            let mut request = RequestHeader::build(method, b"/", None).unwrap();
+            request.insert_header("Max-Forwards", value).unwrap();
+            forwards_left(&request)
+        };
+        assert_eq!(left("OPTIONS", " 7 "), Some(7));
+        assert_eq!(left("OPTIONS", "0"), Some(0));
+        assert_eq!(left("OPTIONS", "-1"), None);
+        assert_eq!(left("GET", "0"), None);
     }
 
     #[test]

@@ -115,8 +115,7 @@ fn admit(
     exchange: Exchange,
 ) -> Result<Kept, DiscardReason> {
     let fields = response.fields;
-    // 206 holds a part (section 3.3); 304 and 416 describe the exchange; a final code is three digits from 200.
-    if matches!(response.status, 0..=199 | 206 | 304 | 416) {
+    if is_of_the_exchange(response.status) {
         return Err(DiscardReason::Status);
     }
     let control = CacheControl::of(fields);
@@ -163,6 +162,12 @@ fn admit(
         withheld: control.withheld,
         strips_cookies: policy.set_cookie == SetCookie::Strip,
     })
+}
+
+/// Whether a status says nothing of the resource: 206 holds a part (section 3.3); 304 and 416 answer one client's
+/// conditions; 428, 429, 431 and 511 are for one client too, and never stored (RFC 6585). A final one is at least 200.
+pub fn is_of_the_exchange(status: u16) -> bool {
+    matches!(status, 0..=199 | 206 | 304 | 416 | 428 | 429 | 431 | 511)
 }
 
 /// Whether the caching requirements of a status are known here: those of RFC 9110, but for parts.
@@ -216,6 +221,11 @@ mod tests {
             (200, &[("vary", "x-forwarded-for")][..], Some(Vary)),
             (206, &[("cache-control", "max-age=60")][..], Some(Status)),
             (304, &[("cache-control", "max-age=60")][..], Some(Status)),
+            (416, &[("cache-control", "max-age=60")][..], Some(Status)),
+            (428, &[("cache-control", "max-age=60")][..], Some(Status)),
+            (429, &[("cache-control", "max-age=60")][..], Some(Status)),
+            (431, &[("cache-control", "max-age=60")][..], Some(Status)),
+            (511, &[("cache-control", "max-age=60")][..], Some(Status)),
             (302, &[][..], Some(NoTtl)),
             (200, &[("content-encoding", "gzip")][..], None),
             (200, &[("content-type", "Text/Event-Stream; charset=utf-8")][..], Some(Stream)),

@@ -35,7 +35,7 @@ impl Argument {
     /// The argument as delta-seconds; recipients accept both forms (RFC 9111 section 5.2).
     pub fn seconds(&self) -> Option<u64> {
         match self {
-            Self::Token(text) | Self::Quoted(text) => delta_seconds(text),
+            Self::Token(text) | Self::Quoted(text) => digits(text),
             Self::Absent | Self::Malformed => None,
         }
     }
@@ -49,8 +49,8 @@ impl Argument {
     }
 }
 
-/// Reads delta-seconds: digits only.
-pub fn delta_seconds(text: &str) -> Option<u64> {
+/// Reads a number of digits only, as delta-seconds are; [`MAX_DELTA`] at most.
+pub fn digits(text: &str) -> Option<u64> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }

@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::cache_control::CacheControl;
-use super::directives::delta_seconds;
+use super::directives::digits;
 use super::head::{Fields, ResponseHead};
 use super::policy::{CachePolicy, Heuristic, OriginControl};
 use crate::clock::Timestamp;
@@ -277,7 +277,7 @@ fn initial_age(fields: Fields<'_>, exchange: Exchange) -> Duration {
 /// The Age field: the first of several values, and zero when that is not a number (section 5.1).
 pub fn age_value(fields: Fields<'_>) -> Duration {
     let first = fields.text("age").and_then(|value| value.split(',').next()).map(str::trim);
-    Duration::from_secs(first.and_then(delta_seconds).unwrap_or_default())
+    Duration::from_secs(first.and_then(digits).unwrap_or_default())
 }
 
 /// The `Date` of a response; `None` when it has no valid one.

@@ -65,8 +65,8 @@ fn reuse(freshness: &Freshness, client: &ClientControl, now: Timestamp) -> Verdi
         return Verdict::Revalidate(RevalidateReason::Expired);
     }
     let remaining = freshness.remaining(now);
-    // Sections 5.2.1.4, 5.2.1.1 and 5.2.1.3. An Age has whole seconds, and so has what a client compares it with.
-    let too_old = client.max_age.is_some_and(|max_age| freshness.age(now).as_secs() > max_age.as_secs());
+    // Sections 5.2.1.4, 5.2.1.1 and 5.2.1.3.
+    let too_old = client.max_age.is_some_and(|max_age| freshness.age(now) > max_age);
     let too_short = remaining.zip(client.min_fresh).is_some_and(|(left, wanted)| left < wanted);
     if client.no_cache || too_old || too_short {
         let reason = if remaining.is_some() { RevalidateReason::Client } else { RevalidateReason::Expired };

@@ -107,6 +107,17 @@ fn via_names_this_proxy_in_both_directions_after_those_before_it() {
 }
 
 #[test]
+fn options_is_counted_down_and_goes_no_further_than_it_says() {
+    let rig = Rig::new(ROUTES);
+    rig.origin.on("/", Reply::ok(""));
+    let options = |left: &str| rig.parvis.client().send("OPTIONS", "/", &[("Max-Forwards", left)], b"");
+    assert_eq!((options("0").status, rig.origin.count("/")), (200, 0));
+    assert!(options("0").field("allow").is_some_and(|allow| allow.contains("GET")));
+    options("3");
+    assert_eq!(rig.origin.received("/")[0].field("max-forwards").as_deref(), Some("2"));
+}
+
+#[test]
 fn what_connection_nominates_goes_no_further_either_way() {
     let rig = Rig::new(ROUTES);
     rig.origin.on("/", page(&[FRESH, ("Connection", "X-Hop"), ("X-Hop", "1"), ("X-Kept", "1")]));
