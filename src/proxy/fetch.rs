@@ -441,8 +441,6 @@ fn dated(mut fields: Vec<(String, Vec<u8>)>, received_at: Timestamp) -> Vec<(Str
 
 /// The head that is stored and shared, and the one for who caused the fetch where they differ.
 fn shared(head: Head, kept: &Kept) -> (Head, Option<Head>) {
-    // A Content-Range beside anything but a 206 is a slip; parts that are cut later have their own.
-    let head = head.without(&["content-range"]);
     let head = if kept.strips_cookies { head.without(&["set-cookie"]) } else { head };
     match kept.withheld.is_empty() {
         true => (head, None),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::forwarding::{NOT_FETCHED_WITH, is_claim};
-use super::head::{Fields, RequestHead};
+use super::head::{Fields, RequestHead, is_token};
 use super::policy::QueryPolicy;
 
 const SEPARATOR: char = '\0';
@@ -118,7 +118,8 @@ impl Vary {
             return Err(VaryError::Star);
         }
         let mut names: Vec<String> = response.list("vary").map(str::to_ascii_lowercase).collect();
-        if names.iter().any(|name| name == "*") {
+        // What is no name may mean anything.
+        if names.iter().any(|name| name == "*" || !is_token(name)) {
             return Err(VaryError::Star);
         }
         if names.iter().any(|name| PER_CLIENT.contains(&name.as_str())) {
@@ -261,6 +262,7 @@ mod tests {
         assert_eq!(vary(&["Accept, Cookie", "accept-language"]), vary(&["ACCEPT-LANGUAGE,accept"]));
         assert_eq!(vary(&["Cookie, Accept-Encoding"]), Ok(Vary::default()));
         assert_eq!(vary(&["", "Accept, *"]), Err(VaryError::Star));
+        assert_eq!(vary(&["Accept, Foo Bar"]), Err(VaryError::Star));
         assert_eq!(vary(&["X-Forwarded-For"]), Err(VaryError::PerClient));
         let many: String = (0..40).map(|n| format!("x-{n},")).collect();
         assert_eq!(Vary::parse(Fields(&[("vary", many.as_bytes())])), Err(VaryError::TooMany));

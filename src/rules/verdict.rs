@@ -67,7 +67,7 @@ fn reuse(freshness: &Freshness, client: &ClientControl, now: Timestamp) -> Verdi
     let remaining = freshness.remaining(now);
     // Sections 5.2.1.4, 5.2.1.1 and 5.2.1.3.
     let too_old = client.max_age.is_some_and(|max_age| freshness.age(now) > max_age);
-    let too_short = remaining.zip(client.min_fresh).is_some_and(|(left, wanted)| left < wanted);
+    let too_short = client.min_fresh.is_some_and(|wanted| remaining.unwrap_or_default() < wanted);
     if client.no_cache || too_old || too_short {
         let reason = if remaining.is_some() { RevalidateReason::Client } else { RevalidateReason::Expired };
         return Verdict::Revalidate(reason);
@@ -168,6 +168,7 @@ mod tests {
             ("max-stale=10", HitStale(MaxStale)),
             ("max-stale=9", Revalidate(Expired)),
             ("max-stale, max-age=10", Revalidate(Expired)),
+            ("max-stale, min-fresh=1", Revalidate(Expired)),
             ("max-stale, no-cache", Revalidate(Expired)),
         ] {
             assert_eq!(asked(&stored, directive, 60), expected, "{directive}");

@@ -36,7 +36,8 @@ fn a_part_is_cut_from_a_complete_stored_response() {
 fn several_parts_come_in_one_multipart_body() {
     let rig = Rig::new(ROUTES);
     let several = [("Range", "bytes=0-1, -2")];
-    let response = again_with(&rig, digits(&[("Content-Type", "text/plain")]), &[], &several);
+    let stored = [("Content-Type", "text/plain"), ("Content-Range", "bytes 0-9/10")];
+    let response = again_with(&rig, digits(&stored), &[], &several);
     let media_type = response.field("content-type").unwrap();
     let boundary = media_type.strip_prefix("multipart/byteranges; boundary=").expect(&media_type);
     let expected = format!(
