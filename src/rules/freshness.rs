@@ -137,7 +137,7 @@ impl Freshness {
         policy: &CachePolicy,
         exchange: Exchange,
     ) -> Option<(Self, LifetimeSource)> {
-        let explicit = explicit_lifetime(control, response.fields, exchange.received_at);
+        let explicit = explicit_lifetime(response, control, exchange.received_at);
         let configured = configured_lifetime(response.status, policy);
         let (lifetime, source) = match policy.origin_cache_control {
             OriginControl::Honour => explicit.or(configured),
@@ -209,10 +209,11 @@ impl Freshness {
 
 /// Section 4.2.1: s-maxage, else max-age, else Expires minus Date.
 fn explicit_lifetime(
+    response: &ResponseHead<'_>,
     control: &CacheControl,
-    fields: Fields<'_>,
     received_at: Timestamp,
 ) -> Option<(Duration, LifetimeSource)> {
+    let fields = response.fields;
     let named = |source| if control.targeted { LifetimeSource::Targeted } else { source };
     if let Some(lifetime) = control.s_maxage {
         return Some((lifetime, named(LifetimeSource::SMaxAge)));
@@ -229,8 +230,16 @@ fn explicit_lifetime(
         let lifetime = expires.and_then(|at| at.duration_since(date).ok()).unwrap_or_default();
         return Some((lifetime, LifetimeSource::Expires));
     }
-    // The origin allows storing and asks to be asked (RFC 9111 section 5.2.2.4).
-    control.no_cache.then_some((Duration::ZERO, LifetimeSource::NoCache))
+    // The origin allows storing and asks to be asked (RFC 9111 section 5.2.2.4); but no-cache alone is no leave to
+    // store what otherwise may not be (section 3).
+    (control.no_cache && may_be_guessed(response.status, control))
+        .then_some((Duration::ZERO, LifetimeSource::NoCache))
+}
+
+/// Whether a response may be stored without a lifetime of its own: for statuses that RFC 9110 section 15.1 calls
+/// heuristically cacheable, and with `public` for any other (sections 3 and 4.2.2).
+fn may_be_guessed(status: u16, control: &CacheControl) -> bool {
+    control.public || matches!(status, 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
 /// What the route grants a response by its status.
@@ -251,9 +260,7 @@ fn heuristic_lifetime(
     received_at: Timestamp,
 ) -> Option<(Duration, LifetimeSource)> {
     let heuristic = heuristic?;
-    // Statuses that RFC 9110 section 15.1 calls heuristically cacheable; `public` allows any other.
-    let allowed = matches!(response.status, 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501);
-    if !allowed && !control.public {
+    if !may_be_guessed(response.status, control) {
         return None;
     }
     let modified = response.fields.text("last-modified").and_then(parse_date)?;
@@ -347,6 +354,14 @@ mod tests {
         assert_eq!(lifetime(200, &[("cache-control", "max-age=9"), ("expires", &expires)]), Some(9));
         assert_eq!(lifetime(200, &[("expires", &expires)]), Some(180));
         assert_eq!(lifetime(200, &[]), Some(60));
+    }
+
+    #[test]
+    fn no_cache_alone_is_no_leave_to_store() {
+        assert_eq!(lifetime(200, &[("cache-control", "no-cache")]), Some(0));
+        assert_eq!(lifetime(302, &[("cache-control", "no-cache, public")]), Some(0));
+        assert_eq!(lifetime(302, &[("cache-control", "no-cache, max-age=5")]), Some(5));
+        assert_eq!(lifetime(302, &[("cache-control", "no-cache")]), None);
     }
 
     #[test]
