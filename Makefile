@@ -1,5 +1,5 @@
 # `make demo` shows what parvis does, `make test` runs every check. Both first install what is missing (scripts/setup).
-.PHONY: help demo test build run audit bench clean
+.PHONY: help demo test fuzz build run audit bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -15,6 +15,17 @@ test: ## format, lints, docs and every test
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 	cargo test --locked --doc
 	cargo nextest run --locked
+
+# The rules have no unsafe code, so no sanitizer is worth running five times slower. RUSTC_BOOTSTRAP lets a
+# stable compiler instrument the code. What is new stays in fuzz/target/corpus, what crashes in fuzz/artifacts.
+fuzz: ## random bytes against the rules of the cache; SECONDS=30
+	@scripts/setup fuzz
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo fetch --locked --manifest-path fuzz/Cargo.toml
+	@mkdir -p fuzz/target/corpus
+	RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none cache_control fuzz/target/corpus fuzz/corpus/cache_control -- \
+		-max_total_time=$(or $(SECONDS),30) -rss_limit_mb=1024 -max_len=512 -dict=fuzz/cache_control.dict \
+		-print_final_stats=1 -verbosity=0
 
 build: ## the release binary, target/release/parvis
 	@scripts/setup build
@@ -34,3 +45,4 @@ bench: ## the benchmarks
 
 clean: ## remove everything built
 	cargo clean
+	cargo clean --manifest-path fuzz/Cargo.toml

@@ -13,6 +13,7 @@ mod faults;
 mod lifecycle;
 mod memory;
 mod observe;
+mod oracle;
 mod purge;
 mod regression;
 mod rfc;

@@ -1,7 +1,8 @@
-//! Whatever stands in the fields that steer a cache, the rules read it without a panic, and what they promise holds.
+//! Whatever stands in the fields that steer a cache, the rules read it without a panic, and what they promise
+//! holds.
 //!
-//! The input is a head: lines of `Name: value`. A line without a name is a `Cache-Control`. The same head is taken as
-//! a request's and as a response's.
+//! The input is a head: lines of `Name: value`. A line without a name is a `Cache-Control`. The same head is
+//! taken as a request's and as a response's.
 #![no_main]
 
 #[allow(dead_code)]
@@ -67,12 +68,10 @@ fuzz_target!(|bytes: &[u8]| {
     prohibitions_are_read(fields);
     a_targeted_field_wins_as_a_whole(fields);
     a_targeted_field_wins_as_a_whole(Fields(&targeted));
-    for status in [200, 206, 302, 404, 599] {
-        for authorized in [false, true] {
-            what_is_kept_may_be(fields, status, authorized);
-            what_is_kept_may_be(Fields(&targeted), status, authorized);
-        }
+    for (status, authorized) in [(200, false), (200, true), (206, false), (302, false), (599, false)] {
+        what_is_kept_may_be(fields, status, authorized);
     }
+    what_is_kept_may_be(Fields(&targeted), 200, true);
     parts_lie_within_the_body(fields);
     conditions_are_checked(fields);
     what_selects_is_read_alike(fields);
@@ -141,7 +140,9 @@ fn time_only_takes_away(freshness: &Freshness, client: &ClientControl) {
     let expiry = freshness.lifetime.saturating_sub(freshness.initial_age);
     let allowed = client.max_stale.unwrap_or_default().min(Duration::from_secs(MAX_DELTA));
     let second = Duration::from_secs(1);
-    let mut moments = [Duration::ZERO, second, expiry, expiry + second, expiry + allowed, expiry + allowed + second];
+    let last = expiry + allowed;
+    let mut moments =
+        [Duration::ZERO, second, expiry.saturating_sub(second), expiry, expiry + second, last, last + second];
     moments.sort_unstable();
     let mut before = (Duration::ZERO, Some(Duration::MAX), true);
     for moment in moments {
@@ -178,7 +179,10 @@ fn parts_lie_within_the_body(fields: Fields<'_>) {
             Part::Whole | Part::Unsatisfiable => continue,
         };
         assert!(fields.has("range"));
-        assert!(parts.iter().all(|part| part.start < part.end && part.end <= length), "{parts:?} of {length}");
+        assert!(
+            parts.iter().all(|part| part.start < part.end && part.end <= length),
+            "{parts:?} of {length}"
+        );
     }
 }
 

@@ -1,8 +1,8 @@
-//! Whether a line of `Cache-Control` names a directive beyond doubt. A second and stricter reader than that of the
-//! rules: what it finds, they must find.
+//! Whether a line of `Cache-Control` names a directive beyond doubt. A second and stricter reader than that
+//! of the rules: what it finds, they must find.
 
-/// Whether a directive without argument is a member of the list. Without quotes, commas are all there is to it; where
-/// there are some, everything up to it has to be by the grammar (RFC 9111 section 5.2).
+/// Whether a directive without argument is a member of the list. Without quotes, commas are all there is to
+/// it; where there are some, everything up to it has to be by the grammar (RFC 9111 section 5.2).
 pub fn names(line: &str, directive: &str) -> bool {
     let is_it = |member: &str| space_trimmed(member).eq_ignore_ascii_case(directive);
     if !line.contains('"') {

@@ -21,9 +21,8 @@ use crate::rules::lookup::PassReason;
 use crate::rules::policy::CachePolicy;
 use crate::rules::ranges;
 use crate::rules::verdict::{self, Verdict};
-use crate::store::fence::Sequence;
-use crate::store::fill::{Failure, Filler, News, Opening, Reader, Streaming};
-use crate::store::fills::{Lease, Ticket};
+use crate::store::fill::{Failure, News, Opening, Reader, Streaming};
+use crate::store::fills::{Place, Ticket};
 use crate::store::response::{Head, StoredResponse};
 
 /// How often a request looks again, when what it waited for was not for it.
@@ -140,8 +139,8 @@ async fn share_a_fetch(
     let key = if found.as_head { found.key.of_head() } else { found.key.clone() };
     match app.store.fills.enter(&key, || found.facts.clone(), begun) {
         Ticket::Full => pass(PassReason::FillLimit),
-        Ticket::Lead(filler, mut reader, lease) => {
-            lead(app, session, ctx, &found, begun, filler, lease)?;
+        Ticket::Lead(place, mut reader) => {
+            lead(app, session, ctx, &found, found.as_head, place)?;
             let opening = loop {
                 match reader.news().await {
                     News::Interim(head) => answer::interim(session, &head).await?,
@@ -244,20 +243,19 @@ fn lead(
     session: &Session,
     ctx: &Context,
     found: &Found,
-    begun: Sequence,
-    filler: Filler,
-    lease: Lease,
+    as_head: bool,
+    place: Place,
 ) -> Result<()> {
     let view = View::new(session.req_header(), ctx.client.scheme);
     let now_stored = app.store.memory.lookup(&found.primary, view.fields());
     let freshness = now_stored.response.as_ref().map(|response| &response.freshness);
     let verdict = verdict::judge(freshness, &found.client, clock::now());
     if verdict == Verdict::Hit {
-        filler.open(Opening::Again);
+        place.filler.open(Opening::Again);
         return Ok(());
     }
-    let target = fetch::Target { primary: found.primary.clone(), stored: now_stored, as_head: found.as_head };
-    fetch::Job::new(app, ctx, target, begun, filler, lease).start(session, ctx)
+    let target = fetch::Target { primary: found.primary.clone(), stored: now_stored, as_head };
+    fetch::Job::new(app, ctx, target, place).start(session, ctx)
 }
 
 fn is_readable(request: Fields<'_>, head: &Head) -> bool {
@@ -267,8 +265,8 @@ fn is_readable(request: Fields<'_>, head: &Head) -> bool {
 /// Fetches an expired response anew while it is still served, unless that is under way already.
 fn refresh(app: &App, session: &Session, ctx: &Context, found: &Found) {
     let begun = app.store.memory.begin();
-    if let Ticket::Lead(filler, _, lease) = app.store.fills.enter(&found.key, || found.facts.clone(), begun)
-        && let Err(error) = lead(app, session, ctx, found, begun, filler, lease)
+    if let Ticket::Lead(place, _) = app.store.fills.enter(&found.key, || found.facts.clone(), begun)
+        && let Err(error) = lead(app, session, ctx, found, false, place)
     {
         tracing::error!(%error, key = %found.key, "a background refresh could not be started");
     }

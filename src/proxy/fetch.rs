@@ -28,7 +28,7 @@ use crate::rules::route::Route;
 use crate::rules::validation::{self, Validation};
 use crate::store::fence::Sequence;
 use crate::store::fill::{Failure, Filler, Opening, Streaming};
-use crate::store::fills::Lease;
+use crate::store::fills::{Lease, Place};
 use crate::store::memory::{Found, Refused};
 use crate::store::response::{Head, StoredResponse};
 
@@ -99,14 +99,7 @@ enum Next {
 
 impl Job {
     /// A fetch of `target` for the route of `ctx`.
-    pub fn new(
-        app: &App,
-        ctx: &Context,
-        target: Target,
-        begun: Sequence,
-        filler: Filler,
-        lease: Lease,
-    ) -> Self {
+    pub fn new(app: &App, ctx: &Context, target: Target, place: Place) -> Self {
         Self {
             app: app.clone(),
             live: ctx.live.clone(),
@@ -117,10 +110,10 @@ impl Job {
             as_head: target.as_head && target.stored.response.is_some(),
             authorized: false,
             expired: target.stored.response,
-            begun,
+            begun: place.begun,
             requested_at: clock::now(),
-            filler,
-            lease,
+            filler: place.filler,
+            lease: place.lease,
         }
     }
 

@@ -71,10 +71,11 @@ impl CacheControl {
                 Some(names) => self.withheld.extend(names),
                 None => self.no_cache = true,
             },
-            "public" => self.public = true,
+            // Permissions: only when they are written well.
+            "public" => self.public |= *argument == Argument::Absent,
+            "must-understand" => self.must_understand |= *argument == Argument::Absent,
             "must-revalidate" => self.must_revalidate = true,
             "proxy-revalidate" => self.proxy_revalidate = true,
-            "must-understand" => self.must_understand = true,
             "max-age" => shortest(&mut self.max_age, argument),
             "s-maxage" => shortest(&mut self.s_maxage, argument),
             "stale-while-revalidate" => shortest(&mut self.stale_while_revalidate, argument),
@@ -170,6 +171,12 @@ mod tests {
             assert!(read.no_store || read.private, "{line}");
         }
         assert_eq!(read(&["private; max-age=60"]).max_age, seconds(60));
+    }
+
+    #[test]
+    fn a_permission_counts_only_when_it_is_written_well() {
+        assert!(read(&["public, must-understand"]).public && read(&["must-understand"]).must_understand);
+        assert!(!read(&["public=0"]).public && !read(&["must-understand=\"no\""]).must_understand);
     }
 
     #[test]

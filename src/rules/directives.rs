@@ -62,27 +62,39 @@ const SEPARATORS: &[char] = &[',', ';', ' ', '\t', '"'];
 /// Splits a line into its directives. Semicolons, spaces and stray quotes separate as commas do.
 pub fn directives(line: &str) -> Vec<Directive> {
     let mut found = Vec::new();
-    let mut rest = line.trim_start_matches(SEPARATORS);
-    while !rest.is_empty() {
+    // After a stray quote nobody knows which quotes open and which close: none of them hides anything any more.
+    let mut is_stray = false;
+    let mut skip = |text: &'_ str| {
+        let separators = text.len() - text.trim_start_matches(SEPARATORS).len();
+        is_stray |= text[..separators].contains('"');
+        (separators, is_stray)
+    };
+    let (mut at, mut unsure) = skip(line);
+    while at < line.len() {
+        let rest = &line[at..];
         let end = rest.find(|c| SEPARATORS.contains(&c) || c == '=').unwrap_or(rest.len());
         let name = rest[..end].to_ascii_lowercase();
-        let (argument, after) = argument(&rest[end..]);
-        rest = after.trim_start_matches(SEPARATORS);
+        let (argument, after) = argument(&rest[end..], unsure);
         if !name.is_empty() {
             found.push(Directive { name, argument });
         }
+        let (separators, is_stray) = skip(after);
+        at = line.len() - after.len() + separators;
+        unsure = is_stray;
     }
     found
 }
 
-/// Reads the argument that follows a name, if any, and returns what follows it.
-fn argument(after_name: &str) -> (Argument, &str) {
+/// Reads the argument that follows a name, if any, and returns what follows it. Where quotes are `unsure`, what they
+/// enclose is read on as directives.
+fn argument(after_name: &str, unsure: bool) -> (Argument, &str) {
     let Some(text) = after_name.trim_start().strip_prefix('=') else {
         return (Argument::Absent, after_name);
     };
     let value = text.trim_start();
     let is_spaced = !after_name.starts_with('=') || value.len() != text.len();
     let (argument, after) = match value.strip_prefix('"') {
+        Some(quoted) if unsure => (Argument::Malformed, quoted),
         Some(quoted) => quoted_string(quoted),
         None => {
             let end = value.find([',', ';', ' ', '\t']).unwrap_or(value.len());
@@ -137,6 +149,11 @@ mod tests {
         assert_eq!(names("No-Store;private , max-age=1 x"), ["no-store", "private", "max-age", "x"]);
         assert_eq!(names("x=\"no-store\", a"), ["x", "a"], "inside a quoted string is text");
         assert_eq!(names("x=\"a, no-store"), ["x", "a", "no-store"], "a quote never closed hides nothing");
+        assert_eq!(
+            names("x\"y=\"a, no-store, b=\"c\""),
+            ["x", "y", "a", "no-store", "b", "c"],
+            "nor a stray one"
+        );
         assert_eq!(names(",, ;=1"), Vec::<String>::new());
     }
 

@@ -75,8 +75,8 @@ fn choose(mut wanted: Vec<Range<u64>>, any: bool, length: u64) -> Part {
             let overlaps = wanted.iter().enumerate().any(|(at, range)| {
                 wanted[..at].iter().any(|before| range.start < before.end && before.start < range.end)
             });
-            let total: u64 = wanted.iter().map(|range| range.end - range.start).sum();
-            if overlaps || total >= length { Part::Whole } else { Part::Several(wanted) }
+            let total = || wanted.iter().map(|range| range.end - range.start).sum::<u64>();
+            if overlaps || total() >= length { Part::Whole } else { Part::Several(wanted) }
         }
     }
 }

@@ -22,10 +22,20 @@ pub struct Fills {
     in_flight: Arc<InFlight>,
 }
 
+/// The place of one fetch among all.
+pub struct Place {
+    /// Takes the response in.
+    pub filler: Filler,
+    /// Where the fill can be joined.
+    pub lease: Lease,
+    /// When it began, in the order of purges.
+    pub begun: Sequence,
+}
+
 /// What a request does about its key.
 pub enum Ticket {
     /// Nobody fetches it yet: fetch it, and read along if a client waits.
-    Lead(Filler, Reader, Lease),
+    Lead(Place, Reader),
     /// Somebody does: read along.
     Follow(Reader),
     /// Too many fetches are under way.
@@ -50,7 +60,9 @@ impl Fills {
         let fill = Arc::new(Fill::new(facts(), begun, self.in_flight.clone()));
         let reader = fill.join().expect("a new fill has its beginning");
         table.insert(key.clone(), fill.clone());
-        Ticket::Lead(Filler(fill.clone()), reader, Lease { fills: self.clone(), key: key.clone(), fill })
+        let filler = Filler(fill.clone());
+        let lease = Lease { fills: self.clone(), key: key.clone(), fill };
+        Ticket::Lead(Place { filler, lease, begun }, reader)
     }
 
     /// Keeps requests that begin later from joining what a purge may mean. Those who wait already are answered.

@@ -1,7 +1,7 @@
 //! When a stored response is reused (RFC 9111 sections 4 and 5.2.1), and when the client already has it (4.3.2).
 
 use super::{ROUTES, again_with, new_path, page, with};
-use crate::support::{Reply, Rig};
+use crate::support::{Reply, Rig, eventually};
 
 const FRESH: (&str, &str) = ("Cache-Control", "max-age=3600");
 
@@ -218,6 +218,13 @@ fn head_is_answered_from_a_stored_get_and_freshens_it() {
         assert_eq!((after.text().as_str(), after.verdict()), (text, verdict), "{answer:?}");
         assert_eq!(after.field("x-old").is_some(), verdict == "hit", "what a HEAD does not say stays");
     }
+    let stale = new_path();
+    let swr = [("Cache-Control", "max-age=60, stale-while-revalidate=600"), ("Age", "100")];
+    rig.origin.on_sequence(&stale, vec![page(&swr), page(&[FRESH]).with_body("new")]);
+    rig.get(&stale);
+    assert_eq!(head(&stale).verdict(), "stale");
+    eventually("the whole is refreshed", || rig.get(&stale).text() == "new");
+    assert_eq!((rig.origin.count(&stale), rig.origin.received(&stale)[1].method.as_str()), (2, "GET"));
     let gone = new_path();
     rig.origin.on_sequence(&gone, vec![expired(), Reply::status(410, "gone")]);
     rig.get(&gone);
