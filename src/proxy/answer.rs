@@ -34,9 +34,11 @@ pub async fn stored(
     let freshness = &response.freshness;
     ctx.outcome.ttl = Some(ttl(freshness.lifetime, freshness.age(now)));
     let is_head = session.req_header().method == "HEAD";
-    let extract = Extract::of(response, &View::new(session.req_header(), ctx.client.scheme));
+    let fields = response.head.fields();
+    let view = View::new(session.req_header(), ctx.client.scheme);
+    let extract = Extract::of(response, Fields(&fields), &view);
     let status = extract.status;
-    let mut header = header(status, &response.head.fields())?;
+    let mut header = header(status, &fields)?;
     if status == 206 {
         // A stored one is a slip of the origin; parts have their own (RFC 9110 section 15.3.7).
         header.remove_header("Content-Range");

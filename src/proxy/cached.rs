@@ -259,7 +259,7 @@ fn lead(
 }
 
 fn is_readable(request: Fields<'_>, head: &Head) -> bool {
-    head.with(|head| encoding::is_readable(request, head.fields))
+    !head.is_encoded || head.with(|head| encoding::is_readable(request, head.fields))
 }
 
 /// Fetches an expired response anew while it is still served, unless that is under way already.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::view::View;
 use crate::clock::Timestamp;
 use crate::rules::conditional;
-use crate::rules::head::ResponseHead;
+use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::ranges::{self, Part};
 use crate::store::response::StoredResponse;
 
@@ -23,31 +23,30 @@ pub struct Extract {
 }
 
 impl Extract {
-    /// Takes out of a stored response what this request asks for.
-    pub fn of(response: &StoredResponse, view: &View<'_>) -> Self {
+    /// Takes out of a stored response, whose fields these are, what this request asks for.
+    pub fn of(response: &StoredResponse, fields: Fields<'_>, view: &View<'_>) -> Self {
         let body = &response.body;
-        let whole = || Self { status: response.head.status, fields: Vec::new(), pieces: vec![body.clone()] };
-        response.head.with(|head| {
-            if not_modified(view, &head, response.freshness.stored_at) {
-                return Self { status: 304, fields: Vec::new(), pieces: Vec::new() };
+        let head = ResponseHead { status: response.head.status, fields };
+        if not_modified(view, &head, response.freshness.stored_at) {
+            return Self { status: 304, fields: Vec::new(), pieces: Vec::new() };
+        }
+        let whole = || Self { status: head.status, fields: Vec::new(), pieces: vec![body.clone()] };
+        // Ranges are of a GET that would be answered with 200 (RFC 9110 section 14.2).
+        if view.method() != "GET" || head.status != 200 {
+            return whole();
+        }
+        match ranges::part(view.fields(), fields, body.len() as u64) {
+            Part::Whole => whole(),
+            Part::Unsatisfiable => {
+                let range = format!("bytes */{}", body.len());
+                Self { status: 416, fields: vec![("Content-Range", range)], pieces: Vec::new() }
             }
-            // Ranges are of a GET that would be answered with 200 (RFC 9110 section 14.2).
-            if view.method() != "GET" || head.status != 200 {
-                return whole();
+            Part::Bytes(range) => {
+                let fields = vec![("Content-Range", content_range(&range, body.len() as u64))];
+                Self { status: 206, fields, pieces: vec![body.slice(places(&range, body))] }
             }
-            match ranges::part(view.fields(), head.fields, body.len() as u64) {
-                Part::Whole => whole(),
-                Part::Unsatisfiable => {
-                    let range = format!("bytes */{}", body.len());
-                    Self { status: 416, fields: vec![("Content-Range", range)], pieces: Vec::new() }
-                }
-                Part::Bytes(range) => {
-                    let fields = vec![("Content-Range", content_range(&range, body.len() as u64))];
-                    Self { status: 206, fields, pieces: vec![body.slice(places(&range, body))] }
-                }
-                Part::Several(ranges) => multipart(&ranges, &head, body),
-            }
-        })
+            Part::Several(ranges) => multipart(&ranges, &head, body),
+        }
     }
 
     /// Its length in bytes.

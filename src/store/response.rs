@@ -18,6 +18,8 @@ use crate::rules::key::Vary;
 pub struct Head {
     /// The status code.
     pub status: u16,
+    /// Whether the body is in a content coding: what every hit asks, and few are.
+    pub is_encoded: bool,
     lines: Box<[u8]>,
 }
 
@@ -38,13 +40,15 @@ impl Head {
     /// Serialises these fields.
     pub fn from_fields<'a>(status: u16, fields: impl Iterator<Item = Field<'a>>) -> Self {
         let mut lines = Vec::with_capacity(512);
+        let mut is_encoded = false;
         for (name, value) in fields {
+            is_encoded |= name.eq_ignore_ascii_case("content-encoding");
             lines.extend_from_slice(name.as_bytes());
             lines.extend_from_slice(b": ");
             lines.extend_from_slice(value);
             lines.extend_from_slice(b"\r\n");
         }
-        Self { status, lines: lines.into() }
+        Self { status, is_encoded, lines: lines.into() }
     }
 
     /// The field lines, in order.
