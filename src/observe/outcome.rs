@@ -43,6 +43,8 @@ pub enum Local {
     OriginUnreachable,
     /// The origin took too long.
     OriginTimeout,
+    /// The origin did not answer, and what is stored may not be served without asking it (RFC 9111 section 5.2.2.2).
+    Unvalidated,
     /// A defect of parvis.
     Internal,
 }
@@ -58,6 +60,7 @@ impl Local {
             Self::OnlyIfCached => "only-if-cached",
             Self::OriginUnreachable => "origin-unreachable",
             Self::OriginTimeout => "origin-timeout",
+            Self::Unvalidated => "validation-failed",
             Self::Internal => "internal",
         }
     }
@@ -70,7 +73,7 @@ impl Local {
             Self::Refused => 405,
             Self::BadRequest => 400,
             Self::OriginUnreachable => 502,
-            Self::OnlyIfCached | Self::OriginTimeout => 504,
+            Self::OnlyIfCached | Self::OriginTimeout | Self::Unvalidated => 504,
             Self::Internal => 500,
         }
     }

@@ -171,6 +171,7 @@ pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Re
         Local::OnlyIfCached => "nothing usable is stored, and nothing else was wanted",
         Local::OriginUnreachable => "the application cannot be reached, or gave no usable answer",
         Local::OriginTimeout => "the application took too long",
+        Local::Unvalidated => "the application did not confirm what is stored",
         Local::Internal => "something went wrong on our side",
     };
     let body = format!("{} {text}\nrequest id: {}\n", local.status(), ctx.outcome.request_id);

@@ -206,6 +206,7 @@ async fn serve_opening(
             let kind = match failure {
                 Failure::Unreachable => Local::OriginUnreachable,
                 Failure::Timeout => Local::OriginTimeout,
+                Failure::Unvalidated => Local::Unvalidated,
                 Failure::Internal => Local::Internal,
             };
             answer::local(session, ctx, kind).await?;

@@ -397,6 +397,8 @@ impl Job {
             let reason = expired.freshness.stands_in(OriginFailure::Disconnect, clock::now())?;
             Some(Opening::StandIn(expired.clone(), reason))
         });
+        let must_validate = self.expired.as_ref().is_some_and(|expired| expired.freshness.stale_forbidden);
+        let failure = if must_validate { Failure::Unvalidated } else { failure };
         self.filler.open(stand_in.unwrap_or_else(|| Opening::Failed(failure, message.into())));
     }
 

@@ -87,6 +87,8 @@ pub enum Failure {
     Unreachable,
     /// It took too long.
     Timeout,
+    /// Either of these, and what is stored may not be served without it.
+    Unvalidated,
     /// The fetch itself broke; a bug on our side.
     Internal,
 }
