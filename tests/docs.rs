@@ -233,7 +233,7 @@ fn every_line_of_the_caching_table_names_tests_that_exist() {
             section.starts_with(|c: char| c.is_ascii_digit()) || section.starts_with("RFC "),
             "{behaviour}"
         );
-        let known = ["yes", "no (", "option `", "stricter, option `"];
+        let known = ["yes", "no (", "option `", "stricter (", "stricter, option `"];
         assert!(known.iter().any(|word| status.starts_with(word)), "{behaviour}: {status}");
         let (module, name) = rule.rsplit_once("::").expect(rule);
         let rooms = ["rules", "store", "proxy"].map(|room| root().join(format!("src/{room}/{module}.rs")));

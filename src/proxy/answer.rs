@@ -65,10 +65,6 @@ pub async fn stored(
 
 /// Hands an interim response on (RFC 9110 section 15.2).
 pub async fn interim(session: &mut Session, head: &Head) -> Result<()> {
-    // A client of HTTP/1.0 knows none.
-    if session.req_header().version == http::Version::HTTP_10 {
-        return Ok(());
-    }
     send_head(session, header(head.status, &head.fields())?, false).await
 }
 

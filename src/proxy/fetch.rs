@@ -24,6 +24,7 @@ use crate::rules::freshness::{Exchange, OriginFailure, age_value, date_value};
 use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::invalidate::Facts;
 use crate::rules::key::CacheKey;
+use crate::rules::policy::SetCookie;
 use crate::rules::route::Route;
 use crate::rules::validation::{self, Validation};
 use crate::store::fence::Sequence;
@@ -166,10 +167,10 @@ impl Job {
                 self.filler.open(self.validate(&expired, head, exchange));
                 return Next::Settled;
             }
-            // RFC 5861 section 4.
-            let is_error = matches!(head.status, 500 | 502 | 503 | 504);
-            let stands_in = expired.freshness.stands_in(OriginFailure::Error, received_at);
-            if let Some(reason) = stands_in.filter(|_| is_error) {
+            let failure = OriginFailure::told_by(head.status);
+            if let Some(reason) =
+                failure.and_then(|failure| expired.freshness.stands_in(failure, received_at))
+            {
                 self.filler.open(Opening::StandIn(expired, reason));
                 return Next::Settled;
             }
@@ -217,7 +218,7 @@ impl Job {
         let (key, kept, discard) = match admission {
             Admission::Keep(kept) => {
                 let key = self.settle_variant(&kept, request);
-                (stored_head, for_leader) = shared(stored_head, &kept);
+                (stored_head, for_leader) = self.shared(stored_head, &kept);
                 (key, Some(Box::new(kept)), None)
             }
             Admission::Discard(reason) => {
@@ -238,6 +239,16 @@ impl Job {
         Next::Body { key, head: stored_head, kept, length }
     }
 
+    /// The head that is stored and shared, and the one for who caused the fetch where they differ.
+    fn shared(&self, head: Head, kept: &Kept) -> (Head, Option<Head>) {
+        let strips_cookies = self.route.cache.set_cookie == SetCookie::Strip;
+        let head = if strips_cookies { head.without(&["set-cookie"]) } else { head };
+        match kept.withheld.is_empty() {
+            true => (head, None),
+            false => (head.without(&kept.withheld), Some(head)),
+        }
+    }
+
     /// The key of the response's variant; requests for other variants stop waiting for this one.
     fn settle_variant(&mut self, kept: &Kept, request: &RequestHeader) -> CacheKey {
         let key = if kept.vary.is_empty() {
@@ -254,9 +265,7 @@ impl Job {
 
     /// A response that is not stored replaces what was, and the next requests need not wait for its like.
     fn forget(&self, reason: DiscardReason, status: u16) {
-        // What the origin refuses one client (400, 406, 413, 431) or cannot do now says nothing about the page.
-        let speaks_of_the_page = status < 400 || matches!(status, 404 | 410);
-        if !reason.is_lasting() || !speaks_of_the_page || self.authorized {
+        if self.authorized || !reason.ends_the_page(status) {
             return;
         }
         if let Some(expired) = &self.expired {
@@ -288,7 +297,7 @@ impl Job {
                 Opening::Again
             }
             Admission::Keep(kept) => {
-                let (head, _) = shared(Head::storable(&merged), &kept);
+                let (head, _) = self.shared(Head::storable(&merged), &kept);
                 let response = self.response(head, expired.body.clone(), kept);
                 let stored = self.store(&self.key, &response);
                 Opening::Validated(response, stored.err())
@@ -434,19 +443,29 @@ fn dated(mut fields: Vec<(String, Vec<u8>)>, received_at: Timestamp) -> Vec<(Str
     fields
 }
 
-/// The head that is stored and shared, and the one for who caused the fetch where they differ.
-fn shared(head: Head, kept: &Kept) -> (Head, Option<Head>) {
-    let head = if kept.strips_cookies { head.without(&["set-cookie"]) } else { head };
-    match kept.withheld.is_empty() {
-        true => (head, None),
-        false => (head.without(&kept.withheld), Some(head)),
-    }
-}
-
 fn classify(error: &Error) -> Failure {
     use ErrorType::{ConnectTimedout, ReadTimedout, TLSHandshakeTimedout, WriteTimedout};
     match error.etype() {
         ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout => Failure::Timeout,
         _ => Failure::Unreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_without_a_valid_date_gets_the_moment_it_came() {
+        let given = |lines: &[(&str, &str)]| {
+            let lines = lines.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
+            let dated = dated(lines.collect(), Timestamp(784_111_777_000));
+            Fields(&view::lend(&dated)).all("date").map(<[u8]>::to_vec).collect::<Vec<_>>()
+        };
+        let moment = [&b"Sun, 06 Nov 1994 08:49:37 GMT"[..]];
+        assert_eq!(given(&[]), moment);
+        assert_eq!(given(&[("DATE", "yesterday")]), moment);
+        let own = "Mon, 07 Nov 1994 08:49:37 GMT";
+        assert_eq!(given(&[("Date", own)]), [own.as_bytes()]);
     }
 }

@@ -1,4 +1,4 @@
-//! The head that the origin is sent.
+//! The head that the origin is sent, and what is refused of the head that it answers with.
 
 use http::{Uri, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -11,6 +11,7 @@ use crate::rules::forwarding::{NOT_FETCHED_WITH, is_claim};
 use crate::rules::head::Fields;
 use crate::rules::hop;
 use crate::rules::policy::QueryPolicy;
+use crate::rules::validation;
 use crate::store::response::StoredResponse;
 
 /// Completes the head of a request that is passed on. `request` is Pingora's copy, already without hop-by-hop
@@ -137,13 +138,8 @@ pub fn for_fetch(
     request.append_header("Via", via(received.version))?;
     if let Some(expired) = expired {
         let fields = expired.head.fields();
-        let fields = Fields(&fields);
-        // RFC 9111 section 4.3.1.
-        if let Some(etag) = fields.first("etag") {
-            request.insert_header("If-None-Match", etag)?;
-        }
-        if let Some(modified) = fields.first("last-modified") {
-            request.insert_header("If-Modified-Since", modified)?;
+        for (name, value) in validation::conditions(Fields(&fields)) {
+            request.insert_header(name, value)?;
         }
     }
     Ok(request)

@@ -33,8 +33,6 @@ pub struct Kept {
     pub tags: Vec<Arc<str>>,
     /// Fields that only the one who caused the fetch may see: not stored and not shared. In lower case.
     pub withheld: Vec<String>,
-    /// Whether its cookies are taken away for everyone.
-    pub strips_cookies: bool,
 }
 
 /// Why a response is not stored.
@@ -88,10 +86,13 @@ impl DiscardReason {
         }
     }
 
-    /// Whether the next response to the same key is likely to be refused for the same reason, so that its
+    /// Whether a response with this status, refused for this reason, is news of the page: what is stored has been
+    /// replaced by it (RFC 9111 section 4.3.3), and the next response is likely to be refused too, so that its
     /// requests had better not wait for each other.
-    pub fn is_lasting(self) -> bool {
-        !matches!(self, Self::Purged | Self::FillLimit | Self::Authorization | Self::Head)
+    pub fn ends_the_page(self, status: u16) -> bool {
+        let is_lasting = !matches!(self, Self::Purged | Self::FillLimit | Self::Authorization | Self::Head);
+        // What the origin refuses one client (400, 406, 413, 431) or cannot do now says nothing of the page.
+        is_lasting && (status < 400 || matches!(status, 404 | 410))
     }
 }
 
@@ -154,14 +155,7 @@ fn admit(
     if !is_worth_storing(&freshness, response, exchange) {
         return Err(DiscardReason::Expired);
     }
-    Ok(Kept {
-        freshness,
-        source,
-        vary,
-        tags: policy.tags.clone(),
-        withheld: control.withheld,
-        strips_cookies: policy.set_cookie == SetCookie::Strip,
-    })
+    Ok(Kept { freshness, source, vary, tags: policy.tags.clone(), withheld: control.withheld })
 }
 
 /// Whether a status says nothing of the resource: 206 holds a part (section 3.3); 304 and 416 answer one client's
@@ -276,11 +270,12 @@ mod tests {
         let policy = |set_cookie| CachePolicy { set_cookie, ..testing::policy() };
         let sets = [("set-cookie", "a=b")];
         assert_eq!(kept(&policy(SetCookie::Uncacheable), &sets), None);
-        assert!(kept(&policy(SetCookie::Strip), &sets).unwrap().strips_cookies);
-        assert!(!kept(&policy(SetCookie::Store), &sets).unwrap().strips_cookies);
-        for forbidding in ["no-store", "private"] {
-            let both = [sets[0], ("cache-control", forbidding)];
-            assert_eq!(kept(&policy(SetCookie::Store), &both), None, "{forbidding}");
+        for allowing in [SetCookie::Strip, SetCookie::Store] {
+            assert!(kept(&policy(allowing), &sets).is_some(), "{allowing:?}");
+            for forbidding in ["no-store", "private"] {
+                let both = [sets[0], ("cache-control", forbidding)];
+                assert_eq!(kept(&policy(allowing), &both), None, "{forbidding}");
+            }
         }
     }
 
@@ -308,7 +303,25 @@ mod tests {
             let admission = judge(&response, &testing::policy(), 1000, exchange);
             assert_eq!(matches!(admission, Admission::Keep(_)), expected, "{value}");
         }
-        assert!(!DiscardReason::Authorization.is_lasting());
+    }
+
+    #[test]
+    fn what_replaces_a_page_ends_it_and_an_error_leaves_it() {
+        for (reason, status, expected) in [
+            (DiscardReason::NoStore, 200, true),
+            (DiscardReason::SetCookie, 302, true),
+            (DiscardReason::NoTtl, 404, true),
+            (DiscardReason::NoTtl, 410, true),
+            (DiscardReason::NoTtl, 406, false),
+            (DiscardReason::NoTtl, 500, false),
+            (DiscardReason::NoTtl, 503, false),
+            (DiscardReason::Authorization, 200, false),
+            (DiscardReason::Head, 200, false),
+            (DiscardReason::Purged, 200, false),
+            (DiscardReason::FillLimit, 200, false),
+        ] {
+            assert_eq!(reason.ends_the_page(status), expected, "{reason:?} {status}");
+        }
     }
 
     #[test]

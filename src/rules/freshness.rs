@@ -88,6 +88,13 @@ pub enum OriginFailure {
     Disconnect,
 }
 
+impl OriginFailure {
+    /// The failure that a status tells of (RFC 5861 section 4).
+    pub fn told_by(status: u16) -> Option<Self> {
+        matches!(status, 500 | 502 | 503 | 504).then_some(Self::Error)
+    }
+}
+
 /// Who allows an expired response to be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StaleReason {
@@ -95,6 +102,16 @@ pub enum StaleReason {
     WhileRevalidate,
     /// The client (RFC 9111 section 5.2.1.2).
     MaxStale,
+}
+
+impl StaleReason {
+    /// The word used in the header, the log, the metric and the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::WhileRevalidate => "stale-while-revalidate",
+            Self::MaxStale => "max-stale",
+        }
+    }
 }
 
 /// Why a stored response stands in for a failing origin.
@@ -115,16 +132,6 @@ impl StandIn {
             Self::Fresh => "origin-failed",
             Self::StaleIfError => "stale-if-error",
             Self::StaleOnDisconnect => "stale-on-disconnect",
-        }
-    }
-}
-
-impl StaleReason {
-    /// The word used in the header, the log, the metric and the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::WhileRevalidate => "stale-while-revalidate",
-            Self::MaxStale => "max-stale",
         }
     }
 }
@@ -294,6 +301,10 @@ pub fn date_value(fields: Fields<'_>) -> Option<SystemTime> {
 
 /// Reads the three date formats of RFC 9110 section 5.6.7, in any case (RFC 9111 section 4.2).
 pub fn parse_date(text: &str) -> Option<SystemTime> {
+    // As nearly everyone writes it: every answer asks for its own.
+    if let Ok(date) = httpdate::parse_http_date(text) {
+        return Some(date);
+    }
     let mut canonical = String::with_capacity(text.len());
     for c in text.trim().chars() {
         let begins = !canonical.ends_with(|before: char| before.is_ascii_alphabetic());
@@ -537,6 +548,11 @@ mod tests {
                 disconnect,
                 "{seconds}"
             );
+        }
+        for (status, error) in
+            [(500, true), (502, true), (503, true), (504, true), (501, false), (404, false)]
+        {
+            assert_eq!(OriginFailure::told_by(status).is_some(), error, "{status}");
         }
         let late = NOON.plus(Duration::from_secs(150));
         assert_eq!(freshness.stands_in(OriginFailure::Disconnect, late), Some(StandIn::StaleOnDisconnect));

@@ -39,6 +39,8 @@ mod tests {
         for (name, stored) in [
             ("Content-Type", true),
             ("ETag", true),
+            ("CDN-Cache-Control", true),
+            ("Warning", true),
             ("Transfer-Encoding", false),
             ("KEEP-ALIVE", false),
             ("x-mine", false),

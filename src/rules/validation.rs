@@ -18,6 +18,14 @@ pub enum Validation<'a> {
 /// (section 3.2 leaves such fields to the cache).
 const OF_THE_BODY: &[&str] = &["content-encoding", "content-range"];
 
+/// The conditions under which a stored response is asked for again: its validators as they are (RFC 9111 section
+/// 4.3.1).
+pub fn conditions(stored: Fields<'_>) -> impl Iterator<Item = (&'static str, &[u8])> {
+    [("If-None-Match", "etag"), ("If-Modified-Since", "last-modified")]
+        .into_iter()
+        .filter_map(move |(condition, validator)| Some((condition, stored.first(validator)?)))
+}
+
 /// Applies the fields of a 304 to the stored ones.
 ///
 /// A 304 without any validator is believed: parvis sent the validators of one response only, so that it can be
@@ -84,6 +92,20 @@ mod tests {
             Validation::Holds(fields) => fields,
             Validation::OtherRepresentation => panic!("same representation"),
         }
+    }
+
+    #[test]
+    fn validators_become_conditions_as_they_are() {
+        let sent = |fields: &[Field<'static>]| {
+            conditions(Fields(fields)).map(|(name, value)| (name, value.to_vec())).collect::<Vec<_>>()
+        };
+        assert_eq!(sent(&[("ETag", b"W/\"a\"")]), [("If-None-Match", b"W/\"a\"".to_vec())]);
+        assert_eq!(sent(&[("ETag", b"abc")]), [("If-None-Match", b"abc".to_vec())]);
+        assert_eq!(
+            sent(STORED).iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            ["If-None-Match", "If-Modified-Since"]
+        );
+        assert_eq!(sent(&[]), []);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! When a stored response is reused (RFC 9111 sections 4 and 5.2.1), and when the client already has it (4.3.2).
 
 use super::{ROUTES, again_with, new_path, page, with};
-use crate::support::{Reply, Rig, eventually};
+use crate::support::{Gate, Reply, Rig, eventually};
 
 const FRESH: (&str, &str) = ("Cache-Control", "max-age=3600");
 
@@ -126,13 +126,15 @@ fn a_route_may_ignore_what_clients_ask_of_the_cache() {
 fn many_who_reload_at_once_cost_the_origin_one_validation_at_a_time() {
     let rig = Rig::new(ROUTES);
     let stored = page(&[FRESH, ("ETag", "\"1\"")]);
-    let not_modified = Reply::status(304, "").delayed(std::time::Duration::from_millis(500));
-    rig.origin.on_sequence("/", vec![stored, not_modified]);
+    let gate = Gate::new();
+    rig.origin.on_sequence("/", vec![stored, Reply::status(304, "").behind(&gate)]);
     rig.get("/");
     std::thread::scope(|scope| {
         for _ in 0..20 {
             scope.spawn(|| assert_eq!(rig.get_with("/", &[("Cache-Control", "no-cache")]).text(), "page"));
         }
+        eventually("all have come", || rig.parvis.metric("parvis_connections_total", "") >= 21.0);
+        gate.open();
     });
     // Those who come when the first validation has just ended begin a second.
     assert!(rig.origin.count("/") <= 3, "{}", rig.origin.count("/"));
@@ -189,6 +191,16 @@ fn conditions_that_only_the_origin_can_check_go_there() {
         assert_eq!((conditional.status, conditional.detail().as_str()), (412, "precondition"), "{name}");
         assert_eq!(rig.get(&path).verdict(), "hit", "and the page stays");
     }
+}
+
+#[test]
+fn a_post_is_never_answered_from_the_store() {
+    let rig = Rig::new(ROUTES);
+    rig.origin.on("/", page(&[FRESH, ("Content-Location", "/")]));
+    for count in 1..=2 {
+        assert_eq!((rig.send("POST", "/", "x").verdict(), rig.origin.count("/")), ("pass", count));
+    }
+    assert_eq!(rig.get("/").verdict(), "miss", "nor does it answer a GET");
 }
 
 #[test]
