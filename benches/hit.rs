@@ -14,7 +14,7 @@ use parvis::rules::client_control::ClientControl;
 use parvis::rules::freshness::Exchange;
 use parvis::rules::head::{Field, Fields, RequestHead, ResponseHead};
 use parvis::rules::invalidate::Facts;
-use parvis::rules::key::CacheKey;
+use parvis::rules::key::{CacheKey, Vary};
 use parvis::rules::target::{Scheme, Target};
 use parvis::rules::{lookup, route, verdict};
 use parvis::store::Store;
@@ -61,15 +61,15 @@ fn hit(c: &mut Criterion) {
         });
     }
     c.bench_function("may be looked up", |b| b.iter(|| lookup::allowed(black_box(&request), policy)));
-    c.bench_function("key", |b| b.iter(|| CacheKey::primary("rest", black_box(&request), &policy.query)));
+    c.bench_function("key", |b| b.iter(|| CacheKey::primary("rest", black_box(&request), policy)));
 
     let store = Store::new(plan_of_50.memory);
-    let key = CacheKey::primary("rest", &request, &policy.query);
+    let key = CacheKey::primary("rest", &request, policy);
     let now = clock::now();
     let fields: &[Field<'_>] = &[("content-type", b"text/html"), ("etag", b"\"1\"")];
     let response = ResponseHead { status: 200, fields: Fields(fields) };
     let exchange = Exchange { requested_at: now, received_at: now, authorized: false };
-    let Admission::Keep(kept) = admission::judge(&response, policy, 1 << 20, exchange) else {
+    let Admission::Keep(kept) = admission::judge("/", &response, policy, 1 << 20, exchange) else {
         panic!("kept")
     };
     let stored = Arc::new(StoredResponse {
@@ -78,10 +78,12 @@ fn hit(c: &mut Criterion) {
         freshness: kept.freshness,
         facts: Arc::new(Facts::new(&request, &policy.query, &kept.tags)),
         vary: kept.vary,
+        witness: None,
     });
-    store.memory.insert(&key, stored, store.memory.begin()).expect("stored");
-    c.bench_function("store lookup", |b| b.iter(|| store.memory.lookup(black_box(&key), request.fields)));
-    let found = store.memory.lookup(&key, request.fields).response.expect("found");
+    store.memory.insert(&key, stored, store.memory.begin(), 1000).expect("stored");
+    let no_variant = |_: &Vary| key.clone();
+    c.bench_function("store lookup", |b| b.iter(|| store.memory.lookup(black_box(&key), no_variant)));
+    let found = store.memory.lookup(&key, no_variant).response.expect("found");
     let client = ClientControl::default();
     c.bench_function("verdict", |b| {
         b.iter(|| verdict::judge(black_box(Some(&found.freshness)), &client, now))

@@ -27,7 +27,7 @@ use crate::observe::Observer;
 use crate::observe::log::AccessLog;
 use crate::origin;
 use crate::plan::{LoadError, Plan};
-use crate::proxy::{App, Live, MAX_LATE_PURGES, Parvis};
+use crate::proxy::{App, Live, MAX_AUDITS, MAX_LATE_PURGES, Parvis};
 use crate::rules::invalidate::Selector;
 use crate::store::Store;
 
@@ -103,13 +103,14 @@ pub fn start(
     let observer = Observer::new(store.clone(), access_log);
     let addresses: Vec<String> = plan.listen.iter().map(ToString::to_string).collect();
     let admin_address = plan.admin.listen;
-    let live = ArcSwap::from_pointee(Live { plan, pools });
+    let live = ArcSwap::from_pointee(Live::new(plan, pools));
     let app = App(Arc::new(Parvis {
         live,
         store,
         observer,
         active: Arc::default(),
         late_purges: Arc::new(Semaphore::new(MAX_LATE_PURGES)),
+        audits: Arc::new(Semaphore::new(MAX_AUDITS)),
     }));
 
     let mut server = Server::new_with_opt_and_conf(None, configuration(threads));
@@ -279,7 +280,7 @@ impl Reload {
         }
         let routes = plan.routes.len();
         let elsewhere = before.plan.leads_elsewhere(&plan);
-        self.app.live.store(Arc::new(Live { plan, pools }));
+        self.app.live.store(Arc::new(Live::new(plan, pools)));
         if elsewhere {
             let purged = self.app.store.purge(&[Selector::All]);
             tracing::warn!(

@@ -100,6 +100,7 @@ fn explain_tells_route_key_and_verdict_in_the_words_of_the_header() {
         "not route   static: path does not match
 route       products
 upstream    django
+not sent    Cookie: a fetch for the store leaves it out
 key         products http shop.example /products/7 ?a=2&b=1
 verdict     miss, then hit: a 200 like this is stored
 fresh for   5m (ttl of the route)

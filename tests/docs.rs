@@ -18,9 +18,8 @@ fn read(name: &str) -> String {
 
 /// The documents that show commands or YAML.
 fn documents() -> Vec<String> {
-    ["README.md", "CONTRIBUTING.md", "systemd/README.md", "docs/architecture.md", "docs/http-caching.md"]
-        .map(str::to_owned)
-        .to_vec()
+    let docs = ["architecture", "http-caching", "safety"].map(|name| format!("docs/{name}.md"));
+    ["README.md", "CONTRIBUTING.md", "systemd/README.md"].map(str::to_owned).into_iter().chain(docs).collect()
 }
 
 /// The fenced blocks of a language.
@@ -139,7 +138,7 @@ fn the_configuration_of_the_readme_does_what_it_says() {
 fn the_example_configuration_runs() {
     let origin = Origin::start();
     origin.on("/products/7", Reply::ok("x"));
-    origin.on("/static/app.123.js", Reply::ok("x").field("Cache-Control", "max-age=1"));
+    origin.on("/static/app.123.js", Reply::ok("x").field("Content-Type", "text/javascript"));
     let parvis = start(&read("config.example.yaml"), &origin);
     for path in ["/products/7", "/static/app.123.js"] {
         assert_eq!(
@@ -182,6 +181,8 @@ fn compare(
             for (key, value) in keys {
                 at.push(key);
                 let next: Vec<&Value> = match key.as_str() {
+                    // What only some routes need is shown there.
+                    "cache_defaults" => examples.iter().flat_map(|example| caches(example)).collect(),
                     "any" => examples
                         .iter()
                         .filter_map(|example| example.as_object())
@@ -212,6 +213,13 @@ fn compare(
         }
         _ => {}
     }
+}
+
+/// Every `cache` section of a configuration.
+fn caches(config: &serde_json::Value) -> Vec<&serde_json::Value> {
+    let routes = config.get("routes").and_then(|routes| routes.as_array());
+    let of_routes = routes.into_iter().flatten().filter_map(|route| route.get("cache"));
+    config.get("cache_defaults").into_iter().chain(of_routes).collect()
 }
 
 /// Whether a file defines a function of this name.

@@ -17,6 +17,8 @@ mod oracle;
 mod purge;
 mod regression;
 mod rfc;
+mod safety;
 mod tidy;
+mod trial;
 mod upstream;
 mod writes;

@@ -71,8 +71,22 @@ static POLICY: LazyLock<CachePolicy> = LazyLock::new(|| CachePolicy {
     client_cache_control: ClientCacheControl::Honour,
     tags: Vec::new(),
     ignore_cookies: Patterns::default(),
+    forward_cookies: Patterns::default(),
+    ignore_vary: Vec::new(),
     bypass_headers: IDENTITY_HEADERS.iter().map(|name| (*name).to_owned()).collect(),
-    query: QueryPolicy { exclude: Patterns::default(), sort: false },
+    identity: IdentityPolicy::default(),
+    query: QueryPolicy {
+        include: Patterns::default(),
+        exclude: Patterns::default(),
+        forward_excluded: false,
+        sort: false,
+    },
+    preferences: Preferences::default(),
+    max_variants: usize::MAX,
+    guard: Guard::Off,
+    personalised_ttl: Duration::ZERO,
+    extension_must_match: false,
+    audit: 0.0,
     lock_timeout: Duration::ZERO,
     uncacheable_ttl: Duration::ZERO,
     stale_while_revalidate: Duration::ZERO,
@@ -112,14 +126,14 @@ fn admit(case: &Case) -> Option<Admission> {
     // The other side knows no moment of sending.
     let exchange = Exchange { requested_at: received_at, received_at, authorized: case.first.authorized };
     let response = ResponseHead { status: case.status, fields: Fields(&response) };
-    Some(admission::judge(&response, &POLICY, u64::MAX, exchange))
+    Some(admission::judge("/", &response, &POLICY, u64::MAX, exchange))
 }
 
 fn serves(case: &Case, kept: &Kept) -> bool {
     let (first, later) = (case.first.lines(), case.later.lines());
     let (first, later) = (lend(&first), lend(&later));
     let request = head(case.later.method, &later);
-    let primary = CacheKey::primary("all", &request, &POLICY.query);
+    let primary = CacheKey::primary("all", &request, &POLICY);
     let variant = |fields: &[Field<'_>]| primary.variant(&kept.vary, Fields(fields));
     let stored = (variant(&first) == variant(&later)).then_some(&kept.freshness);
     let client = ClientControl::heeded(request.fields, &POLICY);

@@ -1,6 +1,7 @@
 //! `parvis explain`: what would happen to a request, by the code that decides it, without sending anything.
 
 use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -11,10 +12,14 @@ use crate::plan::Plan;
 use crate::rules::admission::{self, Admission};
 use crate::rules::client_control::ClientControl;
 use crate::rules::freshness::Exchange;
+use crate::rules::guard::{Inputs, Witness};
 use crate::rules::head::{Fields, RequestHead, ResponseHead};
+use crate::rules::identity;
 use crate::rules::invalidate::{self, Selector};
 use crate::rules::key::CacheKey;
-use crate::rules::lookup;
+use crate::rules::lookup::{self, PassReason};
+use crate::rules::outgoing::Outgoing;
+use crate::rules::policy::Mode;
 use crate::rules::route::Route;
 use crate::rules::target::{Scheme, Target, is_host};
 use crate::rules::verdict::{self, RevalidateReason, Verdict};
@@ -113,7 +118,11 @@ fn explain(plan: &Plan, request: &RequestHead<'_>, response: &ResponseHead<'_>) 
     match lookup::allowed(request, &route.cache) {
         Err(reason) => say("verdict", &format!("pass ({}): {}", reason.as_str(), reason.explain())),
         Ok(()) => {
-            say("key", &CacheKey::primary(&route.name, request, &route.cache.query).to_string());
+            if route.cache.mode == Mode::Shadow {
+                say("mode", PassReason::Shadow.explain());
+            }
+            say_sent(route, request, &mut say);
+            say("key", &CacheKey::primary(&route.name, request, &route.cache).to_string());
             let client = ClientControl::heeded(request.fields, &route.cache);
             match verdict::judge(None, &client, clock::now()) {
                 Verdict::OnlyIfCached => say("verdict", "hit if stored, else 504 (only-if-cached)"),
@@ -129,6 +138,24 @@ fn explain(plan: &Plan, request: &RequestHead<'_>, response: &ResponseHead<'_>) 
     out
 }
 
+/// What of the request a fetch would send on, where that is not as it came.
+fn say_sent(route: &Route, request: &RequestHead<'_>, say: &mut impl FnMut(&str, &str)) {
+    let outgoing = Outgoing::of(request, &route.cache);
+    for (name, _) in request.fields.0.iter().filter(|(name, _)| !is_sent(&outgoing, name)) {
+        say("not sent", &format!("{name}: a fetch for the store leaves it out"));
+    }
+    let shown = ["Accept-Language", "Accept", "X-Device-Class"];
+    for (name, value) in outgoing.0.iter().filter(|(name, _)| shown.contains(name)) {
+        if request.fields.first(name) != Some(value) {
+            say("sent", &format!("{name}: {}", String::from_utf8_lossy(value)));
+        }
+    }
+}
+
+fn is_sent(outgoing: &Outgoing<'_>, name: &str) -> bool {
+    outgoing.0.iter().any(|(sent, _)| sent.eq_ignore_ascii_case(name))
+}
+
 fn say_admission(
     plan: &Plan,
     route: &Route,
@@ -138,9 +165,15 @@ fn say_admission(
     say: &mut impl FnMut(&str, &str),
 ) {
     let now = clock::now();
-    let authorized = request.fields.has("authorization");
+    let authorized = identity::is_authorized(request.fields, &route.cache);
     let exchange = Exchange { requested_at: now, received_at: now, authorized };
-    match admission::judge(response, &route.cache, plan.memory.max_object_size, exchange) {
+    match admission::judge(
+        &request.target.path,
+        response,
+        &route.cache,
+        plan.memory.max_object_size,
+        exchange,
+    ) {
         Admission::Discard(reason) => {
             say(
                 "verdict",
@@ -173,6 +206,16 @@ fn say_admission(
             if !freshness.stale_on_disconnect.is_zero() {
                 let window = period(freshness.stale_on_disconnect);
                 say("stale", &format!("for {window} more when the origin does not answer"));
+            }
+            let inputs = Inputs::of(request, IpAddr::V4(Ipv4Addr::UNSPECIFIED), &route.cache);
+            if Witness::of(&inputs, kept.is_forced, &route.cache).is_some() {
+                let names = inputs.names().collect::<Vec<_>>().join(", ");
+                let names = if names.is_empty() { "nothing that this request has".to_owned() } else { names };
+                say("guard", &format!("on probation: {names} reaches the application and is not in the key"));
+                say("guard", "shared once another visitor got the same bytes; if not, passes (personalised)");
+            }
+            if kept.sets_cookie {
+                say("guard", "refused (personalised) if the body shows a cookie that it sets");
             }
             if !kept.withheld.is_empty() {
                 say("withheld", &format!("{}: not stored", kept.withheld.join(", ")));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::values::{OneOrMany, Period, Secret, Size};
+use super::values::{OneOrMany, Period, Secret, Share, Size};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -111,8 +111,11 @@ pub struct Memory {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cache {
-    /// `enforce` (default) or `off`.
+    /// `enforce` (default), `shadow` or `off`.
     pub mode: Option<Mode>,
+    /// Which share of hits is compared with what the origin would have answered to the same visitor. A difference
+    /// that is not a mere change of the page trips the route: its requests pass until the next reload. Default `0%`.
+    pub audit: Option<Share>,
     /// How long a successful response is fresh when the origin does not say. Default `0s`: only what the origin
     /// marks as fresh is stored.
     pub ttl: Option<Period>,
@@ -138,10 +141,25 @@ pub struct Cache {
     /// Cookies that change nothing, with `*` as wildcard: left out of the key and of what the origin is sent.
     /// Default the cookies of the usual analytics scripts.
     pub ignore_cookies: Option<Vec<String>>,
+    /// Cookies that change nothing but that the origin needs: left out of the key, and sent. The guard watches them.
+    /// Default none.
+    pub forward_cookies: Option<Vec<String>>,
+    /// Fields of the origin's `Vary` that change nothing; never `*`. The guard watches them. Default none.
+    pub ignore_vary: Option<Vec<String>>,
+    /// Whether the guard watches what reaches the origin and is not in the key: `on` (default) or `off`.
+    pub guard: Option<Guard>,
+    /// How long a key is not stored after different visitors got different responses to it. Default `10m`.
+    pub personalised_ttl: Option<Period>,
+    /// Whether a path that ends like a static file is stored only when the response is such a file. Default `true`.
+    pub extension_must_match: Option<bool>,
     /// What else makes a request personal.
     pub bypass: Bypass,
     /// What makes two requests the same.
     pub key: Key,
+    /// What preferences of clients are reduced to, in the key and in what the origin is sent.
+    pub vary: Preferences,
+    /// The most entries of one URL; the oldest makes room. Default `1000`.
+    pub max_variants: Option<usize>,
     /// Waiting for another request's fetch.
     pub lock: Lock,
     /// How long a key that proved uncacheable is not waited for. Default `2m`.
@@ -216,7 +234,19 @@ pub enum ClientCacheControl {
 pub enum Mode {
     /// It does.
     Enforce,
+    /// Every request goes to the origin; what the store would have answered is compared with what came.
+    Shadow,
     /// Every request goes to the origin.
+    Off,
+}
+
+/// Whether the personalisation guard watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Guard {
+    /// It does.
+    On,
+    /// It does not.
     Off,
 }
 
@@ -244,17 +274,52 @@ pub struct Bypass {
 pub struct Key {
     /// The query string.
     pub query: Query,
+    /// Cookies whose value is part of the key, with `*` as wildcard: each value has entries of its own. Default none.
+    pub cookies: Option<Vec<String>>,
+    /// Fields whose value is part of the key, such as `Authorization`. Default none.
+    pub headers: Option<Vec<String>>,
+    /// A claim of the JSON Web Token in `Authorization`, such as `sub`. It is not verified; the guard gives an entry to
+    /// a token only once the origin has answered it with the same bytes.
+    pub jwt_claim: Option<String>,
+    /// Whether the kind of device (`mobile`, `tablet`, `desktop`) is part of the key; the origin is sent it as
+    /// `X-Device-Class`, and need not vary on `User-Agent`. Default `false`.
+    pub device_class: Option<bool>,
+}
+
+/// Lists that the preferences of clients are reduced to: a fetch asks for the item that the client likes best, or, when
+/// it likes none, does not ask.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Preferences {
+    /// Languages that the origin distinguishes, such as `[fr, en]`. Default: as sent.
+    pub accept_language: Option<Vec<String>>,
+    /// Media types that it distinguishes, such as `[text/html, application/json]`. Default: as sent.
+    pub accept: Option<Vec<String>>,
 }
 
 /// How the query takes part in the key.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Query {
-    /// Parameters that change nothing, with `*` as wildcard: left out of the key and of what the origin is sent.
-    /// Default those of the usual campaigns.
+    /// The only parameters that change anything, with `*` as wildcard. Default all that are not excluded.
+    pub include: Option<Vec<String>>,
+    /// Parameters that change nothing, with `*` as wildcard: left out of the key. Default those of the usual campaigns.
     pub exclude: Option<Vec<String>>,
+    /// Whether parameters outside the key are sent to the origin all the same: `drop` (default) or `forward`, watched
+    /// by the guard.
+    pub excluded: Option<Excluded>,
     /// Whether `?a=1&b=2` and `?b=2&a=1` are one page. Default `true`.
     pub sort: Option<bool>,
+}
+
+/// What becomes of parameters outside the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Excluded {
+    /// A fetch does not send them.
+    Drop,
+    /// It does.
+    Forward,
 }
 
 /// Waiting for another request's fetch of the same key.

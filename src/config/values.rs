@@ -53,6 +53,30 @@ impl fmt::Display for Size {
     }
 }
 
+/// A share in percent: `0.1%`, kept as a number from 0 to 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
+pub struct Share(pub f64);
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some(number) = text.trim().strip_suffix('%') else {
+            return Err(format!("`{text}` has no unit; write `{text}%`"));
+        };
+        match number.trim().parse::<f64>() {
+            Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(Self(percent / 100.0)),
+            _ => Err(format!("`{text}` is not a share; write a number from 0 to 100, such as `0.1%`")),
+        }
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0 * 100.0)
+    }
+}
+
 fn is_number(text: &str) -> bool {
     text.trim().parse::<f64>().is_ok()
 }
@@ -143,7 +167,9 @@ macro_rules! as_text {
 scalar!(Period, "a duration such as `5m`");
 scalar!(Size, "a size such as `8MiB`");
 scalar!(Secret, "a secret");
+scalar!(Share, "a share such as `0.1%`");
 as_text!(Period);
+as_text!(Share);
 as_text!(Size);
 
 /// One value or a list of them: `listen: ":80"` or `listen: [":80", ":81"]`.
@@ -193,6 +219,16 @@ mod tests {
         assert_eq!("1.5 KiB".parse(), Ok(Size(1536)));
         assert!("800".parse::<Size>().unwrap_err().contains("`800B`"));
         assert!("big".parse::<Size>().is_err());
+    }
+
+    #[test]
+    fn shares_are_percents() {
+        assert_eq!("0.1%".parse(), Ok(Share(0.001)));
+        assert_eq!("100 %".parse(), Ok(Share(1.0)));
+        assert!("5".parse::<Share>().unwrap_err().contains("`5%`"));
+        for bad in ["101%", "-1%", "x%", "nan%"] {
+            assert!(bad.parse::<Share>().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::json;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
-use super::outcome::Outcome;
+use super::outcome::{Outcome, Shadowed};
 
 /// The most lines that wait to be written.
 const MAX_QUEUED_LINES: usize = 65_536;
@@ -53,6 +53,7 @@ fn line(outcome: &Outcome) -> serde_json::Value {
         "route": outcome.route.as_deref(),
         "verdict": outcome.verdict_label(),
         "reason": outcome.reason(),
+        "shadow": outcome.shadow.map(Shadowed::as_str),
         "status": outcome.status,
         "bytes": outcome.bytes,
         "origin_ms": outcome.origin.map(ms),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use prometheus::core::{AtomicU64, GenericGauge};
+use prometheus::core::{AtomicU64, Collector, GenericGauge};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
 };
@@ -35,6 +35,9 @@ pub struct Metrics {
     connections: IntCounter,
     reloads: IntCounterVec,
     fetches: IntCounterVec,
+    shadow: IntCounterVec,
+    audits: IntCounterVec,
+    personalised: IntCounterVec,
     on_scrape: Mutex<OnScrape>,
 }
 
@@ -51,69 +54,92 @@ struct OnScrape {
 /// A metric of this module is registered once, under a valid name.
 const VALID: &str = "metric names are valid and distinct";
 
+/// Makes metrics and registers them.
+struct Registrar<'a>(&'a Registry);
+
+impl Registrar<'_> {
+    fn registered<T: Collector + Clone + 'static>(&self, metric: prometheus::Result<T>) -> T {
+        let metric = metric.expect(VALID);
+        self.0.register(Box::new(metric.clone())).expect(VALID);
+        metric
+    }
+
+    fn counter(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.registered(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn single(&self, name: &str, help: &str) -> IntCounter {
+        self.registered(IntCounter::new(name, help))
+    }
+
+    fn histogram(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
+        self.registered(HistogramVec::new(options, labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Gauge {
+        self.registered(Gauge::new(name, help))
+    }
+}
+
 impl Metrics {
     /// Registers everything; figures of the store are read when scraped.
     pub fn new(store: Arc<Store>, dropped_lines: ErrorCounter) -> Self {
         let registry = Registry::new();
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            let counter = IntCounterVec::new(Opts::new(name, help), labels).expect(VALID);
-            registry.register(Box::new(counter.clone())).expect(VALID);
-            counter
-        };
-        let single = |name: &str, help: &str| {
-            let counter = IntCounter::new(name, help).expect(VALID);
-            registry.register(Box::new(counter.clone())).expect(VALID);
-            counter
-        };
-        let histogram = |name: &str, help: &str, labels: &[&str]| {
-            let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
-            let histogram = HistogramVec::new(options, labels).expect(VALID);
-            registry.register(Box::new(histogram.clone())).expect(VALID);
-            histogram
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = Gauge::new(name, help).expect(VALID);
-            registry.register(Box::new(gauge.clone())).expect(VALID);
-            gauge
-        };
+        let new = Registrar(&registry);
         let process = prometheus::process_collector::ProcessCollector::for_self();
         registry.register(Box::new(process)).expect(VALID);
         let metrics = Self {
-            requests: counter(
+            requests: new.counter(
                 "parvis_requests_total",
                 "Requests, by route, verdict, its reason, and status.",
                 &["route", "verdict", "reason", "status"],
             ),
-            bytes: counter("parvis_response_body_bytes_total", "Bytes of response bodies sent.", &["route"]),
-            total: histogram(
+            bytes: new.counter("parvis_response_body_bytes_total", "Bytes of response bodies sent.", &["route"]),
+            total: new.histogram(
                 "parvis_request_duration_seconds",
                 "From the request's arrival to the end of its response.",
                 &["route", "verdict"],
             ),
-            origin: histogram(
+            origin: new.histogram(
                 "parvis_origin_duration_seconds",
                 "From sending a request to the origin to its response head.",
                 &["route"],
             ),
-            purges: counter("parvis_purges_total", "Purges answered, by what caused them.", &["cause"]),
-            purged: single("parvis_purged_entries_total", "Stored responses removed by purges and writes."),
-            limits: counter("parvis_limit_reached_total", "How often a limit was reached.", &["limit"]),
-            connections: single("parvis_connections_total", "Client connections accepted."),
-            reloads: counter("parvis_reloads_total", "Reloads of the configuration, by result.", &["result"]),
-            fetches: counter("parvis_fetches_total", "Fetches for the store, by result.", &["result"]),
+            purges: new.counter("parvis_purges_total", "Purges answered, by what caused them.", &["cause"]),
+            purged: new.single("parvis_purged_entries_total", "Stored responses removed by purges and writes."),
+            limits: new.counter("parvis_limit_reached_total", "How often a limit was reached.", &["limit"]),
+            connections: new.single("parvis_connections_total", "Client connections accepted."),
+            reloads: new.counter("parvis_reloads_total", "Reloads of the configuration, by result.", &["result"]),
+            fetches: new.counter("parvis_fetches_total", "Fetches for the store, by result.", &["result"]),
+            shadow: new.counter(
+                "parvis_shadow_total",
+                "Requests of routes in shadow mode, by what would have been done, and whether the bytes were the same.",
+                &["route", "result"],
+            ),
+            audits: new.counter(
+                "parvis_audits_total",
+                "Hits compared with the origin, by result.",
+                &["route", "result"],
+            ),
+            personalised: new.counter(
+                "parvis_personalised_total",
+                "Responses found to be made for one visitor, by how.",
+                &["route", "found"],
+            ),
             on_scrape: Mutex::new(OnScrape {
-                entries: gauge("parvis_store_entries", "Responses in the memory tier."),
-                bytes: gauge("parvis_store_bytes", "Bytes the memory tier is charged with."),
-                evictions: single("parvis_store_evictions_total", "Responses pushed out to make room."),
-                fills: gauge("parvis_fills", "Fetches under way that others can join."),
-                fill_bytes: gauge("parvis_fill_bytes", "Bytes of bodies under way."),
-                dropped_lines: single("parvis_access_log_dropped_total", "Access log lines dropped."),
+                entries: new.gauge("parvis_store_entries", "Responses in the memory tier."),
+                bytes: new.gauge("parvis_store_bytes", "Bytes the memory tier is charged with."),
+                evictions: new.single("parvis_store_evictions_total", "Responses pushed out to make room."),
+                fills: new.gauge("parvis_fills", "Fetches under way that others can join."),
+                fill_bytes: new.gauge("parvis_fill_bytes", "Bytes of bodies under way."),
+                dropped_lines: new.single("parvis_access_log_dropped_total", "Access log lines dropped."),
             }),
             store,
             dropped_lines,
             registry: registry.clone(),
         };
-        gauge("parvis_store_capacity_bytes", "The budget of the memory tier.")
+        new.gauge("parvis_store_capacity_bytes", "The budget of the memory tier.")
             .set(metrics.store.memory.capacity());
         metrics
     }
@@ -127,6 +153,9 @@ impl Metrics {
         self.requests.with_label_values(&[route, verdict, reason, status]).inc();
         self.bytes.with_label_values(&[route]).inc_by(outcome.bytes);
         self.total.with_label_values(&[route, verdict]).observe(outcome.total().as_secs_f64());
+        if let Some(shadowed) = outcome.shadow {
+            self.shadow.with_label_values(&[route, shadowed.as_str()]).inc();
+        }
         for limit in [
             PassReason::LockTimeout.as_str(),
             PassReason::FillLimit.as_str(),
@@ -154,6 +183,16 @@ impl Metrics {
         self.limits.with_label_values(&[limit]).inc();
     }
 
+    /// Counts an audit of a hit.
+    pub fn audit(&self, route: &str, result: &str) {
+        self.audits.with_label_values(&[route, result]).inc();
+    }
+
+    /// Counts a response that the guard refused, by how it found out (`difference`, `secret`).
+    pub fn personalised(&self, route: &str, found: &str) {
+        self.personalised.with_label_values(&[route, found]).inc();
+    }
+
     /// Counts a client connection.
     pub fn connection(&self) {
         self.connections.inc();
@@ -178,6 +217,7 @@ impl Metrics {
             raise(&figures.evictions, self.store.memory.evictions());
             figures.fills.set(self.store.fills.len() as u64);
             figures.fill_bytes.set(self.store.fills.bytes());
+            raise(&self.limits.with_label_values(&["variants"]), self.store.memory.crowded_out());
             raise(&figures.dropped_lines, self.dropped_lines.dropped_lines() as u64);
         }
         let mut text = Vec::new();

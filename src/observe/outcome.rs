@@ -22,8 +22,41 @@ const MAX_REQUEST_ID: usize = 128;
 pub enum Fate {
     /// It is stored.
     Stored,
+    /// It is stored for those with the same inputs only, until others got the same (see [`crate::rules::guard`]).
+    OnProbation,
     /// It is not, for this reason.
     Discarded(DiscardReason),
+}
+
+/// What a route in shadow mode would have done with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shadowed {
+    /// A hit, with the bytes that the origin sent.
+    Same,
+    /// A hit, with other bytes than the origin sent.
+    Different,
+    /// A hit that cannot be compared: the origin's answer had no complete body.
+    Unseen,
+    /// A fetch, whose response would be stored.
+    Miss,
+    /// A fetch by another visitor, whose response shows that the page is personalised.
+    Personalised,
+    /// A fetch whose response would not be stored.
+    NotStored,
+}
+
+impl Shadowed {
+    /// The word used in the log and the metric.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Different => "different",
+            Self::Unseen => "unseen",
+            Self::Miss => "miss",
+            Self::Personalised => "personalised",
+            Self::NotStored => "not-stored",
+        }
+    }
 }
 
 /// Why parvis answered by itself.
@@ -106,6 +139,8 @@ pub struct Outcome {
     pub stood_in: Option<StandIn>,
     /// Seconds of freshness left (negative: since expiry) of what was served from the store.
     pub ttl: Option<i64>,
+    /// What the shadow of the store would have done, and how that compares.
+    pub shadow: Option<Shadowed>,
     /// Why parvis answered by itself.
     pub local: Option<Local>,
     /// The status sent.
@@ -139,6 +174,7 @@ impl Default for Outcome {
             validated: false,
             stood_in: None,
             ttl: None,
+            shadow: None,
             local: None,
             status: 0,
             bytes: 0,
@@ -191,6 +227,7 @@ impl Outcome {
             (Some(Verdict::Pass(reason)), _) => reason.as_str(),
             (Some(Verdict::HitStale(reason)), _) => reason.as_str(),
             (_, Some(Fate::Discarded(reason))) => reason.as_str(),
+            (_, Some(Fate::OnProbation)) => "probation",
             (Some(Verdict::Revalidate(RevalidateReason::Client)), _) => "client",
             _ if self.validated => "validated",
             _ if self.collapsed => "collapsed",
@@ -213,7 +250,7 @@ impl Outcome {
         if self.validated {
             status.push_str("; fwd-status=304");
         }
-        if self.fate == Some(Fate::Stored) {
+        if matches!(self.fate, Some(Fate::Stored | Fate::OnProbation)) {
             status.push_str("; stored");
         }
         if self.collapsed {

@@ -5,6 +5,8 @@
 //! end.
 
 pub mod compile;
+mod policies;
+mod risks;
 mod routes;
 
 use std::collections::BTreeMap;

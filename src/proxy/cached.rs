@@ -8,21 +8,24 @@ use pingora::proxy::Session;
 use super::App;
 use super::context::Context;
 use super::view::View;
-use super::{answer, fetch};
+use super::{answer, audit, fetch};
 use crate::clock::{self, Timestamp};
 use crate::observe::outcome::{Fate, Local};
 use crate::rules::client_control::ClientControl;
 use crate::rules::encoding;
 use crate::rules::freshness::StaleReason;
-use crate::rules::head::Fields;
+use crate::rules::guard::{Inputs, Witness};
+use crate::rules::head::{Fields, RequestHead};
 use crate::rules::invalidate::Facts;
-use crate::rules::key::CacheKey;
+use crate::rules::key::{CacheKey, Vary};
 use crate::rules::lookup::PassReason;
+use crate::rules::outgoing::Outgoing;
 use crate::rules::policy::CachePolicy;
 use crate::rules::ranges;
 use crate::rules::verdict::{self, Verdict};
 use crate::store::fill::{Failure, News, Opening, Reader, Streaming};
 use crate::store::fills::{Place, Ticket};
+use crate::store::memory;
 use crate::store::response::{Head, StoredResponse};
 
 /// How often a request looks again, when what it waited for was not for it.
@@ -40,6 +43,16 @@ pub enum Served {
 enum Round {
     Served(Served),
     LookAgain,
+}
+
+/// What of a fetch that it did not lead a request may have.
+enum Share {
+    /// The response, as it comes.
+    Now,
+    /// Perhaps the response, once it is complete and has been looked at.
+    Later,
+    /// Not this one.
+    Never(Round),
 }
 
 /// What the store says to a request.
@@ -68,6 +81,7 @@ pub async fn serve(app: &App, session: &mut Session, ctx: &mut Context) -> Resul
         let round = match (found.verdict, &found.response) {
             (Verdict::Hit, Some(response)) => {
                 answer::stored(session, ctx, response, now).await?;
+                audit::sample(app, session, ctx, response);
                 Round::Served(Served::Answered)
             }
             (Verdict::HitStale(reason), Some(response)) => {
@@ -96,8 +110,8 @@ fn look_up(app: &App, session: &Session, ctx: &Context, policy: &CachePolicy, no
     let view = View::new(session.req_header(), ctx.client.scheme);
     let request = view.head();
     let route = ctx.route_name().unwrap_or_default();
-    let primary = CacheKey::primary(&route, &request, &policy.query);
-    let found = app.store.memory.lookup(&primary, request.fields);
+    let primary = CacheKey::primary(&route, &request, policy);
+    let (found, _) = stored_for(app, &request, ctx, policy, &primary);
     let client = ClientControl::heeded(request.fields, policy);
     let mut verdict =
         verdict::judge(found.response.as_ref().map(|response| &response.freshness), &client, now);
@@ -117,6 +131,34 @@ fn look_up(app: &App, session: &Session, ctx: &Context, policy: &CachePolicy, no
     }
 }
 
+/// What is stored under the key that the request selects: for it, and else for others only.
+pub fn stored_for(
+    app: &App,
+    request: &RequestHead<'_>,
+    ctx: &Context,
+    policy: &CachePolicy,
+    primary: &CacheKey,
+) -> (memory::Found, Option<Arc<StoredResponse>>) {
+    let mut found = app.store.memory.lookup(primary, |vary| variant(request, policy, primary, vary));
+    let witness = found.response.as_ref().and_then(|response| response.witness.as_deref());
+    let rival = if is_covered(request, ctx, policy, witness) { None } else { found.response.take() };
+    (found, rival)
+}
+
+/// The key of the variant that the request selects: by what a fetch for it would send.
+fn variant(request: &RequestHead<'_>, policy: &CachePolicy, primary: &CacheKey, vary: &Vary) -> CacheKey {
+    primary.variant(vary, Fields(&Outgoing::of(request, policy).lend()))
+}
+
+fn is_covered(
+    request: &RequestHead<'_>,
+    ctx: &Context,
+    policy: &CachePolicy,
+    witness: Option<&Witness>,
+) -> bool {
+    witness.is_none_or(|witness| witness.covers(&Inputs::of(request, ctx.client.address, policy)))
+}
+
 /// Joins the fetch of the key, or leads it.
 async fn share_a_fetch(
     app: &App,
@@ -132,8 +174,11 @@ async fn share_a_fetch(
     if found.wants_part && found.response.is_none() {
         return pass(PassReason::Range);
     }
-    if app.store.memo.holds(&found.key, now) {
-        return pass(PassReason::Uncacheable);
+    if let Some(reason) = app.store.memo.reason(&found.key, now) {
+        if reason == PassReason::Uncacheable {
+            ctx.believed_uncacheable = Some(found.key);
+        }
+        return pass(reason);
     }
     let begun = app.store.memory.begin();
     let key = if found.as_head { found.key.of_head() } else { found.key.clone() };
@@ -148,7 +193,7 @@ async fn share_a_fetch(
                 }
             };
             ctx.outcome.origin = Some(ctx.outcome.elapsed());
-            serve_opening(session, ctx, &found, opening, reader, true).await
+            serve_opening(session, ctx, opening, reader, true).await
         }
         Ticket::Follow(reader) => follow(session, ctx, policy, &found, reader).await,
     }
@@ -165,8 +210,18 @@ async fn follow(
     let Ok(opening) = tokio::time::timeout(policy.lock_timeout, reader.opening()).await else {
         return Ok(Round::Served(Served::Pass(PassReason::LockTimeout)));
     };
+    match share(session, ctx, policy, found, &opening) {
+        Share::Now => {}
+        Share::Later => {
+            let settled = tokio::time::timeout(policy.lock_timeout, reader.settled()).await;
+            return Ok(
+                settled.map_or(Round::Served(Served::Pass(PassReason::LockTimeout)), |()| Round::LookAgain)
+            );
+        }
+        Share::Never(round) => return Ok(round),
+    }
     ctx.outcome.collapsed = true;
-    let round = serve_opening(session, ctx, found, opening, reader, false).await;
+    let round = serve_opening(session, ctx, opening, reader, false).await;
     if !matches!(round, Ok(Round::Served(Served::Answered))) {
         ctx.outcome.collapsed = false;
     }
@@ -176,7 +231,6 @@ async fn follow(
 async fn serve_opening(
     session: &mut Session,
     ctx: &mut Context,
-    found: &Found,
     opening: Opening,
     reader: Reader,
     leads: bool,
@@ -184,10 +238,8 @@ async fn serve_opening(
     let now = clock::now();
     match opening {
         Opening::Streaming(streaming) => {
-            if !leads && let Some(round) = not_for_followers(session, ctx, found, &streaming) {
-                return Ok(round);
-            }
-            ctx.outcome.fate = Some(streaming.discard.map_or(Fate::Stored, Fate::Discarded));
+            let kept = if streaming.witness.is_some() { Fate::OnProbation } else { Fate::Stored };
+            ctx.outcome.fate = Some(streaming.discard.map_or(kept, Fate::Discarded));
             let head = streaming.for_leader.as_ref().filter(|_| leads).unwrap_or(&streaming.head);
             answer::streaming(session, ctx, &streaming, head, reader).await?;
         }
@@ -215,25 +267,36 @@ async fn serve_opening(
     Ok(Round::Served(Served::Answered))
 }
 
-/// Why a follower cannot use the response it waited for: nobody may share it, or it is another variant.
-fn not_for_followers(
-    session: &Session,
-    ctx: &Context,
-    found: &Found,
-    streaming: &Streaming,
-) -> Option<Round> {
-    if streaming.discard.is_some() {
-        return Some(Round::Served(Served::Pass(PassReason::Uncacheable)));
-    }
+/// Whether a follower may have what it waited for: not what nobody may share, nor another variant, nor what is still
+/// on probation for requests that differ from its own.
+fn share(session: &Session, ctx: &Context, policy: &CachePolicy, found: &Found, opening: &Opening) -> Share {
     let view = View::new(session.req_header(), ctx.client.scheme);
-    if !is_readable(view.fields(), &streaming.head) {
-        return Some(Round::Served(Served::Pass(PassReason::Encoding)));
+    let request = view.head();
+    let covered = |witness: Option<&Witness>| is_covered(&request, ctx, policy, witness);
+    let streaming: &Streaming = match opening {
+        Opening::Streaming(streaming) => streaming,
+        Opening::Validated(response, _) | Opening::StandIn(response, _)
+            if !covered(response.witness.as_deref()) =>
+        {
+            return Share::Never(Round::LookAgain);
+        }
+        _ => return Share::Now,
+    };
+    if streaming.discard.is_some() {
+        return Share::Never(Round::Served(Served::Pass(PassReason::Uncacheable)));
+    }
+    if !is_readable(request.fields, &streaming.head) {
+        return Share::Never(Round::Served(Served::Pass(PassReason::Encoding)));
     }
     let own = match streaming.vary.is_empty() {
         true => found.primary.clone(),
-        false => found.primary.variant(&streaming.vary, view.fields()),
+        false => variant(&request, policy, &found.primary, &streaming.vary),
     };
-    (own != streaming.key).then_some(Round::LookAgain)
+    match own == streaming.key {
+        false => Share::Never(Round::LookAgain),
+        true if streaming.is_sealed || !covered(streaming.witness.as_ref()) => Share::Later,
+        true => Share::Now,
+    }
 }
 
 /// Begins the fetch of a fill that can be joined now, after a second look at what is stored. A purge may have come
@@ -248,14 +311,15 @@ fn lead(
     place: Place,
 ) -> Result<()> {
     let view = View::new(session.req_header(), ctx.client.scheme);
-    let now_stored = app.store.memory.lookup(&found.primary, view.fields());
+    let Some(route) = &ctx.route else { return Ok(()) };
+    let (now_stored, rival) = stored_for(app, &view.head(), ctx, &route.cache, &found.primary);
     let freshness = now_stored.response.as_ref().map(|response| &response.freshness);
     let verdict = verdict::judge(freshness, &found.client, clock::now());
     if verdict == Verdict::Hit {
         place.filler.open(Opening::Again);
         return Ok(());
     }
-    let target = fetch::Target { primary: found.primary.clone(), stored: now_stored, as_head };
+    let target = fetch::Target { primary: found.primary.clone(), stored: now_stored, rival, as_head };
     fetch::Job::new(app, ctx, target, place).start(session, ctx)
 }
 

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use super::shadow::Shadow;
 use super::{Live, fetch};
 use crate::observe::outcome::Outcome;
 use crate::origin::Pool;
 use crate::rules::forwarding::Client;
+use crate::rules::key::CacheKey;
+use crate::rules::policy::Mode;
 use crate::rules::route::Route;
 use crate::rules::target::Scheme;
 
@@ -30,6 +33,10 @@ pub struct Context {
     pub client: Client,
     /// The route that took it.
     pub route: Option<Arc<Route>>,
+    /// What the route's shadow watches.
+    pub shadow: Option<Box<Shadow>>,
+    /// The key for which it passes because its response was uncacheable a moment ago.
+    pub believed_uncacheable: Option<CacheKey>,
     /// What will be recorded.
     pub outcome: Outcome,
     /// Connections tried.
@@ -67,6 +74,8 @@ impl Context {
             kind: Kind::Client,
             client,
             route: None,
+            shadow: None,
+            believed_uncacheable: None,
             outcome: Outcome::default(),
             attempts: 0,
             connected: false,
@@ -78,6 +87,11 @@ impl Context {
     /// The servers of the route's upstream.
     pub fn pool(&self) -> Option<&Arc<Pool>> {
         self.route.as_ref().and_then(|route| self.live.pools.get(&route.upstream))
+    }
+
+    /// Whether the route caches.
+    pub fn mode(&self) -> Mode {
+        self.route.as_ref().map_or(Mode::Off, |route| route.cache.mode)
     }
 
     /// The name of the route.

@@ -11,21 +11,26 @@ use http::Method;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::HttpTask;
 use pingora::protocols::http::subrequest::server::SubrequestHandle;
+use pingora::proxy::PreparedSubrequest;
 use pingora::proxy::Session;
 use pingora::proxy::subrequest::Ctx as SubrequestCtx;
 use pingora::{Error, ErrorType, Result};
 
 use super::context::{Context, Kind};
-use super::view;
+use super::view::{self, View};
 use super::{App, Live, upstream};
 use crate::clock::{self, Timestamp};
 use crate::rules::admission::{self, Admission, DiscardReason, Kept};
 use crate::rules::freshness::{Exchange, OriginFailure, age_value, date_value};
+use crate::rules::guard::{self, Inputs, Witness};
 use crate::rules::head::{Fields, ResponseHead};
+use crate::rules::identity;
 use crate::rules::invalidate::Facts;
 use crate::rules::key::CacheKey;
+use crate::rules::lookup::PassReason;
 use crate::rules::policy::SetCookie;
 use crate::rules::route::Route;
+use crate::rules::secrets::Secrets;
 use crate::rules::validation::{self, Validation};
 use crate::store::fence::Sequence;
 use crate::store::fill::{Failure, Filler, Opening, Streaming};
@@ -41,6 +46,21 @@ pub struct Order {
     request: RequestHeader,
     route: Arc<Route>,
     live: Arc<Live>,
+}
+
+/// A subrequest that sends `request` through `route`, and its receiving end. It runs when it is told to.
+pub fn subrequest(
+    session: &Session,
+    request: RequestHeader,
+    route: Arc<Route>,
+    live: Arc<Live>,
+) -> Result<(PreparedSubrequest, SubrequestHandle)> {
+    let Some(spawner) = session.subrequest_spawner.as_ref() else {
+        return Error::e_explain(ErrorType::InternalError, "no spawner for subrequests");
+    };
+    let order = Order { request, route, live };
+    let order = SubrequestCtx::builder().user_ctx(Box::new(Some(Box::new(order)))).build();
+    Ok(spawner.create_subrequest(session.as_ref(), order))
 }
 
 /// Turns a subrequest of ours into what its order says, and tells whether it was one; leaves a client's request
@@ -67,6 +87,8 @@ pub struct Target {
     pub primary: CacheKey,
     /// What is stored under the key that the request selects.
     pub stored: Found,
+    /// What is stored under it for others: the response will be compared with it.
+    pub rival: Option<Arc<StoredResponse>>,
     /// Whether only the head is asked for, to freshen what is stored.
     pub as_head: bool,
 }
@@ -81,6 +103,12 @@ pub struct Job {
     key: CacheKey,
     /// What is stored under it, and has to be validated.
     expired: Option<Arc<StoredResponse>>,
+    /// What is stored under it for others.
+    rival: Option<Arc<StoredResponse>>,
+    /// What of the request reaches the origin and is not in the key.
+    inputs: Inputs,
+    /// What no shared body may show.
+    secrets: Secrets,
     as_head: bool,
     /// Whether it carries `Authorization`: then what it finds out may be true for one person only.
     authorized: bool,
@@ -111,6 +139,9 @@ impl Job {
             as_head: target.as_head && target.stored.response.is_some(),
             authorized: false,
             expired: target.stored.response,
+            rival: target.rival,
+            inputs: Inputs::default(),
+            secrets: Secrets::default(),
             begun: place.begun,
             requested_at: clock::now(),
             filler: place.filler,
@@ -120,18 +151,18 @@ impl Job {
 
     /// Starts the fetch in a task of its own.
     pub fn start(mut self, session: &Session, ctx: &Context) -> Result<()> {
-        let Some(spawner) = session.subrequest_spawner.as_ref() else {
-            return Error::e_explain(ErrorType::InternalError, "no spawner for subrequests");
-        };
-        let query = &self.route.cache.query;
-        let mut request = upstream::for_fetch(session.req_header(), query, self.expired.as_deref(), ctx)?;
+        let policy = &self.route.cache;
+        let view = View::new(session.req_header(), ctx.client.scheme);
+        let head = view.head();
+        self.inputs = Inputs::of(&head, ctx.client.address, policy);
+        self.secrets = Secrets::of_request(&head, policy);
+        self.authorized = identity::is_authorized(head.fields, policy);
+        let mut request = upstream::for_fetch(&view, policy, self.expired.as_deref(), ctx)?;
         if self.as_head {
             request.set_method(Method::HEAD);
         }
-        self.authorized = request.headers.contains_key("authorization");
-        let order = Order { request: request.clone(), route: self.route.clone(), live: self.live.clone() };
-        let order = SubrequestCtx::builder().user_ctx(Box::new(Some(Box::new(order)))).build();
-        let (subrequest, handle) = spawner.create_subrequest(session.as_ref(), order);
+        let (subrequest, handle) =
+            subrequest(session, request.clone(), self.route.clone(), self.live.clone())?;
         tokio::spawn(async move {
             tokio::join!(subrequest.run(), self.receive(handle, request));
         });
@@ -181,7 +212,8 @@ impl Job {
             return Next::Settled;
         }
         let max_object_size = self.live.plan.memory.max_object_size;
-        let admission = admission::judge(&head, &self.route.cache, max_object_size, exchange);
+        let path = &self.filler.0.facts.path;
+        let admission = admission::judge(path, &head, &self.route.cache, max_object_size, exchange);
         let next = match (admission, self.expired.clone()) {
             (Admission::Keep(_), Some(expired)) if self.as_head => {
                 // It freshens what is stored, or shows that it has been replaced (RFC 9111 section 4.3.5).
@@ -218,6 +250,9 @@ impl Job {
         let (key, kept, discard) = match admission {
             Admission::Keep(kept) => {
                 let key = self.settle_variant(&kept, request);
+                if kept.sets_cookie {
+                    self.secrets.set_by(head.fields);
+                }
                 (stored_head, for_leader) = self.shared(stored_head, &kept);
                 (key, Some(Box::new(kept)), None)
             }
@@ -234,6 +269,10 @@ impl Job {
             key: key.clone(),
             discard,
             age: head.fields.has("age").then(|| age_value(head.fields).as_secs()),
+            witness: kept
+                .as_ref()
+                .and_then(|kept| Witness::of(&self.inputs, kept.is_forced, &self.route.cache)),
+            is_sealed: kept.as_ref().is_some_and(|kept| kept.sets_cookie),
         };
         self.filler.open(Opening::Streaming(Arc::new(streaming)));
         Next::Body { key, head: stored_head, kept, length }
@@ -273,7 +312,7 @@ impl Job {
         }
         let period = self.route.cache.uncacheable_ttl;
         let facts = Arc::new(self.filler.0.facts.clone());
-        self.app.store.memo.note(&self.key, facts, period, clock::now());
+        self.app.store.memo.note(&self.key, facts, PassReason::Uncacheable, period, clock::now());
     }
 
     /// Applies a 304 (RFC 9111 section 4.3.4).
@@ -290,7 +329,8 @@ impl Job {
         fields.extend(head.fields.first("age").map(|age| ("age", age)));
         let merged = ResponseHead { status: expired.head.status, fields: Fields(&fields) };
         let max_object_size = self.live.plan.memory.max_object_size;
-        match admission::judge(&merged, &self.route.cache, max_object_size, exchange) {
+        let path = &self.filler.0.facts.path;
+        match admission::judge(path, &merged, &self.route.cache, max_object_size, exchange) {
             // What is stored without its new variants would be served to all of them.
             Admission::Keep(kept) if kept.vary != expired.vary => {
                 self.app.store.memory.remove(&self.key, expired);
@@ -298,7 +338,7 @@ impl Job {
             }
             Admission::Keep(kept) => {
                 let (head, _) = self.shared(Head::storable(&merged), &kept);
-                let response = self.response(head, expired.body.clone(), kept);
+                let response = self.response(head, expired.body.clone(), kept, expired.witness.as_deref());
                 let stored = self.store(&self.key, &response);
                 Opening::Validated(response, stored.err())
             }
@@ -359,10 +399,7 @@ impl Job {
                 return "abandoned";
             }
         }
-        let stored = kept.zip(self.filler.body()).map(|(kept, body)| {
-            let response = self.response(head, body, *kept);
-            self.store(&key, &response)
-        });
+        let stored = kept.zip(self.filler.body()).map(|(kept, body)| self.settle(&key, head, body, *kept));
         // In the store before the fill leaves the table and before a reader has the last byte: whoever asks next
         // finds one or the other.
         self.filler.finish();
@@ -376,7 +413,57 @@ impl Job {
         }
     }
 
-    fn response(&self, head: Head, body: Bytes, kept: Kept) -> Arc<StoredResponse> {
+    /// Stores a complete response, unless it turns out to be personal.
+    fn settle(&self, key: &CacheKey, head: Head, body: Bytes, kept: Kept) -> Result<(), DiscardReason> {
+        if self.secrets.appear_in(&body) {
+            return Err(self.personalised(key, "secret", "its body shows a secret of its visitor"));
+        }
+        let policy = &self.route.cache;
+        let fresh = Witness::of(&self.inputs, kept.is_forced, policy);
+        let witness = match self.rival.as_ref().or(self.expired.as_ref()) {
+            Some(prior) if fresh.is_some() => {
+                let new = (ResponseHead { status: head.status, fields: Fields(&head.fields()) }, &body[..]);
+                match prior.head.with(|stored| guard::difference((stored, &prior.body), new)) {
+                    // The same bytes prove the inputs in which the two requests differ.
+                    None => prior.witness.as_ref().map(|witness| witness.joined_by(&self.inputs)).or(fresh),
+                    Some(difference) if self.is_rivalled(key) => {
+                        let message = format!("another visitor got another {difference}");
+                        return Err(self.personalised(key, "difference", &message));
+                    }
+                    Some(_) => fresh,
+                }
+            }
+            _ => fresh,
+        };
+        let response = self.response(head, body, kept, witness.as_ref());
+        self.store(key, &response)
+    }
+
+    /// Whether the rival was fresh when this fetch began and nothing has removed it since: then a difference is one
+    /// between visitors. Takes it out of the store.
+    fn is_rivalled(&self, key: &CacheKey) -> bool {
+        self.rival.as_ref().is_some_and(|rival| {
+            rival.freshness.remaining(self.requested_at).is_some() && self.app.store.memory.remove(key, rival)
+        })
+    }
+
+    /// Marks the key as personalised.
+    fn personalised(&self, key: &CacheKey, found: &str, message: &str) -> DiscardReason {
+        let (route, period) = (&self.route.name, self.route.cache.personalised_ttl);
+        tracing::warn!(%route, %key, message, "personalised: not shared for {period:?}");
+        self.app.observer.metrics.personalised(route, found);
+        let facts = Arc::new(self.filler.0.facts.clone());
+        self.app.store.memo.note(key, facts, PassReason::Personalised, period, clock::now());
+        DiscardReason::Personalised
+    }
+
+    fn response(
+        &self,
+        head: Head,
+        body: Bytes,
+        kept: Kept,
+        witness: Option<&Witness>,
+    ) -> Arc<StoredResponse> {
         let known = &self.filler.0.facts;
         let facts = Facts { tags: kept.tags.into(), ..known.clone() };
         Arc::new(StoredResponse {
@@ -385,13 +472,17 @@ impl Job {
             freshness: kept.freshness,
             facts: Arc::new(facts),
             vary: kept.vary,
+            witness: witness.cloned().map(Box::new),
         })
     }
 
     fn store(&self, key: &CacheKey, response: &Arc<StoredResponse>) -> Result<(), DiscardReason> {
-        self.app.store.memory.insert(key, response.clone(), self.begun).map_err(|refused| match refused {
-            Refused::Purged => DiscardReason::Purged,
-            Refused::TooLarge => DiscardReason::TooLarge,
+        let max_variants = self.route.cache.max_variants;
+        self.app.store.memory.insert(key, response.clone(), self.begun, max_variants).map_err(|refused| {
+            match refused {
+                Refused::Purged => DiscardReason::Purged,
+                Refused::TooLarge => DiscardReason::TooLarge,
+            }
         })
     }
 

@@ -14,10 +14,12 @@
 //! [`crate::rules`] has to decide.
 
 mod answer;
+mod audit;
 mod cached;
 mod context;
 mod extract;
 mod fetch;
+mod shadow;
 mod upstream;
 mod view;
 pub mod wire;
@@ -28,6 +30,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::protocols::http::ServerSession;
@@ -41,14 +44,19 @@ use crate::observe::Observer;
 use crate::observe::outcome::Local;
 use crate::origin::Pools;
 use crate::plan::Plan;
+use crate::rules::admission::{self, Admission};
 use crate::rules::client_control::ClientControl;
-use crate::rules::head::Fields;
+use crate::rules::freshness::Exchange;
+use crate::rules::head::{Fields, ResponseHead};
+use crate::rules::identity;
 use crate::rules::invalidate::Selector;
 use crate::rules::lookup::{self, PassReason};
+use crate::rules::policy::Mode;
 use crate::rules::verdict::Verdict;
 use crate::rules::{invalidate, route};
 use crate::store::Store;
 use context::{Context, Kind};
+use shadow::Shadow;
 use view::View;
 
 /// How long a client may take to send or take the next bytes.
@@ -64,6 +72,15 @@ pub struct Live {
     pub plan: Plan,
     /// Its upstreams, looked up.
     pub pools: Pools,
+    /// The routes that an audit has tripped.
+    pub tripped: audit::Tripped,
+}
+
+impl Live {
+    /// A configuration that goes live, with nothing tripped.
+    pub fn new(plan: Plan, pools: Pools) -> Self {
+        Self { plan, pools, tripped: audit::Tripped::default() }
+    }
 }
 
 /// The proxy: what is configured, what is stored, what is observed.
@@ -78,7 +95,12 @@ pub struct Parvis {
     pub active: Arc<AtomicUsize>,
     /// Places for purges that follow a write of unknown outcome.
     pub late_purges: Arc<Semaphore>,
+    /// Places for audits of hits.
+    pub audits: Arc<Semaphore>,
 }
+
+/// The most audits at once: they are load that nobody waits for.
+pub const MAX_AUDITS: usize = 16;
 
 /// The most purges that wait to follow a write of unknown outcome.
 pub const MAX_LATE_PURGES: usize = 1024;
@@ -150,6 +172,10 @@ impl ProxyHttp for App {
             return answer::local(session, ctx, Local::MaxForwards).await.map(|()| true);
         }
         let reason = match self.judge(session, ctx) {
+            Ok(()) if ctx.mode() == Mode::Shadow => {
+                ctx.shadow = Some(Box::new(Shadow::begin(self, session, ctx)));
+                PassReason::Shadow
+            }
             Ok(()) => match cached::serve(self, session, ctx).await? {
                 cached::Served::Answered => return Ok(true),
                 cached::Served::Pass(reason) => reason,
@@ -199,7 +225,12 @@ impl ProxyHttp for App {
             // Its head was made when it was ordered.
             Kind::Fetch(_) => Ok(()),
             Kind::Client => upstream::for_pass(session.req_header(), request, ctx),
+        }?;
+        if ctx.shadow.is_some() {
+            // As a fetch would be answered: what is compressed anew each time cannot be compared.
+            request.insert_header("Accept-Encoding", "identity")?;
         }
+        Ok(())
     }
 
     async fn upstream_response_filter(
@@ -219,7 +250,23 @@ impl ProxyHttp for App {
         {
             self.invalidate(session, Some(response), ctx);
         }
+        if matches!(ctx.kind, Kind::Client) {
+            self.watch(session, response, ctx);
+        }
         Ok(())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        ends: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        if let Some(shadow) = &mut ctx.shadow {
+            shadow.body(self, body.as_deref().unwrap_or_default(), ends);
+        }
+        Ok(None)
     }
 
     async fn response_filter(
@@ -280,6 +327,7 @@ impl ProxyHttp for App {
         if outcome.error.is_none() {
             outcome.error = error.map(ToString::to_string);
         }
+        outcome.shadow = ctx.shadow.as_ref().map(|shadow| shadow.result());
         outcome.finish();
         let plan = &ctx.live.plan;
         self.observer.record(outcome, plan.access_log, plan.slow_request);
@@ -327,7 +375,29 @@ impl App {
         if !session.req_header().raw_path_is_utf8() {
             return Err(PassReason::Path);
         }
+        if ctx.live.tripped.holds(&route.name) {
+            return Err(PassReason::Tripped);
+        }
         lookup::allowed(&View::new(session.req_header(), ctx.client.scheme).head(), &route.cache)
+    }
+
+    /// Looks at what comes of a pass: for the shadow of the store, or for a key that may be cacheable again.
+    fn watch(&self, session: &Session, response: &ResponseHeader, ctx: &mut Context) {
+        if let Some(shadow) = &mut ctx.shadow {
+            return shadow.head(response);
+        }
+        let (Some(key), Some(route)) = (&ctx.believed_uncacheable, &ctx.route) else { return };
+        let (view, now) = (View::new(session.req_header(), ctx.client.scheme), clock::now());
+        let fields = view::response_fields(response);
+        let lent = view::lend(&fields);
+        let head = ResponseHead { status: response.status.as_u16(), fields: Fields(&lent) };
+        let authorized = identity::is_authorized(view.fields(), &route.cache);
+        let exchange = Exchange { requested_at: now, received_at: now, authorized };
+        let max = ctx.live.plan.memory.max_object_size;
+        let admission = admission::judge(&view.head().target.path, &head, &route.cache, max, exchange);
+        if matches!(admission, Admission::Keep(_)) {
+            self.store.memo.forget_key(key);
+        }
     }
 
     /// Whether a read that cannot be answered from the store may not go to the origin either (RFC 9111 section

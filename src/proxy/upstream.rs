@@ -10,7 +10,9 @@ use crate::rules::directives::digits;
 use crate::rules::forwarding::{NOT_FETCHED_WITH, is_claim};
 use crate::rules::head::Fields;
 use crate::rules::hop;
-use crate::rules::policy::QueryPolicy;
+use crate::rules::identity::{DEVICE_FIELD, Device};
+use crate::rules::outgoing::Outgoing;
+use crate::rules::policy::CachePolicy;
 use crate::rules::validation;
 use crate::store::response::StoredResponse;
 
@@ -45,9 +47,26 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
     if !request.headers.contains_key("x-forwarded-host") && !view.host().is_empty() {
         request.insert_header("X-Forwarded-Host", view.host())?;
     }
+    if ctx.route.as_ref().is_some_and(|route| route.cache.identity.device) {
+        request.insert_header(DEVICE_FIELD, Device::of(view.fields()).as_str())?;
+    }
     request.insert_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
     request.append_header("Via", via(received.version))?;
     Ok(())
+}
+
+/// Makes the head of a request that asks what the origin would have answered to this client, had it not been answered
+/// from the store.
+pub fn for_audit(received: &RequestHeader, ctx: &Context) -> Result<RequestHeader> {
+    let view = View::new(received, ctx.client.scheme);
+    let fields = view.fields();
+    let left_out = |name: &&str| hop::is_hop_by_hop(name, fields) || NOT_FETCHED_WITH.contains(name);
+    let names: Vec<&str> = received.headers.keys().map(|name| name.as_str()).filter(left_out).collect();
+    let mut request = received.clone();
+    names.iter().for_each(|name| drop(request.remove_header(*name)));
+    for_pass(received, &mut request, ctx)?;
+    request.insert_header("Accept-Encoding", "identity")?;
+    Ok(request)
 }
 
 /// How many times more an `OPTIONS` may be forwarded, where it says (RFC 9110 section 7.6.2).
@@ -100,30 +119,21 @@ pub fn refuse_unasked_upgrade(request: &RequestHeader, response: &ResponseHeader
 /// Makes the head of a fetch for the store out of the request that caused it. `expired` is the stored response
 /// that may still hold.
 pub fn for_fetch(
-    received: &RequestHeader,
-    query: &QueryPolicy,
+    view: &View<'_>,
+    policy: &CachePolicy,
     expired: Option<&StoredResponse>,
     ctx: &Context,
 ) -> Result<RequestHeader> {
-    let view = View::new(received, ctx.client.scheme);
     let head = view.head();
     let path = view.path_and_query().split('?').next().unwrap_or("/");
-    let target = match head.target.upstream_query(query) {
+    let target = match head.target.upstream_query(&policy.query) {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
-    let mut request = RequestHeader::build("GET", target.as_bytes(), Some(received.headers.len() + 6))?;
-    for (name, value) in &received.headers {
-        let name = name.as_str();
-        let left_out = hop::is_hop_by_hop(name, head.fields)
-            || NOT_FETCHED_WITH.contains(&name)
-            || is_claim(name)
-            // To an application it may be the same as another field, with a hyphen.
-            || name.contains('_')
-            || name == "x-request-id";
-        if !left_out {
-            request.append_header(name.to_owned(), value.clone())?;
-        }
+    let outgoing = Outgoing::of(&head, policy);
+    let mut request = RequestHeader::build("GET", target.as_bytes(), Some(outgoing.0.len() + 8))?;
+    for (name, value) in outgoing.lend() {
+        request.append_header(name.to_owned(), value)?;
     }
     // Spelled as in the key: a page may repeat it.
     let host = head.target.host.as_ref();
@@ -132,10 +142,10 @@ pub fn for_fetch(
         request.insert_header("X-Forwarded-Host", host)?;
     }
     request.insert_header("Accept-Encoding", "identity")?;
-    request.insert_header("X-Forwarded-For", forwarded_for(&view, ctx))?;
+    request.insert_header("X-Forwarded-For", forwarded_for(view, ctx))?;
     request.insert_header("X-Forwarded-Proto", ctx.client.scheme.as_str())?;
     request.insert_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
-    request.append_header("Via", via(received.version))?;
+    request.append_header("Via", via(view.version()))?;
     if let Some(expired) = expired {
         let fields = expired.head.fields();
         for (name, value) in validation::conditions(Fields(&fields)) {

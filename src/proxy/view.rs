@@ -23,6 +23,11 @@ impl<'a> View<'a> {
         Self { request, scheme, fields: request_fields(request) }
     }
 
+    /// The version in which the request came.
+    pub fn version(&self) -> http::Version {
+        self.request.version
+    }
+
     /// The method as sent.
     pub fn method(&self) -> &'a str {
         self.request.method.as_str()

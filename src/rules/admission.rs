@@ -9,7 +9,8 @@ use super::cache_control::CacheControl;
 use super::freshness::{Exchange, Freshness, LifetimeSource};
 use super::head::ResponseHead;
 use super::key::{Vary, VaryError};
-use super::policy::{CachePolicy, SetCookie};
+use super::media;
+use super::policy::{CachePolicy, OriginControl, SetCookie};
 
 /// Whether a response is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,10 @@ pub struct Kept {
     pub tags: Vec<Arc<str>>,
     /// Fields that only the one who caused the fetch may see: not stored and not shared. In lower case.
     pub withheld: Vec<String>,
+    /// Whether the route forces its lifetime on a response of which the origin says nothing of the kind.
+    pub is_forced: bool,
+    /// Whether it sets a cookie, so that its body may be made for the one who gets it.
+    pub sets_cookie: bool,
 }
 
 /// Why a response is not stored.
@@ -50,6 +55,12 @@ pub enum DiscardReason {
     Vary,
     /// A part of a response (206), or a status that describes the exchange and not the resource.
     Status,
+    /// An error that the fields of one request can provoke, which the key does not hold.
+    Provoked,
+    /// Its path ends like a file, and it is none of that kind.
+    Extension,
+    /// Its body shows a secret of its visitor, or others got another response.
+    Personalised,
     /// Neither the origin nor the route gives it a lifetime.
     NoTtl,
     /// It has expired on arrival, has nothing to be validated with, and no stale window is open.
@@ -76,6 +87,9 @@ impl DiscardReason {
             Self::SetCookie => "set-cookie",
             Self::Vary => "vary",
             Self::Status => "status",
+            Self::Provoked => "provoked",
+            Self::Extension => "extension",
+            Self::Personalised => "personalised",
             Self::NoTtl => "no-ttl",
             Self::Expired => "expired",
             Self::Head => "head",
@@ -96,20 +110,22 @@ impl DiscardReason {
     }
 }
 
-/// Decides whether `response` is stored under `policy`. `max_object_size` is in bytes.
+/// Decides whether `response`, of a request for `path`, is stored under `policy`. `max_object_size` is in bytes.
 pub fn judge(
+    path: &str,
     response: &ResponseHead<'_>,
     policy: &CachePolicy,
     max_object_size: u64,
     exchange: Exchange,
 ) -> Admission {
-    match admit(response, policy, max_object_size, exchange) {
+    match admit(path, response, policy, max_object_size, exchange) {
         Ok(kept) => Admission::Keep(kept),
         Err(reason) => Admission::Discard(reason),
     }
 }
 
 fn admit(
+    path: &str,
     response: &ResponseHead<'_>,
     policy: &CachePolicy,
     max_object_size: u64,
@@ -123,6 +139,9 @@ fn admit(
     if control.must_understand && !is_understood(response.status) {
         return Err(DiscardReason::Status);
     }
+    if is_provoked(response.status) && !policy.status_ttl.contains_key(&response.status) {
+        return Err(DiscardReason::Provoked);
+    }
     // must-understand takes the place of a no-store beside it, which is for caches that do not know it
     // (section 5.2.2.3).
     if control.no_store && !control.must_understand {
@@ -135,13 +154,18 @@ fn admit(
     if exchange.authorized && !control.permits_authorization() {
         return Err(DiscardReason::Authorization);
     }
-    let sets_cookie = fields.has("set-cookie") && !control.withheld.iter().any(|name| name == "set-cookie");
-    if sets_cookie && policy.set_cookie == SetCookie::Uncacheable {
+    let sets_cookie = fields.has("set-cookie");
+    let withholds_cookie = control.withheld.iter().any(|name| name == "set-cookie");
+    if sets_cookie && !withholds_cookie && policy.set_cookie == SetCookie::Uncacheable {
         return Err(DiscardReason::SetCookie);
     }
-    let vary = Vary::parse(fields).map_err(|error| match error {
+    let vary = Vary::parse(fields, policy).map_err(|error| match error {
         VaryError::Star | VaryError::PerClient | VaryError::TooMany => DiscardReason::Vary,
     })?;
+    let is_success = (200..300).contains(&response.status);
+    if policy.extension_must_match && is_success && media::contradicts(path, fields.text("content-type")) {
+        return Err(DiscardReason::Extension);
+    }
     let media_type = fields.text("content-type").unwrap_or_default().to_ascii_lowercase();
     if media_type.starts_with("text/event-stream") {
         return Err(DiscardReason::Stream);
@@ -155,7 +179,17 @@ fn admit(
     if !is_worth_storing(&freshness, response, exchange) {
         return Err(DiscardReason::Expired);
     }
-    Ok(Kept { freshness, source, vary, tags: policy.tags.clone(), withheld: control.withheld })
+    let by_route = matches!(source, LifetimeSource::Ttl | LifetimeSource::StatusTtl);
+    let is_forced = policy.origin_cache_control == OriginControl::Override && by_route && !control.shares();
+    let tags = policy.tags.clone();
+    Ok(Kept { freshness, source, vary, tags, withheld: control.withheld, is_forced, sets_cookie })
+}
+
+/// Errors that fields of one request can provoke: too long ones, characters that only the origin refuses, a body or
+/// a protocol claimed in a field. Stored, one such request would take the page from everyone ("cache-poisoned denial of
+/// service"). A route that names such a status in `status_ttl` stores it all the same.
+fn is_provoked(status: u16) -> bool {
+    matches!(status, 400 | 408 | 411..=413 | 415 | 417 | 421 | 425 | 426 | 505)
 }
 
 /// Whether a status says nothing of the resource: 206 holds a part (section 3.3); 304 and 416 answer one client's
@@ -189,7 +223,13 @@ mod tests {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
         let response = ResponseHead { status, fields: Fields(&fields) };
         let now = Timestamp(1_784_289_600_000);
-        judge(&response, policy, 1000, Exchange { requested_at: now, received_at: now, authorized: false })
+        judge(
+            "/",
+            &response,
+            policy,
+            1000,
+            Exchange { requested_at: now, received_at: now, authorized: false },
+        )
     }
 
     fn verdict(status: u16, fields: &[(&str, &str)]) -> Admission {
@@ -221,6 +261,9 @@ mod tests {
             (431, &[("cache-control", "max-age=60")][..], Some(Status)),
             (511, &[("cache-control", "max-age=60")][..], Some(Status)),
             (302, &[][..], Some(NoTtl)),
+            (400, &[("cache-control", "public, max-age=60")][..], Some(Provoked)),
+            (413, &[("cache-control", "max-age=60")][..], Some(Provoked)),
+            (405, &[("cache-control", "max-age=60")][..], None),
             (200, &[("content-encoding", "gzip")][..], None),
             (200, &[("content-type", "Text/Event-Stream; charset=utf-8")][..], Some(Stream)),
             (200, &[("content-length", "1001")][..], Some(TooLarge)),
@@ -266,6 +309,49 @@ mod tests {
     }
 
     #[test]
+    fn an_error_that_a_request_provokes_is_stored_only_where_the_route_names_it() {
+        let policy = CachePolicy {
+            status_ttl: [(400, std::time::Duration::from_secs(9))].into(),
+            ..testing::policy()
+        };
+        assert!(matches!(verdict_under(&policy, 400, &[]), Admission::Keep(_)));
+        assert!(matches!(
+            verdict_under(&policy, 413, &[("cache-control", "max-age=60")]),
+            Admission::Discard(_)
+        ));
+    }
+
+    #[test]
+    fn a_path_of_a_file_is_stored_only_when_it_is_one() {
+        let now = Timestamp(1_784_289_600_000);
+        let exchange = Exchange { requested_at: now, received_at: now, authorized: false };
+        let fields: &[(&str, &[u8])] = &[("content-type", b"text/html")];
+        let admitted = |status: u16, policy: &CachePolicy| {
+            let response = ResponseHead { status, fields: Fields(fields) };
+            judge("/account/x.css", &response, policy, 1000, exchange)
+        };
+        assert_eq!(admitted(200, &testing::policy()), Admission::Discard(DiscardReason::Extension));
+        let anything = CachePolicy { extension_must_match: false, ..testing::policy() };
+        assert!(matches!(admitted(200, &anything), Admission::Keep(_)));
+        assert!(matches!(admitted(404, &testing::policy()), Admission::Keep(_)), "an error page is none");
+    }
+
+    #[test]
+    fn a_lifetime_is_forced_where_the_origin_says_nothing_of_the_kind() {
+        let forcing = CachePolicy { origin_cache_control: OriginControl::Override, ..testing::policy() };
+        for (value, policy, forced) in [
+            ("max-age=0", &forcing, true),
+            ("x", &forcing, true),
+            ("public", &forcing, false),
+            ("max-age=1", &forcing, false),
+            ("x", &testing::policy(), false),
+        ] {
+            let kept = kept(policy, &[("cache-control", value), ("etag", "\"1\"")]).unwrap();
+            assert_eq!(kept.is_forced, forced, "{value}");
+        }
+    }
+
+    #[test]
     fn cookies_are_kept_or_taken_away_only_where_the_route_says_so() {
         let policy = |set_cookie| CachePolicy { set_cookie, ..testing::policy() };
         let sets = [("set-cookie", "a=b")];
@@ -300,7 +386,7 @@ mod tests {
         ] {
             let fields = [("cache-control", value.as_bytes())];
             let response = ResponseHead { status: 200, fields: Fields(&fields) };
-            let admission = judge(&response, &testing::policy(), 1000, exchange);
+            let admission = judge("/", &response, &testing::policy(), 1000, exchange);
             assert_eq!(matches!(admission, Admission::Keep(_)), expected, "{value}");
         }
     }

@@ -91,6 +91,11 @@ impl CacheControl {
         self.must_revalidate || self.proxy_revalidate || self.no_cache || self.s_maxage.is_some()
     }
 
+    /// Whether the origin itself marks the response as good for everyone, for a time.
+    pub fn shares(&self) -> bool {
+        self.public || self.s_maxage.or(self.max_age).is_some_and(|lifetime| !lifetime.is_zero())
+    }
+
     /// Whether the response to a request with `Authorization` may be stored and shared (section 3.5).
     pub fn permits_authorization(&self) -> bool {
         self.public || self.must_revalidate || self.s_maxage.is_some()

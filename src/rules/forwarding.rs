@@ -54,14 +54,13 @@ pub fn folded(name: &str) -> String {
     name.to_ascii_lowercase().replace('_', "-")
 }
 
-/// Not sent with a fetch for the store: its response is for everyone, so it must not depend on what one client
-/// holds or wants a part of; and identity is what the store keeps. So they select no variant either.
+/// Not sent with a fetch for the store, or written by parvis itself: conditions, ranges, content, codings. So they
+/// select no variant either. Of cookies [`super::cookies`] knows which are sent.
 pub const NOT_FETCHED_WITH: &[&str] = &[
     "accept-encoding",
     "cache-control",
     "content-length",
     "content-type",
-    "cookie",
     "expect",
     "if-match",
     "if-modified-since",
@@ -70,6 +69,7 @@ pub const NOT_FETCHED_WITH: &[&str] = &[
     "if-unmodified-since",
     "pragma",
     "range",
+    "x-request-id",
 ];
 
 /// Identifies the client of a connection from `peer` over `scheme`.

@@ -12,9 +12,18 @@ use sha2::{Digest, Sha256};
 
 use super::forwarding::{NOT_FETCHED_WITH, is_claim};
 use super::head::{Fields, RequestHead, is_token};
-use super::policy::QueryPolicy;
+use super::identity::{self, DEVICE_FIELD, Stand};
+use super::policy::CachePolicy;
 
 const SEPARATOR: char = '\0';
+
+/// What stands behind the URL in a key: a letter and, for the first two, a digest.
+mod mark {
+    pub const IDENTITY: &[u8] = b"\0i";
+    pub const VARIANT: &[u8] = b"\0v";
+    pub const SHADOW: &[u8] = b"\0s";
+    pub const HEAD: &[u8] = b"\0h";
+}
 
 /// The key of a stored response. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -23,8 +32,9 @@ pub struct CacheKey(Arc<[u8]>);
 impl CacheKey {
     /// The primary key of a request (RFC 9111 section 2): what is known before any response is.
     ///
-    /// The route is part of it, because two routes may lead to different applications.
-    pub fn primary(route: &str, request: &RequestHead<'_>, policy: &QueryPolicy) -> Self {
+    /// The route is part of it, because two routes may lead to different applications; and so is what the route
+    /// keys on besides the URL.
+    pub fn primary(route: &str, request: &RequestHead<'_>, policy: &CachePolicy) -> Self {
         let target = &request.target;
         let mut key = String::with_capacity(96);
         for part in [route, target.scheme.as_str(), &target.host, &target.path] {
@@ -32,25 +42,48 @@ impl CacheKey {
             key.push(SEPARATOR);
         }
         // `/?` with an empty query and `/` are one page; a present query is marked apart from none.
-        if let Some(query) = target.key_query(policy) {
+        if let Some(query) = target.key_query(&policy.query) {
             key.push('?');
             key.push_str(&query);
         }
-        Self(Arc::from(key.into_bytes()))
+        let url = Self(Arc::from(key.into_bytes()));
+        match identity::of(request, policy) {
+            Some(stand) => url.followed_by(&[mark::IDENTITY, &stand]),
+            None => url,
+        }
     }
 
     /// The key of one variant below a primary key (RFC 9111 section 4.1).
     pub fn variant(&self, vary: &Vary, fields: Fields<'_>) -> Self {
-        let mut key = Vec::with_capacity(self.0.len() + 17);
-        key.extend_from_slice(&self.0);
-        key.push(SEPARATOR as u8);
-        key.extend_from_slice(&vary.select(fields));
-        Self(Arc::from(key))
+        self.followed_by(&[mark::VARIANT, &vary.select(fields)])
     }
 
     /// The key under which the fetch of a HEAD can be joined: its response has no body for those who want a GET.
     pub fn of_head(&self) -> Self {
-        Self([&self.0[..], b"\0HEAD"].concat().into())
+        self.followed_by(&[mark::HEAD])
+    }
+
+    /// The key under which a route in shadow mode keeps its response: what came of a pass is never served.
+    pub fn in_shadow(&self) -> Self {
+        self.followed_by(&[mark::SHADOW])
+    }
+
+    fn followed_by(&self, parts: &[&[u8]]) -> Self {
+        let mut key = Vec::with_capacity(self.0.len() + 18);
+        key.extend_from_slice(&self.0);
+        parts.iter().for_each(|part| key.extend_from_slice(part));
+        Self(key.into())
+    }
+
+    /// Whether its URL can have other entries: for another visitor, or for other wishes.
+    pub fn is_of_many(&self) -> bool {
+        self.url().len() < self.0.len()
+    }
+
+    /// The part that all entries of one URL share, whoever they are for.
+    pub fn url(&self) -> &[u8] {
+        let mut separators = self.0.iter().enumerate().filter(|(_, byte)| **byte == SEPARATOR as u8);
+        separators.nth(4).map_or(&self.0, |(end, _)| &self.0[..end])
     }
 
     /// Bytes the key occupies.
@@ -65,16 +98,27 @@ impl CacheKey {
 }
 
 impl fmt::Display for CacheKey {
-    /// `route http host /path ?query`, with the variant's digest in hexadecimal.
+    /// `route http host /path ?query`, with the digests of identity and variant in hexadecimal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts = self.0.splitn(6, |b| *b == SEPARATOR as u8);
-        for (at, part) in parts.by_ref().take(5).enumerate() {
+        let url = self.url();
+        for (at, part) in url.split(|b| *b == SEPARATOR as u8).enumerate() {
             let gap = if at == 0 || part.is_empty() { "" } else { " " };
             write!(f, "{gap}{}", String::from_utf8_lossy(part))?;
         }
-        if let Some(digest) = parts.next() {
-            f.write_str(" variant=")?;
-            digest.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        let mut rest = &self.0[url.len()..];
+        while let Some((marked, more)) = rest.split_at_checked(2) {
+            let digest = match marked {
+                mark::IDENTITY => Some(" identity="),
+                mark::VARIANT => Some(" variant="),
+                mark::SHADOW => f.write_str(" in shadow").map(|()| None)?,
+                _ => f.write_str(" head").map(|()| None)?,
+            };
+            rest = more;
+            if let (Some(name), Some((digest, more))) = (digest, more.split_at_checked(size_of::<Stand>())) {
+                f.write_str(name)?;
+                digest.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+                rest = more;
+            }
         }
         Ok(())
     }
@@ -112,8 +156,9 @@ impl Vary {
     /// The most fields a response may vary on.
     pub const MAX: usize = 16;
 
-    /// Reads the `Vary` lines of a response.
-    pub fn parse(response: Fields<'_>) -> Result<Self, VaryError> {
+    /// Reads the `Vary` lines of a response on a route. What the key holds already, or what the route says to ignore,
+    /// selects nothing.
+    pub fn parse(response: Fields<'_>, policy: &CachePolicy) -> Result<Self, VaryError> {
         if response.all("vary").any(|line| std::str::from_utf8(line).is_err()) {
             return Err(VaryError::Star);
         }
@@ -122,6 +167,7 @@ impl Vary {
         if names.iter().any(|name| name == "*" || !is_token(name)) {
             return Err(VaryError::Star);
         }
+        names.retain(|name| !is_settled(name, policy));
         if names.iter().any(|name| PER_CLIENT.contains(&name.as_str())) {
             return Err(VaryError::PerClient);
         }
@@ -146,15 +192,12 @@ impl Vary {
         self.0.iter().map(|name| name.len() + size_of::<String>()).sum()
     }
 
-    /// A digest of the selecting values of a request.
-    ///
-    /// A field that `Connection` nominates never reaches the origin, so it selects nothing.
-    fn select(&self, request: Fields<'_>) -> [u8; 16] {
+    /// A digest of the selecting values of the fields that the origin is sent ([`super::outgoing`]).
+    fn select(&self, sent: Fields<'_>) -> Stand {
         let mut digest = Sha256::new();
         for name in &self.0 {
             digest.update(name);
-            let dropped = request.list("connection").any(|nominated| nominated.eq_ignore_ascii_case(name));
-            for value in request.all(name).filter(|_| !dropped) {
+            for value in sent.all(name) {
                 // Combining lines and white space around commas is insignificant (RFC 9111 section 4.1).
                 for member in members(value) {
                     digest.update([0, 1]);
@@ -167,6 +210,16 @@ impl Vary {
         half.copy_from_slice(&digest.finalize()[..16]);
         half
     }
+}
+
+/// Whether the key, or the word of the operator, has settled what this field selects.
+fn is_settled(name: &str, policy: &CachePolicy) -> bool {
+    let identity = &policy.identity;
+    let by_device = identity.device && (name == DEVICE_FIELD || name == "user-agent");
+    // Of the cookies that are sent, those that are keyed are in the key.
+    let no_cookie = name == "cookie" && policy.forward_cookies.is_empty();
+    let listed = |names: &[String]| names.iter().any(|other| other == name);
+    by_device || no_cookie || listed(&identity.headers) || listed(&policy.ignore_vary)
 }
 
 /// The members of a list; commas inside a quoted string belong to it.
@@ -200,9 +253,15 @@ fn normal_member<'a>(name: &str, member: &'a [u8]) -> Cow<'a, [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::policy::{IdentityPolicy, Patterns};
     use crate::rules::target::{Scheme, Target};
     use crate::rules::testing;
     use proptest::prelude::*;
+
+    fn vary(lines: &[&str]) -> Result<Vary, VaryError> {
+        let fields: Vec<_> = lines.iter().map(|line| ("vary", line.as_bytes())).collect();
+        Vary::parse(Fields(&fields), &testing::policy())
+    }
 
     fn key(route: &str, scheme: Scheme, host: &str, path: &str) -> CacheKey {
         let request = RequestHead {
@@ -211,7 +270,7 @@ mod tests {
             fields: Fields::default(),
             has_body: false,
         };
-        CacheKey::primary(route, &request, &testing::policy().query)
+        CacheKey::primary(route, &request, &testing::policy())
     }
 
     #[test]
@@ -248,30 +307,71 @@ mod tests {
     fn keys_are_shown_without_the_values_that_select() {
         let primary = key("r", Scheme::Http, "shop", "/a?b=1");
         assert_eq!(primary.to_string(), "r http shop /a ?b=1");
-        let vary = Vary::parse(Fields(&[("Vary", b"X-Token")])).unwrap();
+        let vary = vary(&["X-Token"]).unwrap();
         let shown = primary.variant(&vary, Fields(&[("x-token", b"secret")])).to_string();
         assert!(shown.starts_with("r http shop /a ?b=1 variant=") && !shown.contains("secret"), "{shown}");
     }
 
     #[test]
     fn vary_is_read_from_all_lines_in_any_case() {
-        let vary = |lines: &[&'static str]| {
-            let fields: Vec<_> = lines.iter().map(|line| ("vary", line.as_bytes())).collect();
-            Vary::parse(Fields(&fields))
-        };
         assert_eq!(vary(&["Accept, Cookie", "accept-language"]), vary(&["ACCEPT-LANGUAGE,accept"]));
         assert_eq!(vary(&["Cookie, Accept-Encoding"]), Ok(Vary::default()));
         assert_eq!(vary(&["", "Accept, *"]), Err(VaryError::Star));
         assert_eq!(vary(&["Accept, Foo Bar"]), Err(VaryError::Star));
         assert_eq!(vary(&["X-Forwarded-For"]), Err(VaryError::PerClient));
         let many: String = (0..40).map(|n| format!("x-{n},")).collect();
-        assert_eq!(Vary::parse(Fields(&[("vary", many.as_bytes())])), Err(VaryError::TooMany));
+        assert_eq!(vary(&[&many]), Err(VaryError::TooMany));
+    }
+
+    #[test]
+    fn what_the_key_holds_or_the_route_ignores_selects_nothing() {
+        let policy = CachePolicy {
+            identity: IdentityPolicy { headers: vec!["x-tenant".into()], device: true, ..Default::default() },
+            ignore_vary: vec!["origin".into(), "x-forwarded-for".into()],
+            ..testing::policy()
+        };
+        let read = |value: &str| Vary::parse(Fields(&[("vary", value.as_bytes())]), &policy);
+        assert_eq!(
+            read("Cookie, Origin, X-Forwarded-For, User-Agent, X-Device-Class, X-Tenant"),
+            Ok(Vary::default())
+        );
+        assert_eq!(read("Origin, *"), Err(VaryError::Star));
+        let forwarding =
+            CachePolicy { forward_cookies: Patterns::new(&["theme"]).unwrap(), ..policy.clone() };
+        let cookie = Vary::parse(Fields(&[("vary", b"Cookie")]), &forwarding).unwrap();
+        assert!(!cookie.is_empty(), "what is left of the cookies selects");
+    }
+
+    #[test]
+    fn an_identity_has_entries_of_its_own_below_one_url() {
+        let identity =
+            IdentityPolicy { cookies: Patterns::new(&["sessionid"]).unwrap(), ..Default::default() };
+        let policy = CachePolicy { identity, ..testing::policy() };
+        let of = |cookie: &str| {
+            let target = Target::new(Scheme::Http, "shop", "/a?b");
+            let fields = [("cookie", cookie.as_bytes())];
+            CacheKey::primary(
+                "r",
+                &RequestHead { method: "GET", target, fields: Fields(&fields), has_body: false },
+                &policy,
+            )
+        };
+        let (ada, bob) = (of("sessionid=secret"), of("sessionid=other"));
+        assert_ne!(ada, bob);
+        assert_eq!(ada.url(), bob.url());
+        let variant = ada.variant(&vary(&["accept"]).unwrap(), Fields::default());
+        assert_eq!((variant.url(), ada.in_shadow().url()), (ada.url(), ada.url()));
+        let shown = variant.in_shadow().of_head().to_string();
+        assert!(shown.starts_with("r http shop /a ?b identity="), "{shown}");
+        assert!(shown.contains(" variant=") && shown.ends_with(" in shadow head"), "{shown}");
+        assert!(!shown.contains("secret"), "{shown}");
+        assert_eq!(key("r", Scheme::Http, "shop", "/a").url(), &key("r", Scheme::Http, "shop", "/a").0[..]);
     }
 
     #[test]
     fn a_variant_is_selected_by_values_not_by_their_spelling() {
         let primary = key("r", Scheme::Http, "shop", "/a");
-        let vary = Vary::parse(Fields(&[("vary", b"accept, accept-language")])).unwrap();
+        let vary = vary(&["accept, accept-language"]).unwrap();
         let variant = |fields: &[(&str, &[u8])]| primary.variant(&vary, Fields(fields));
         let html = variant(&[("Accept", b"text/html, */*")]);
         assert_eq!(html, variant(&[("accept", b"text/html"), ("ACCEPT", b"*/*")]));
@@ -286,14 +386,6 @@ mod tests {
         assert_ne!(variant(&[("accept", b"fr")]), variant(&[("accept-language", b"fr")]));
     }
 
-    #[test]
-    fn a_field_nominated_by_connection_selects_nothing() {
-        let primary = key("r", Scheme::Http, "shop", "/a");
-        let vary = Vary::parse(Fields(&[("vary", b"accept")])).unwrap();
-        let nominated = Fields(&[("accept", b"text/html"), ("connection", b"close, Accept")]);
-        assert_eq!(primary.variant(&vary, nominated), primary.variant(&vary, Fields::default()));
-    }
-
     proptest! {
         /// Compared with a plain reading of RFC 9111 section 4.1: a field is the list of its members over all its
         /// lines, or absent.
@@ -302,7 +394,7 @@ mod tests {
             one in proptest::collection::vec(("foo|bar", "[ab,]{0,3}"), 0..4),
             other in proptest::collection::vec(("foo|bar", "[ab,]{0,3}"), 0..4),
         ) {
-            let vary = Vary::parse(Fields(&[("vary", b"foo, bar")])).unwrap();
+            let vary = vary(&["foo, bar"]).unwrap();
             let primary = key("r", Scheme::Http, "h", "/");
             let variant = |fields: &[(String, String)]| {
                 let lent: Vec<_> = fields.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
@@ -321,7 +413,7 @@ mod tests {
             mut fields in proptest::collection::vec(("accept|accept-language|x-other", "[a-z]{0,4}"), 0..6),
         ) {
             // Lines of one name keep their order; lines of different names may come in any.
-            let vary = Vary::parse(Fields(&[("vary", b"accept, accept-language")])).unwrap();
+            let vary = vary(&["accept, accept-language"]).unwrap();
             let primary = key("r", Scheme::Http, "h", "/");
             let variant = |fields: &[(String, String)]| {
                 let lent: Vec<_> = fields.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();

@@ -6,6 +6,7 @@
 use super::cookies;
 use super::forwarding::folded;
 use super::head::RequestHead;
+use super::identity;
 use super::policy::{Authorization, CachePolicy, Mode};
 
 /// Why a request goes to the origin without touching the store.
@@ -15,6 +16,10 @@ pub enum PassReason {
     Method,
     /// The route's `mode` is `off`.
     Off,
+    /// The route's `mode` is `shadow`: what the store would have answered is only compared.
+    Shadow,
+    /// An audit found that the route's pages are not what the origin would have answered.
+    Tripped,
     /// It asks to change the protocol.
     Upgrade,
     /// A GET or HEAD with content: the key would not cover it.
@@ -35,6 +40,8 @@ pub enum PassReason {
     NoStore,
     /// The key proved uncacheable a moment ago.
     Uncacheable,
+    /// The key proved personalised a moment ago: different visitors got different responses.
+    Personalised,
     /// Another request's fetch of the same key took longer than `lock.timeout`.
     LockTimeout,
     /// What it waited for was not for it, several times.
@@ -49,6 +56,8 @@ impl PassReason {
         match self {
             Self::Method => "method",
             Self::Off => "off",
+            Self::Shadow => "shadow",
+            Self::Tripped => "tripped",
             Self::Upgrade => "upgrade",
             Self::Body => "body",
             Self::Authorization => "authorization",
@@ -59,6 +68,7 @@ impl PassReason {
             Self::Precondition => "precondition",
             Self::NoStore => "client-no-store",
             Self::Uncacheable => "uncacheable",
+            Self::Personalised => "personalised",
             Self::LockTimeout => "lock-timeout",
             Self::Unsettled => "unsettled",
             Self::FillLimit => "fill-limit",
@@ -70,6 +80,8 @@ impl PassReason {
         match self {
             Self::Method => "only GET and HEAD are answered from the store",
             Self::Off => "this route's cache mode is off",
+            Self::Shadow => "this route's cache mode is shadow: what would have been served is only compared",
+            Self::Tripped => "an audit found that this route's pages differ by visitor",
             Self::Upgrade => "the request asks to change the protocol",
             Self::Body => "a GET or HEAD with content is not covered by the key",
             Self::Authorization => "the request carries a field that names a person",
@@ -80,6 +92,7 @@ impl PassReason {
             Self::NoStore => "nothing usable is stored and the client forbids to store what comes",
             Self::Range => "a part is asked for and no complete response is stored",
             Self::Uncacheable => "the response to this key was not cacheable a moment ago",
+            Self::Personalised => "different visitors got different responses to this key a moment ago",
             Self::LockTimeout => "another request's fetch of this key took too long",
             Self::Unsettled => "what it waited for was not for it, several times",
             Self::FillLimit => "too many fetches are under way to keep one more",
@@ -101,10 +114,10 @@ pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), Pa
     if request.has_body {
         return Err(PassReason::Body);
     }
-    if request.fields.0.iter().any(|(name, _)| is_personal(&folded(name), policy)) {
+    if request.fields.0.iter().any(|(name, _)| is_personal(name, request, policy)) {
         return Err(PassReason::Authorization);
     }
-    if cookies::first_identifying(request.fields, &policy.ignore_cookies).is_some() {
+    if cookies::first_identifying(request.fields, policy).is_some() {
         return Err(PassReason::Cookie);
     }
     if request.target.is_ambiguous() {
@@ -117,17 +130,21 @@ pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), Pa
     Ok(())
 }
 
-/// Whether a field of this name, folded, makes a request personal. RFC 9111 section 3.5 lets a shared cache
-/// store some responses to requests with `Authorization`; the default is stricter.
-fn is_personal(name: &str, policy: &CachePolicy) -> bool {
+/// Whether a field of this name makes a request personal. RFC 9111 section 3.5 lets a shared cache store some
+/// responses to requests with `Authorization`; the default is stricter. What is in the key is personal no longer,
+/// if it is spelled as the key reads it.
+fn is_personal(name: &str, request: &RequestHead<'_>, policy: &CachePolicy) -> bool {
+    let name = name.to_ascii_lowercase();
     let takes_part = name == "authorization" && policy.authorization == Authorization::Rfc9111;
-    !takes_part && policy.bypass_headers.iter().any(|listed| listed == name)
+    let listed = policy.bypass_headers.contains(&folded(&name));
+    listed && !takes_part && !identity::covers(&name, request.fields, &policy.identity)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::rules::head::Fields;
+    use crate::rules::policy::{IdentityPolicy, Patterns};
     use crate::rules::target::{Scheme, Target};
     use crate::rules::testing;
 
@@ -173,6 +190,35 @@ mod tests {
             has_body: false,
         };
         assert_eq!(allowed(&request, &off), Err(Off));
+    }
+
+    #[test]
+    fn what_the_route_keys_on_or_forwards_is_looked_up() {
+        let policy = CachePolicy {
+            identity: IdentityPolicy {
+                cookies: Patterns::new(&["sessionid"]).unwrap(),
+                headers: vec!["authorization".into(), "x-api-key".into()],
+                ..Default::default()
+            },
+            forward_cookies: Patterns::new(&["theme"]).unwrap(),
+            ..testing::policy()
+        };
+        for (name, value, expected) in [
+            ("Cookie", "sessionid=1; theme=dark; _ga=1", Ok(())),
+            ("Cookie", "sessionid=1; basket=2", Err(PassReason::Cookie)),
+            ("AUTHORIZATION", "Token x", Ok(())),
+            ("X-Api-Key", "x", Ok(())),
+            ("x_api_key", "x", Err(PassReason::Authorization)),
+            ("X-Auth-Token", "x", Err(PassReason::Authorization)),
+        ] {
+            let request = RequestHead {
+                method: "GET",
+                target: Target::new(Scheme::Http, "shop", "/"),
+                fields: Fields(&[(name, value.as_bytes())]),
+                has_body: false,
+            };
+            assert_eq!(allowed(&request, &policy), expected, "{name}: {value}");
+        }
     }
 
     #[test]

@@ -11,7 +11,10 @@
 //! | [`policy`] | what the operator wants, per route |
 //! | [`target`] | how a URL is spelled: percent-encoding, host, query |
 //! | [`route`] | which route takes a request, and why not the ones before it |
-//! | [`cookies`] | which cookies carry identity |
+//! | [`cookies`] | which cookies carry identity, and which are sent on |
+//! | [`identity`] | who shares an entry |
+//! | [`preferences`] | what a client's languages and media types are reduced to |
+//! | [`outgoing`] | which fields a fetch takes along |
 //! | [`lookup`] | whether a request may be answered from a stored response |
 //! | [`key`] | under which key, and which variant |
 //! | [`directives`] | how the directives of a `Cache-Control` line are spelled |
@@ -22,6 +25,9 @@
 //! | [`freshness`] | how long a response is fresh |
 //! | [`verdict`] | hit, stale, revalidate or miss |
 //! | [`admission`] | whether a response may be stored |
+//! | [`media`] | whether a response is the file that its path promises |
+//! | [`guard`] | whether a response may be shared with those whose requests differ |
+//! | [`secrets`] | whether a body shows a secret of its visitor |
 //! | [`encoding`] | whether a client can read it in the coding it has |
 //! | [`conditional`] | whether the client already has it (304) |
 //! | [`ranges`] | which bytes of it the client asks for (206) |
@@ -37,14 +43,20 @@ pub mod directives;
 pub mod encoding;
 pub mod forwarding;
 pub mod freshness;
+pub mod guard;
 pub mod head;
 pub mod hop;
+pub mod identity;
 pub mod invalidate;
 pub mod key;
 pub mod lookup;
+pub mod media;
+pub mod outgoing;
 pub mod policy;
+pub mod preferences;
 pub mod ranges;
 pub mod route;
+pub mod secrets;
 pub mod target;
 pub mod targeted;
 #[cfg(test)]

@@ -11,6 +11,8 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 pub enum Mode {
     /// Responses are stored and reused.
     Enforce,
+    /// Every request goes to the origin; what the store would have answered is compared with what came.
+    Shadow,
     /// Every request goes to the origin.
     Off,
 }
@@ -86,10 +88,28 @@ pub struct CachePolicy {
     pub tags: Vec<Arc<str>>,
     /// Cookies that carry no identity: out of the key and out of the upstream request.
     pub ignore_cookies: Patterns,
+    /// Cookies that are said to change nothing, but that the origin needs: out of the key, in the upstream request.
+    pub forward_cookies: Patterns,
+    /// Fields of `Vary` that are said to change nothing, in lower case.
+    pub ignore_vary: Vec<String>,
     /// Request fields that make a request personal, in lower case.
     pub bypass_headers: Vec<String>,
+    /// Who shares an entry.
+    pub identity: IdentityPolicy,
     /// How the query takes part in the key.
     pub query: QueryPolicy,
+    /// What preferences of clients are reduced to.
+    pub preferences: Preferences,
+    /// The most entries per URL.
+    pub max_variants: usize,
+    /// Whether what reaches the origin and is not in the key is watched.
+    pub guard: Guard,
+    /// How long a key is remembered as personalised.
+    pub personalised_ttl: Duration,
+    /// Whether a path with the extension of a file must lead to such a file.
+    pub extension_must_match: bool,
+    /// Which share of hits is compared with what the origin would have answered, from 0 to 1.
+    pub audit: f64,
     /// How long a request waits for another one's fetch of the same key.
     pub lock_timeout: Duration,
     /// How long a key is remembered as uncacheable.
@@ -103,13 +123,55 @@ pub struct CachePolicy {
     pub stale_on_disconnect: Duration,
 }
 
+/// Whether the personalisation guard watches a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// It does.
+    On,
+    /// What reaches the origin and is not in the key is shared unseen.
+    Off,
+}
+
+/// What of a request's identity is in the key, so that each has entries of their own.
+#[derive(Clone, Debug, Default)]
+pub struct IdentityPolicy {
+    /// Cookies.
+    pub cookies: Patterns,
+    /// Fields, in lower case.
+    pub headers: Vec<String>,
+    /// A claim of the JSON Web Token in `Authorization`.
+    pub jwt_claim: Option<String>,
+    /// The kind of device that `User-Agent` tells of.
+    pub device: bool,
+}
+
+/// Lists that the preferences of clients are reduced to, so that few variants answer many wishes. Empty: as sent.
+#[derive(Clone, Debug, Default)]
+pub struct Preferences {
+    /// Languages, for `Accept-Language`.
+    pub languages: Vec<String>,
+    /// Media types, for `Accept`.
+    pub media_types: Vec<String>,
+}
+
 /// How the query string takes part in the key.
 #[derive(Clone, Debug)]
 pub struct QueryPolicy {
-    /// Parameters that change nothing in the response: out of the key and out of the upstream request.
+    /// The only parameters that change anything in the response; empty: all but the excluded ones do.
+    pub include: Patterns,
+    /// Parameters that change nothing in the response: out of the key.
     pub exclude: Patterns,
+    /// Whether what is not in the key is left in the upstream request.
+    pub forward_excluded: bool,
     /// Whether parameters are ordered by name, so that `?a=1&b=2` and `?b=2&a=1` are one entry.
     pub sort: bool,
+}
+
+impl QueryPolicy {
+    /// Whether a parameter of this name, in normal spelling, is part of the key.
+    pub fn keeps(&self, name: &str) -> bool {
+        (self.include.is_empty() || self.include.matches(name)) && !self.exclude.matches(name)
+    }
 }
 
 /// A list of names with `*` and `?` as wildcards, matched case-sensitively.
@@ -133,6 +195,11 @@ impl Patterns {
     /// Whether any of the patterns matches the whole name.
     pub fn matches(&self, name: &str) -> bool {
         !self.sources.is_empty() && self.set.is_match(name)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.sources.is_empty()
     }
 
     /// The patterns as written.

@@ -80,23 +80,37 @@ impl<'a> Target<'a> {
         (!kept.is_empty()).then(|| kept.join("&"))
     }
 
-    /// The query to send to the origin: as received, without the excluded parameters. A stored page must not
-    /// depend on what is not in its key.
+    /// The query to send to the origin: as received, but for the parameters that are not in the key. A stored page
+    /// must not depend on those, unless the operator wants them to arrive.
     pub fn upstream_query(&self, policy: &QueryPolicy) -> Option<String> {
-        let kept: Vec<&str> = self.kept_parameters(policy).collect();
+        let kept: Vec<&str> =
+            self.parameters().filter(|each| policy.forward_excluded || is_kept(each, policy)).collect();
         (!kept.is_empty()).then(|| kept.join("&"))
     }
 
+    /// The parameters that are sent to the origin although they are not in the key.
+    pub fn unkeyed_parameters<'s>(
+        &'s self,
+        policy: &'s QueryPolicy,
+    ) -> impl Iterator<Item = &'a str> + use<'a, 's> {
+        self.parameters().filter(|each| policy.forward_excluded && !is_kept(each, policy))
+    }
+
     fn kept_parameters<'s>(&'s self, policy: &'s QueryPolicy) -> impl Iterator<Item = &'a str> + use<'a, 's> {
-        self.query
-            .unwrap_or_default()
-            .split('&')
-            .filter(|parameter| !parameter.is_empty())
-            .filter(|parameter| !policy.exclude.matches(parameter_name(&normal_encoding(parameter))))
+        self.parameters().filter(|each| is_kept(each, policy))
+    }
+
+    fn parameters(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.query.unwrap_or_default().split('&').filter(|parameter| !parameter.is_empty())
     }
 }
 
-fn parameter_name(parameter: &str) -> &str {
+fn is_kept(parameter: &str, policy: &QueryPolicy) -> bool {
+    policy.keeps(parameter_name(&normal_encoding(parameter)))
+}
+
+/// The name of a parameter.
+pub fn parameter_name(parameter: &str) -> &str {
     parameter.split('=').next().unwrap_or(parameter)
 }
 
@@ -158,7 +172,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn policy(exclude: &[&str], sort: bool) -> QueryPolicy {
-        QueryPolicy { exclude: Patterns::new(exclude).unwrap(), sort }
+        QueryPolicy {
+            include: Patterns::default(),
+            exclude: Patterns::new(exclude).unwrap(),
+            forward_excluded: false,
+            sort,
+        }
     }
 
     #[test]
@@ -248,6 +267,15 @@ mod tests {
             assert_eq!(target.key_query(&campaign).as_deref(), key, "{given}");
             assert_eq!(target.upstream_query(&campaign).as_deref(), upstream, "{given}");
         }
+        let target = Target::new(Scheme::Http, "h", "/?b=2&gclid=7&a=1&page=3");
+        let forwarding = QueryPolicy { forward_excluded: true, ..campaign };
+        assert_eq!(target.key_query(&forwarding).as_deref(), Some("a=1&b=2&page=3"));
+        assert_eq!(target.upstream_query(&forwarding).as_deref(), target.query);
+        assert_eq!(target.unkeyed_parameters(&forwarding).collect::<Vec<_>>(), ["gclid=7"]);
+        let include = Patterns::new(&["a", "page", "gclid"]).unwrap();
+        let listed = QueryPolicy { include, ..policy(&["gclid"], true) };
+        assert_eq!(target.key_query(&listed).as_deref(), Some("a=1&page=3"));
+        assert_eq!(target.upstream_query(&listed).as_deref(), Some("a=1&page=3"));
         let as_sent = policy(&[], false);
         assert_eq!(Target::new(Scheme::Http, "h", "/?b&a").key_query(&as_sent).as_deref(), Some("b&a"));
     }

@@ -20,6 +20,7 @@ use super::fence::Sequence;
 use super::response::{Head, StoredResponse};
 use crate::rules::admission::DiscardReason;
 use crate::rules::freshness::StandIn;
+use crate::rules::guard::Witness;
 use crate::rules::invalidate::Facts;
 use crate::rules::key::{CacheKey, Vary};
 
@@ -54,6 +55,10 @@ pub struct Streaming {
     pub discard: Option<DiscardReason>,
     /// How old it was on arrival, in seconds, where the origin said so.
     pub age: Option<u64>,
+    /// Who may read along; `None`: everyone.
+    pub witness: Option<Witness>,
+    /// Whether nobody may before the whole body has been looked at.
+    pub is_sealed: bool,
 }
 
 /// What a fetch turned out to be, as its readers see it.
@@ -384,6 +389,14 @@ impl Reader {
             .await;
         self.fill.taken.notify_one();
         result
+    }
+
+    /// Waits until the response is complete, and stored or refused.
+    pub async fn settled(mut self) {
+        // It reads nothing, and must not hold back those who do.
+        self.fill.state.lock().readers.remove(&self.id);
+        self.fill.taken.notify_one();
+        self.until(|state, _| state.end).await;
     }
 
     /// Waits for the head.

@@ -1,5 +1,5 @@
 //! Which keys a purge means, without a scan of the store: by path, in order, so that a prefix is a range; and by
-//! tag.
+//! tag. And which entries one URL has.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
@@ -23,6 +23,8 @@ pub struct Index {
     entries: HashMap<EntryId, Indexed>,
     by_path: BTreeSet<(Box<str>, EntryId)>,
     by_tag: HashMap<Arc<str>, HashSet<EntryId>>,
+    /// Of URLs whose entries are for different visitors or wishes; in the order in which they came.
+    by_url: HashMap<Box<[u8]>, BTreeSet<EntryId>>,
 }
 
 impl Index {
@@ -32,7 +34,16 @@ impl Index {
         for tag in &facts.tags {
             self.by_tag.entry(tag.clone()).or_default().insert(id);
         }
+        if key.is_of_many() {
+            self.by_url.entry(key.url().into()).or_default().insert(id);
+        }
         self.entries.insert(id, Indexed { key, facts });
+    }
+
+    /// The oldest entry of the URL of `key`, when it has more than `max`.
+    pub fn oldest_beyond(&self, key: &CacheKey, max: usize) -> Option<EntryId> {
+        let ids = self.by_url.get(key.url())?;
+        ids.first().copied().filter(|_| ids.len() > max)
     }
 
     /// Removes a stored response and returns its key.
@@ -45,6 +56,13 @@ impl Index {
                 if tagged.is_empty() {
                     self.by_tag.remove(tag);
                 }
+            }
+        }
+        let url = indexed.key.url();
+        if let Some(ids) = self.by_url.get_mut(url) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_url.remove(url);
             }
         }
         Some(indexed.key)

@@ -1,5 +1,5 @@
-//! Which keys proved uncacheable a moment ago, so that their requests do not wait in line for a response that
-//! none of them may share.
+//! Which keys proved uncacheable or personalised a moment ago, so that their requests do not wait in line for a
+//! response that none of them may share.
 //!
 //! A purge or a write that covers such a key ends the belief: a page that was missing may exist now.
 
@@ -14,6 +14,7 @@ use super::index::{EntryId, Index};
 use crate::clock::Timestamp;
 use crate::rules::invalidate::{Facts, Selector};
 use crate::rules::key::CacheKey;
+use crate::rules::lookup::PassReason;
 
 /// The most keys remembered; beyond it the least recently used one is forgotten, which costs it one wait.
 const MAX_KEYS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
@@ -21,15 +22,22 @@ const MAX_KEYS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 /// Longer keys are not remembered: with the number this bounds the memo to some tens of MiB.
 const MAX_KEY_BYTES: usize = 512;
 
-/// Keys that proved uncacheable.
+/// Keys whose requests pass.
 #[derive(Default)]
 pub struct Memo(Mutex<Beliefs>);
 
 struct Beliefs {
-    /// Until when, and under which number in the index.
-    keys: LruCache<CacheKey, (Timestamp, EntryId)>,
+    keys: LruCache<CacheKey, Belief>,
     index: Index,
     last_id: EntryId,
+}
+
+#[derive(Clone, Copy)]
+struct Belief {
+    reason: PassReason,
+    until: Timestamp,
+    /// Its number in the index.
+    id: EntryId,
 }
 
 impl Default for Beliefs {
@@ -42,8 +50,15 @@ impl Default for Beliefs {
 }
 
 impl Memo {
-    /// Takes note that `key`, known by `facts`, is uncacheable for `period`.
-    pub fn note(&self, key: &CacheKey, facts: Arc<Facts>, period: Duration, now: Timestamp) {
+    /// Takes note that requests for `key`, known by `facts`, pass for `period`, and why.
+    pub fn note(
+        &self,
+        key: &CacheKey,
+        facts: Arc<Facts>,
+        reason: PassReason,
+        period: Duration,
+        now: Timestamp,
+    ) {
         if period.is_zero() || key.len() > MAX_KEY_BYTES {
             return;
         }
@@ -51,24 +66,26 @@ impl Memo {
         beliefs.last_id += 1;
         let id = beliefs.last_id;
         // What it replaces under the same key, or pushes out.
-        if let Some((_, (_, gone))) = beliefs.keys.push(key.clone(), (now.plus(period), id)) {
-            beliefs.index.remove(gone);
+        let belief = Belief { reason, until: now.plus(period), id };
+        if let Some((_, gone)) = beliefs.keys.push(key.clone(), belief) {
+            beliefs.index.remove(gone.id);
         }
         beliefs.index.add(id, key.clone(), facts);
     }
 
-    /// Whether `key` is believed to be uncacheable.
-    pub fn holds(&self, key: &CacheKey, now: Timestamp) -> bool {
+    /// Why requests for `key` pass, if they do.
+    pub fn reason(&self, key: &CacheKey, now: Timestamp) -> Option<PassReason> {
         let mut beliefs = self.0.lock();
-        match beliefs.keys.get(key).copied() {
-            Some((until, _)) if until > now => true,
-            Some((_, id)) => {
-                beliefs.keys.pop(key);
-                beliefs.index.remove(id);
-                false
-            }
-            None => false,
+        let belief = *beliefs.keys.get(key)?;
+        if belief.until <= now {
+            beliefs.remove(key);
         }
+        (belief.until > now).then_some(belief.reason)
+    }
+
+    /// Forgets this key: what came of a pass shows that it is cacheable now.
+    pub fn forget_key(&self, key: &CacheKey) {
+        self.0.lock().remove(key);
     }
 
     /// Forgets what `selectors` name.
@@ -80,6 +97,14 @@ impl Memo {
                     beliefs.keys.pop(&key);
                 }
             }
+        }
+    }
+}
+
+impl Beliefs {
+    fn remove(&mut self, key: &CacheKey) {
+        if let Some(belief) = self.keys.pop(key) {
+            self.index.remove(belief.id);
         }
     }
 }
@@ -97,8 +122,9 @@ mod tests {
     fn entry(path: &str) -> (CacheKey, Arc<Facts>) {
         let target = Target::new(Scheme::Http, "shop", path);
         let request = RequestHead { method: "GET", target, fields: Fields::default(), has_body: false };
-        let query = testing::policy().query;
-        (CacheKey::primary("r", &request, &query), Arc::new(Facts::new(&request, &query, &["t".into()])))
+        let policy = testing::policy();
+        let facts = Facts::new(&request, &policy.query, &["t".into()]);
+        (CacheKey::primary("r", &request, &policy), Arc::new(facts))
     }
 
     #[test]
@@ -106,18 +132,20 @@ mod tests {
         let memo = Memo::default();
         let note = |path: &str| {
             let (key, facts) = entry(path);
-            memo.note(&key, facts, PERIOD, NOW);
+            memo.note(&key, facts, PassReason::Personalised, PERIOD, NOW);
             key
         };
+        let holds = |key: &CacheKey, now| memo.reason(key, now) == Some(PassReason::Personalised);
         let (a, b) = (note("/a"), note("/b"));
-        assert!(memo.holds(&a, NOW) && memo.holds(&b, NOW.plus(PERIOD / 2)));
+        assert!(holds(&a, NOW) && holds(&b, NOW.plus(PERIOD / 2)));
         memo.forget(&[Selector::prefix("/b").unwrap(), Selector::tag("other").unwrap()]);
-        assert!(memo.holds(&a, NOW) && !memo.holds(&b, NOW));
-        assert!(!memo.holds(&a, NOW.plus(PERIOD)));
+        assert!(holds(&a, NOW) && !holds(&b, NOW));
+        assert!(!holds(&a, NOW.plus(PERIOD)));
         let a = note("/a");
         note("/a");
         memo.forget(&[Selector::tag("t").unwrap()]);
-        assert!(!memo.holds(&a, NOW));
+        assert!(!holds(&a, NOW));
+        memo.forget_key(&note("/c"));
         assert_eq!(memo.0.lock().index.len(), 0);
     }
 
@@ -126,7 +154,7 @@ mod tests {
         let memo = Memo::default();
         for n in 0..MAX_KEYS.get() + 100 {
             let (key, facts) = entry(&format!("/{n}"));
-            memo.note(&key, facts, PERIOD, NOW);
+            memo.note(&key, facts, PassReason::Uncacheable, PERIOD, NOW);
         }
         let beliefs = memo.0.lock();
         assert_eq!((beliefs.keys.len(), beliefs.index.len()), (MAX_KEYS.get(), MAX_KEYS.get()));

@@ -15,7 +15,6 @@ use super::fence::{Fence, Sequence};
 use super::index::{EntryId, Index};
 use super::response::StoredResponse;
 use crate::plan::Memory as Budget;
-use crate::rules::head::Fields;
 use crate::rules::invalidate::Selector;
 use crate::rules::key::{CacheKey, Vary};
 
@@ -69,6 +68,7 @@ pub struct Memory {
     map: Cache<CacheKey, Slot, ByBytes, DefaultHashBuilder, PushedOut>,
     books: Mutex<Books>,
     evictions: AtomicU64,
+    crowded_out: AtomicU64,
 }
 
 /// What a lookup found.
@@ -123,16 +123,18 @@ impl Memory {
             map: Cache::with_options(options, ByBytes, DefaultHashBuilder::default(), PushedOut),
             books: Mutex::default(),
             evictions: AtomicU64::new(0),
+            crowded_out: AtomicU64::new(0),
         }
     }
 
-    /// Finds the response that a request with these fields selects under a primary key.
-    pub fn lookup(&self, primary: &CacheKey, request: Fields<'_>) -> Found {
+    /// Finds the response that a request selects under a primary key; `variant` tells the key of its variant, where the
+    /// responses have any.
+    pub fn lookup(&self, primary: &CacheKey, variant: impl FnOnce(&Vary) -> CacheKey) -> Found {
         match self.map.get(primary) {
             None => Found { key: primary.clone(), response: None },
             Some(Slot::Response { response, .. }) => Found { key: primary.clone(), response: Some(response) },
             Some(Slot::Varies(vary)) => {
-                let key = primary.variant(&vary, request);
+                let key = variant(&vary);
                 let response = match self.map.get(&key) {
                     Some(Slot::Response { response, .. }) => Some(response),
                     _ => None,
@@ -161,12 +163,14 @@ impl Memory {
         self.put(&mut books, primary.clone(), Slot::Varies(Arc::new(vary.clone())));
     }
 
-    /// Stores what was fetched since `begun`, unless a purge since then covers it.
+    /// Stores what was fetched since `begun`, unless a purge since then covers it. Where its URL then has more than
+    /// `max_variants` entries, the oldest leaves.
     pub fn insert(
         &self,
         key: &CacheKey,
         response: Arc<StoredResponse>,
         begun: Sequence,
+        max_variants: usize,
     ) -> Result<(), Refused> {
         let mut books = self.books.lock();
         if !books.fence.admits(begun, &response.facts) {
@@ -176,17 +180,29 @@ impl Memory {
         let id = books.last_id;
         books.index.add(id, key.clone(), response.facts.clone());
         self.put(&mut books, key.clone(), Slot::Response { id, response });
+        if let Some(oldest) = books.index.oldest_beyond(key, max_variants) {
+            self.take_out(&mut books, oldest);
+            self.crowded_out.fetch_add(1, Ordering::Relaxed);
+        }
         if books.index.contains(id) { Ok(()) } else { Err(Refused::TooLarge) }
     }
 
-    /// Removes the response under `key` if it still is this one.
-    pub fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
+    /// Removes the response under `key` if it still is this one, and tells whether it was.
+    pub fn remove(&self, key: &CacheKey, response: &Arc<StoredResponse>) -> bool {
         let mut books = self.books.lock();
         let same =
             |slot: &Slot| matches!(slot, Slot::Response { response: r, .. } if Arc::ptr_eq(r, response));
-        if let Some((_, Slot::Response { id, .. })) = self.map.remove_if(key, same) {
-            books.index.remove(id);
+        match self.map.remove_if(key, same) {
+            Some((_, Slot::Response { id, .. })) => books.index.remove(id).is_some(),
+            _ => false,
         }
+    }
+
+    /// Takes one response out of index and map; returns its bytes.
+    fn take_out(&self, books: &mut Books, id: EntryId) -> Option<u64> {
+        let key = books.index.remove(id)?;
+        let same = |slot: &Slot| matches!(slot, Slot::Response { id: found, .. } if *found == id);
+        self.map.remove_if(&key, same).map(|(key, slot)| ByBytes.weight(&key, &slot))
     }
 
     /// Removes what `selectors` name.
@@ -197,13 +213,9 @@ impl Memory {
         for selector in selectors {
             let (mut entries, mut bytes) = (0, 0);
             for id in books.index.find(selector) {
-                let Some(key) = books.index.remove(id) else {
-                    continue;
-                };
-                let same = |slot: &Slot| matches!(slot, Slot::Response { id: found, .. } if *found == id);
-                if let Some((key, slot)) = self.map.remove_if(&key, same) {
+                if let Some(size) = self.take_out(&mut books, id) {
                     entries += 1;
-                    bytes += ByBytes.weight(&key, &slot);
+                    bytes += size;
                 }
             }
             removed.push((entries, bytes));
@@ -241,6 +253,11 @@ impl Memory {
         self.map.capacity()
     }
 
+    /// Responses that left because their URL had too many, since the start.
+    pub fn crowded_out(&self) -> u64 {
+        self.crowded_out.load(Ordering::Relaxed)
+    }
+
     /// Responses pushed out to make room, since the start.
     pub fn evictions(&self) -> u64 {
         self.evictions.load(Ordering::Relaxed)
@@ -252,7 +269,7 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::rules::freshness::Freshness;
-    use crate::rules::head::RequestHead;
+    use crate::rules::head::{Fields, RequestHead};
     use crate::rules::invalidate::Facts;
     use crate::rules::target::{Scheme, Target};
     use crate::rules::testing;
@@ -261,6 +278,7 @@ mod tests {
     use std::collections::HashMap;
     use std::time::Duration;
 
+    const MANY: usize = 1000;
     const BUDGET: Budget = Budget { max_size: 1 << 20, max_object_size: 1 << 18 };
 
     fn request(path: &str) -> RequestHead<'_> {
@@ -269,7 +287,7 @@ mod tests {
     }
 
     fn key(path: &str) -> CacheKey {
-        CacheKey::primary("route", &request(path), &testing::policy().query)
+        CacheKey::primary("route", &request(path), &testing::policy())
     }
 
     fn response(path: &str, tags: &[&str], body: usize) -> Arc<StoredResponse> {
@@ -289,15 +307,21 @@ mod tests {
             },
             facts: Arc::new(Facts::new(&request(path), &testing::policy().query, &tags)),
             vary: Vary::default(),
+            witness: None,
         })
     }
 
     fn vary(names: &str) -> Vary {
-        Vary::parse(Fields(&[("vary", names.as_bytes())])).unwrap()
+        Vary::parse(Fields(&[("vary", names.as_bytes())]), &testing::policy()).unwrap()
+    }
+
+    fn look_up(memory: &Memory, path: &str, fields: Fields<'_>) -> Option<Arc<StoredResponse>> {
+        let primary = key(path);
+        memory.lookup(&primary, |vary| primary.variant(vary, fields)).response
     }
 
     fn stored(memory: &Memory, path: &str) -> bool {
-        memory.lookup(&key(path), Fields::default()).response.is_some()
+        look_up(memory, path, Fields::default()).is_some()
     }
 
     #[test]
@@ -308,15 +332,31 @@ mod tests {
         memory.note_vary(&key("/a"), &vary);
         for fields in [html, json] {
             memory
-                .insert(&key("/a").variant(&vary, fields), response("/a", &[], 10), memory.begin())
+                .insert(&key("/a").variant(&vary, fields), response("/a", &[], 10), memory.begin(), MANY)
                 .unwrap();
         }
-        assert!(memory.lookup(&key("/a"), html).response.is_some());
-        assert!(memory.lookup(&key("/a"), json).response.is_some());
-        assert!(memory.lookup(&key("/a"), Fields::default()).response.is_none());
+        assert!(look_up(&memory, "/a", html).is_some());
+        assert!(look_up(&memory, "/a", json).is_some());
+        assert!(look_up(&memory, "/a", Fields::default()).is_none());
         let purged = memory.purge(&[Selector::url("/a", &[testing::policy().query]).unwrap()]);
         assert_eq!(purged.total().0, 2);
-        assert!(memory.lookup(&key("/a"), html).response.is_none());
+        assert!(look_up(&memory, "/a", html).is_none());
+    }
+
+    #[test]
+    fn a_url_has_so_many_entries_and_the_oldest_makes_room() {
+        let memory = Memory::new(BUDGET);
+        let vary = vary("accept");
+        memory.note_vary(&key("/a"), &vary);
+        let wish = |n: usize| format!("text/{n}");
+        for n in 0..10 {
+            let variant = key("/a").variant(&vary, Fields(&[("accept", wish(n).as_bytes())]));
+            memory.insert(&variant, response("/a", &[], 10), memory.begin(), 4).unwrap();
+            memory.insert(&key(&format!("/{n}")), response("/b", &[], 10), memory.begin(), 4).unwrap();
+        }
+        let held = |n: usize| look_up(&memory, "/a", Fields(&[("accept", wish(n).as_bytes())])).is_some();
+        assert_eq!((0..10).filter(|n| held(*n)).collect::<Vec<_>>(), [6, 7, 8, 9]);
+        assert_eq!((memory.crowded_out(), memory.entries()), (6, 14), "other URLs are not touched");
     }
 
     #[test]
@@ -327,9 +367,9 @@ mod tests {
         let store = |vary: &Vary, body: usize| {
             let key = if vary.is_empty() { key("/a") } else { key("/a").variant(vary, asked) };
             memory.note_vary(&self::key("/a"), vary);
-            memory.insert(&key, response("/a", &[], body), memory.begin()).unwrap();
+            memory.insert(&key, response("/a", &[], body), memory.begin(), MANY).unwrap();
         };
-        let found = |fields: Fields<'_>| memory.lookup(&key("/a"), fields).response.map(|r| r.body.len());
+        let found = |fields: Fields<'_>| look_up(&memory, "/a", fields).map(|r| r.body.len());
         store(&by_foo, 1);
         store(&by_bar, 2);
         assert_eq!(found(Fields(&[("bar", b"1")])), Some(2));
@@ -345,7 +385,7 @@ mod tests {
         let memory = Memory::new(BUDGET);
         for n in 0..2_000 {
             let path = format!("/{n}");
-            memory.insert(&key(&path), response(&path, &["t"], 2_000), memory.begin()).unwrap();
+            memory.insert(&key(&path), response(&path, &["t"], 2_000), memory.begin(), MANY).unwrap();
             assert!(memory.bytes() <= BUDGET.max_size, "{} bytes after {n}", memory.bytes());
         }
         assert!(memory.evictions() > 1_000, "{} evictions", memory.evictions());
@@ -359,10 +399,10 @@ mod tests {
         let budget = Budget { max_size: 64 << 20, max_object_size: 8 << 20 };
         let memory = Memory::new(budget);
         let largest = usize::try_from(budget.max_object_size).unwrap();
-        assert_eq!(memory.insert(&key("/a"), response("/a", &[], largest), memory.begin()), Ok(()));
+        assert_eq!(memory.insert(&key("/a"), response("/a", &[], largest), memory.begin(), MANY), Ok(()));
         assert!(stored(&memory, "/a"));
         let over = response("/b", &[], largest * 8);
-        assert_eq!(memory.insert(&key("/b"), over, memory.begin()), Err(Refused::TooLarge));
+        assert_eq!(memory.insert(&key("/b"), over, memory.begin(), MANY), Err(Refused::TooLarge));
         assert_eq!(memory.entries(), 1);
     }
 
@@ -370,8 +410,8 @@ mod tests {
     fn removing_spares_what_has_taken_its_place() {
         let memory = Memory::new(BUDGET);
         let (old, new) = (response("/a", &[], 1), response("/a", &[], 2));
-        memory.insert(&key("/a"), old.clone(), memory.begin()).unwrap();
-        memory.insert(&key("/a"), new.clone(), memory.begin()).unwrap();
+        memory.insert(&key("/a"), old.clone(), memory.begin(), MANY).unwrap();
+        memory.insert(&key("/a"), new.clone(), memory.begin(), MANY).unwrap();
         assert_eq!(memory.evictions(), 0, "a replacement is no eviction");
         memory.remove(&key("/a"), &old);
         assert!(stored(&memory, "/a"));
@@ -431,7 +471,7 @@ mod tests {
                         let response = response(page, tags, 10);
                         let purged =
                             purges.iter().any(|(at, selector)| *at > since && selector.matches(&response.facts));
-                        prop_assert_eq!(memory.insert(&key(page), response, since).is_err(), purged);
+                        prop_assert_eq!(memory.insert(&key(page), response, since, MANY).is_err(), purged);
                         if !purged {
                             expected.insert(page, fetch % 2 == 1);
                         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::rules::freshness::Freshness;
+use crate::rules::guard::Witness;
 use crate::rules::head::{Field, Fields, ResponseHead};
 use crate::rules::hop;
 use crate::rules::invalidate::Facts;
@@ -93,6 +94,8 @@ pub struct StoredResponse {
     pub facts: Arc<Facts>,
     /// What selects among its variants.
     pub vary: Vary,
+    /// Whom it may be given to besides those it was made for; `None` for everyone.
+    pub witness: Option<Box<Witness>>,
 }
 
 impl StoredResponse {
@@ -104,7 +107,8 @@ impl StoredResponse {
         let tags: usize = self.facts.tags.iter().map(|tag| tag.len() + size_of::<Arc<str>>()).sum();
         let facts =
             self.facts.host.len() + self.facts.path.len() + self.facts.query.as_ref().map_or(0, |q| q.len());
-        let small = self.head.len() + facts * 2 + tags + self.vary.len() + TABLES;
+        let witness = self.witness.as_ref().map_or(0, |witness| size_of::<Witness>() + witness.len());
+        let small = self.head.len() + facts * 2 + tags + self.vary.len() + witness + TABLES;
         (small + self.body.len() + self.body.len() / 8) as u64
     }
 }

@@ -1,0 +1,212 @@
+//! Audits: a share of hits is compared with what the origin would have answered to the same visitor.
+//!
+//! A difference alone may be a change of the page that no purge has told of. So the origin is asked once more, as the
+//! store would ask: if that differs from what the visitor would have got, the page depends on the visitor, and the
+//! route is tripped: its requests pass until the next reload.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use pingora::Result;
+use pingora::protocols::http::HttpTask;
+use pingora::protocols::http::subrequest::server::SubrequestHandle;
+use pingora::proxy::{PreparedSubrequest, Session};
+use tokio::sync::OwnedSemaphorePermit;
+use uuid::Uuid;
+
+use super::context::Context;
+use super::view::{self, View};
+use super::{App, Live, fetch, upstream};
+use crate::rules::guard::{self, Difference};
+use crate::rules::head::{Fields, ResponseHead};
+use crate::rules::route::Route;
+use crate::store::response::{Head, StoredResponse};
+
+/// The routes that an audit has tripped, for as long as a configuration is live.
+#[derive(Default)]
+pub struct Tripped(RwLock<HashSet<Arc<str>>>);
+
+impl Tripped {
+    /// Whether this route is.
+    pub fn holds(&self, route: &str) -> bool {
+        let routes = self.0.read();
+        !routes.is_empty() && routes.contains(route)
+    }
+
+    fn trip(&self, route: &Arc<str>) {
+        self.0.write().insert(route.clone());
+    }
+}
+
+/// What an audit found.
+enum Finding {
+    /// The visitor would have got the same.
+    Same,
+    /// The page has changed since it was stored, for everyone alike.
+    Changed,
+    /// The page depends on the visitor.
+    Different(Difference),
+    /// The origin did not answer completely.
+    Failed,
+}
+
+impl Finding {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Changed => "changed",
+            Self::Different(_) => "different",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One answer of the origin.
+struct Answer {
+    head: Head,
+    body: Vec<u8>,
+}
+
+type Question = (PreparedSubrequest, SubrequestHandle);
+
+/// One hit under audit.
+struct Audit {
+    live: Arc<Live>,
+    route: Arc<Route>,
+    stored: Arc<StoredResponse>,
+    /// As the visitor asked.
+    as_visitor: Question,
+    /// As the store asks.
+    as_store: Question,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Audits a hit that was served with `stored`, if the lot falls on it.
+pub fn sample(app: &App, session: &Session, ctx: &Context, stored: &Arc<StoredResponse>) {
+    let Some(route) = ctx.route.as_ref().filter(|route| is_drawn(route.cache.audit)) else { return };
+    if session.req_header().method != "GET" {
+        return;
+    }
+    let Ok(permit) = app.audits.clone().try_acquire_owned() else {
+        app.observer.metrics.limit("audits");
+        return;
+    };
+    match Audit::new(session, ctx, route, stored, permit) {
+        Ok(audit) => {
+            let app = app.clone();
+            tokio::spawn(async move { audit.run(&app).await });
+        }
+        Err(error) => tracing::error!(%error, route = %route.name, "an audit could not be started"),
+    }
+}
+
+/// Draws a lot: true for this share of all calls. Nobody outside can foresee it.
+fn is_drawn(share: f64) -> bool {
+    // 53 bits are what a float holds.
+    #[allow(clippy::cast_precision_loss)]
+    let lot = || (Uuid::new_v4().as_u64_pair().1 & ((1 << 53) - 1)) as f64 / (1u64 << 53) as f64;
+    share > 0.0 && lot() < share
+}
+
+impl Audit {
+    fn new(
+        session: &Session,
+        ctx: &Context,
+        route: &Arc<Route>,
+        stored: &Arc<StoredResponse>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Self> {
+        let view = View::new(session.req_header(), ctx.client.scheme);
+        let ask = |request| fetch::subrequest(session, request, route.clone(), ctx.live.clone());
+        Ok(Self {
+            as_visitor: ask(upstream::for_audit(session.req_header(), ctx)?)?,
+            as_store: ask(upstream::for_fetch(&view, &route.cache, None, ctx)?)?,
+            live: ctx.live.clone(),
+            route: route.clone(),
+            stored: stored.clone(),
+            _permit: permit,
+        })
+    }
+
+    async fn run(self, app: &App) {
+        let (live, route) = (self.live.clone(), self.route.clone());
+        let path = self.stored.facts.path.clone();
+        let finding = self.find().await;
+        app.observer.metrics.audit(&route.name, finding.as_str());
+        if let Finding::Different(difference) = finding {
+            live.tripped.trip(&route.name);
+            tracing::error!(
+                route = %route.name,
+                %path,
+                "audit: a visitor would have got another {difference}; the route passes until the next reload"
+            );
+        }
+    }
+
+    async fn find(self) -> Finding {
+        let max = self.live.plan.memory.max_object_size;
+        let Some(own) = answer(self.as_visitor, max).await else { return Finding::Failed };
+        let stored = (&self.stored.head, &self.stored.body[..]);
+        if difference(stored, (&own.head, &own.body)).is_none() {
+            return Finding::Same;
+        }
+        let Some(anyone) = answer(self.as_store, max).await else { return Finding::Failed };
+        match difference((&anyone.head, &anyone.body), (&own.head, &own.body)) {
+            None => Finding::Changed,
+            Some(difference) => Finding::Different(difference),
+        }
+    }
+}
+
+fn difference(one: (&Head, &[u8]), other: (&Head, &[u8])) -> Option<Difference> {
+    one.0.with(|a| other.0.with(|b| guard::difference((a, one.1), (b, other.1))))
+}
+
+/// Asks the origin; `None` when it fails, breaks off, or sends more than `max` bytes.
+async fn answer((subrequest, handle): Question, max: u64) -> Option<Answer> {
+    let (_, answer) = tokio::join!(subrequest.run(), receive(handle, max));
+    answer
+}
+
+async fn receive(mut handle: SubrequestHandle, max: u64) -> Option<Answer> {
+    let mut head = None;
+    let mut body = Vec::new();
+    let mut ends = false;
+    while let Some(task) = handle.rx.recv().await {
+        match task {
+            HttpTask::Header(response, _) if response.status.is_informational() => {}
+            HttpTask::Header(response, end) => {
+                let fields = view::response_fields(&response);
+                let lent = view::lend(&fields);
+                let response = ResponseHead { status: response.status.as_u16(), fields: Fields(&lent) };
+                head = Some(Head::storable(&response).without(&["set-cookie"]));
+                ends |= end;
+            }
+            HttpTask::Body(chunk, end) => {
+                body.extend_from_slice(&chunk.unwrap_or_default());
+                ends |= end;
+            }
+            HttpTask::Done => ends = true,
+            HttpTask::Trailer(_) => {}
+            HttpTask::UpgradedBody(..) | HttpTask::Failed(_) => return None,
+        }
+        if body.len() as u64 > max {
+            return None;
+        }
+    }
+    head.filter(|_| ends).map(|head| Answer { head, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lot_falls_as_often_as_the_share_says() {
+        assert!(!(0..1000).any(|_| is_drawn(0.0)));
+        assert!((0..1000).all(|_| is_drawn(1.0)));
+        let drawn = (0..10_000).filter(|_| is_drawn(0.25)).count();
+        assert!((2_000..3_000).contains(&drawn), "{drawn}");
+    }
+}

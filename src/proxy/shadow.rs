@@ -1,0 +1,196 @@
+//! A route in shadow mode: everything is done but serving.
+//!
+//! Every request goes to the origin as if nothing were cached. Beside it the store decides as it would, and keeps what
+//! came, under keys of its own that are never served. Where it would have answered, the two are compared: so an
+//! operator sees on live traffic, without a risk and without a request more, what a rule would do.
+
+use std::sync::Arc;
+
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+
+use super::context::Context;
+use super::view::{self, View};
+use super::{App, cached};
+use crate::clock;
+use crate::observe::outcome::Shadowed;
+use crate::rules::admission::{self, Admission, Kept};
+use crate::rules::client_control::ClientControl;
+use crate::rules::freshness::Exchange;
+use crate::rules::guard::{self, Difference, Inputs, Witness};
+use crate::rules::head::{Fields, ResponseHead};
+use crate::rules::identity;
+use crate::rules::invalidate::Facts;
+use crate::rules::key::CacheKey;
+use crate::rules::outgoing::Outgoing;
+use crate::rules::route::Route;
+use crate::rules::secrets::Secrets;
+use crate::rules::verdict::{self, Verdict};
+use crate::store::fence::Sequence;
+use crate::store::response::{Head, StoredResponse};
+
+/// What is watched of one request.
+pub struct Shadow {
+    route: Arc<Route>,
+    primary: CacheKey,
+    /// What the request would send, for the variant of its response.
+    outgoing: Vec<(String, Vec<u8>)>,
+    facts: Facts,
+    inputs: Inputs,
+    secrets: Secrets,
+    begun: Sequence,
+    exchange: Exchange,
+    max_object_size: u64,
+    is_get: bool,
+    /// What would have been served.
+    hit: Option<Arc<StoredResponse>>,
+    /// What is stored for others.
+    rival: Option<Arc<StoredResponse>>,
+    response: Option<Coming>,
+    result: Shadowed,
+}
+
+/// A response on its way to the client.
+struct Coming {
+    head: Head,
+    /// How it would be stored.
+    kept: Option<Kept>,
+    body: Vec<u8>,
+}
+
+impl Shadow {
+    /// Looks at what the store would do with a request that it may answer.
+    pub fn begin(app: &App, session: &Session, ctx: &Context) -> Self {
+        let route = ctx.route.clone().expect("only a routed request is judged");
+        let policy = &route.cache;
+        let view = View::new(session.req_header(), ctx.client.scheme);
+        let request = view.head();
+        let now = clock::now();
+        let primary = CacheKey::primary(&route.name, &request, policy).in_shadow();
+        let begun = app.store.memory.begin();
+        let (found, rival) = cached::stored_for(app, &request, ctx, policy, &primary);
+        let client = ClientControl::heeded(request.fields, policy);
+        let freshness = found.response.as_ref().map(|response| &response.freshness);
+        let would_hit =
+            matches!(verdict::judge(freshness, &client, now), Verdict::Hit | Verdict::HitStale(_));
+        let outgoing = Outgoing::of(&request, policy);
+        let authorized = identity::is_authorized(request.fields, policy);
+        Self {
+            outgoing: outgoing
+                .0
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value.into_owned()))
+                .collect(),
+            facts: Facts::new(&request, &policy.query, &policy.tags),
+            inputs: Inputs::of(&request, ctx.client.address, policy),
+            secrets: Secrets::of_request(&request, policy),
+            exchange: Exchange { requested_at: now, received_at: now, authorized },
+            max_object_size: ctx.live.plan.memory.max_object_size,
+            is_get: request.method == "GET",
+            hit: found.response.filter(|_| would_hit),
+            result: if would_hit { Shadowed::Unseen } else { Shadowed::NotStored },
+            rival,
+            response: None,
+            primary,
+            begun,
+            route,
+        }
+    }
+
+    /// What the request came to.
+    pub fn result(&self) -> Shadowed {
+        self.result
+    }
+
+    /// Takes the head of the origin's response in.
+    pub fn head(&mut self, response: &ResponseHeader) {
+        let status = response.status.as_u16();
+        // A part, and what is not modified, cannot be compared with the whole.
+        if !self.is_get || matches!(status, 206 | 304) {
+            return;
+        }
+        self.exchange.received_at = clock::now();
+        let fields = view::response_fields(response);
+        let lent = view::lend(&fields);
+        let head = ResponseHead { status, fields: Fields(&lent) };
+        let policy = &self.route.cache;
+        let kept =
+            match admission::judge(&self.facts.path, &head, policy, self.max_object_size, self.exchange) {
+                Admission::Keep(kept) => Some(kept),
+                Admission::Discard(_) => None,
+            };
+        if kept.as_ref().is_some_and(|kept| kept.sets_cookie) {
+            self.secrets.set_by(head.fields);
+        }
+        // A response with a cookie, or one that is not to be stored, is still compared with what would have been served.
+        let head = Head::storable(&head).without(&["set-cookie"]);
+        self.response = Some(Coming { head, kept, body: Vec::new() });
+    }
+
+    /// Takes a part of its body in.
+    pub fn body(&mut self, app: &App, chunk: &[u8], ends: bool) {
+        let Some(coming) = &mut self.response else { return };
+        if (coming.body.len() + chunk.len()) as u64 > self.max_object_size {
+            self.response = None;
+            return;
+        }
+        coming.body.extend_from_slice(chunk);
+        if ends && let Some(coming) = self.response.take() {
+            self.result = self.settle(app, coming);
+        }
+    }
+
+    fn settle(&self, app: &App, coming: Coming) -> Shadowed {
+        let policy = &self.route.cache;
+        if let Some(hit) = &self.hit {
+            return self
+                .compared(&coming, hit, "the store would have served another")
+                .map_or(Shadowed::Same, |_| Shadowed::Different);
+        }
+        let Some(kept) = &coming.kept else { return Shadowed::NotStored };
+        if self.secrets.appear_in(&coming.body) {
+            return Shadowed::Personalised;
+        }
+        let fresh = Witness::of(&self.inputs, kept.is_forced, policy);
+        let Some(rival) = &self.rival else {
+            self.store(app, coming, fresh);
+            return Shadowed::Miss;
+        };
+        let differs = self.compared(&coming, rival, "another visitor got another").is_some();
+        let joined = rival.witness.as_ref().map(|witness| witness.joined_by(&self.inputs));
+        let was_fresh = rival.freshness.remaining(self.exchange.requested_at).is_some();
+        self.store(app, coming, if differs { fresh } else { joined });
+        if differs && was_fresh { Shadowed::Personalised } else { Shadowed::Miss }
+    }
+
+    /// In what the response differs from a stored one; the operator's log tells.
+    fn compared(&self, coming: &Coming, stored: &StoredResponse, message: &str) -> Option<Difference> {
+        let difference = coming
+            .head
+            .with(|new| stored.head.with(|old| guard::difference((old, &stored.body), (new, &coming.body))));
+        if let Some(difference) = &difference {
+            tracing::warn!(route = %self.route.name, key = %self.primary, "{message} {difference}");
+        }
+        difference
+    }
+
+    fn store(&self, app: &App, coming: Coming, witness: Option<Witness>) {
+        let Some(kept) = coming.kept else { return };
+        let key = if kept.vary.is_empty() {
+            self.primary.clone()
+        } else {
+            app.store.memory.note_vary(&self.primary, &kept.vary);
+            self.primary.variant(&kept.vary, Fields(&view::lend(&self.outgoing)))
+        };
+        let response = StoredResponse {
+            head: coming.head.without(&kept.withheld),
+            body: coming.body.into(),
+            freshness: kept.freshness,
+            facts: Arc::new(Facts { tags: kept.tags.into(), ..self.facts.clone() }),
+            vary: kept.vary,
+            witness: witness.map(Box::new),
+        };
+        // Refused when a purge came meanwhile, or it does not fit: then the next request is one more miss.
+        let _ = app.store.memory.insert(&key, Arc::new(response), self.begun, self.route.cache.max_variants);
+    }
+}

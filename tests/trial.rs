@@ -1,0 +1,131 @@
+//! How a rule is proven on live traffic: shadow mode before it serves, audits while it does.
+
+use crate::support::origin::Received;
+use crate::support::{Reply, Rig, eventually};
+
+fn seen(request: &Received, name: &str) -> String {
+    request.field(name).unwrap_or_else(|| "nothing".to_owned())
+}
+
+/// Takes over the configuration with `old` replaced.
+fn reload(rig: &Rig, old: &str, new: &str) {
+    let config = std::fs::read_to_string(&rig.parvis.config).expect("the configuration");
+    std::fs::write(&rig.parvis.config, config.replace(old, new)).expect("written");
+    rig.parvis.signal("HUP");
+    eventually("it is taken over", || rig.parvis.metric("parvis_reloads_total", "result=\"ok\"") == 1.0);
+}
+
+/// These counts are reached; a request is counted when its response has been sent.
+#[track_caller]
+fn expect_shadowed(rig: &Rig, counts: &[(&str, f64)]) {
+    let reached = |(result, count): &(&str, f64)| {
+        rig.parvis.metric("parvis_shadow_total", &format!("result=\"{result}\"")) == *count
+    };
+    eventually(&format!("{counts:?}"), || counts.iter().all(reached));
+}
+
+#[test]
+fn a_shadow_serves_nothing_and_tells_what_it_would_have_done() {
+    let rig = Rig::new("routes: [{name: all, cache: {mode: shadow, ttl: 1m}}]");
+    rig.origin.on("/page", Reply::ok("").chunked(&["the same", " for all"]).field("Vary", "Accept"));
+    rig.origin.on_each("/by-cookie", |request| Reply::ok(seen(request, "cookie")));
+    rig.origin.on("/form", Reply::ok("x").field("Set-Cookie", "a=b"));
+    for n in 0..3 {
+        let cookie = format!("_ga=GA1.{n}");
+        for path in ["/page", "/by-cookie", "/form"] {
+            let response = rig.get_with(path, &[("Cookie", &cookie), ("Accept-Encoding", "gzip")]);
+            assert_eq!((response.verdict(), response.detail().as_str()), ("pass", "shadow"), "{path}");
+        }
+        let received = rig.origin.received("/by-cookie").remove(n);
+        assert_eq!(received.field("cookie").as_deref(), Some(&*cookie), "as if there were no cache");
+        assert_eq!(received.field("accept-encoding").as_deref(), Some("identity"));
+    }
+    rig.get_with("/page", &[("Cookie", "sessionid=1")]);
+    assert_eq!(rig.origin.count("/page"), 4);
+    expect_shadowed(&rig, &[("same", 2.0), ("different", 2.0), ("miss", 2.0), ("not-stored", 3.0)]);
+    eventually("all is logged", || rig.parvis.access_log().len() == 10);
+    let of_log: Vec<_> = rig.parvis.access_log().iter().map(|line| line["shadow"].clone()).collect();
+    assert_eq!(of_log.iter().filter(|shadow| *shadow == "different").count(), 2, "{of_log:?}");
+    assert!(of_log.contains(&serde_json::Value::Null), "who passes anyway has no shadow");
+    let log = rig.parvis.errors();
+    assert!(log.contains("the store would have served another body"), "{log}");
+}
+
+#[test]
+fn what_a_shadow_cannot_compare_is_said_to_be_unseen() {
+    let rig = Rig::new("routes: [{name: all, cache: {mode: shadow, ttl: 1m}}]");
+    rig.origin.on_each("/", |request| match request.field("if-none-match") {
+        Some(_) => Reply::status(304, "").field("ETag", "\"1\""),
+        None => Reply::ok("x").field("ETag", "\"1\""),
+    });
+    rig.get("/");
+    assert_eq!(rig.get_with("/", &[("If-None-Match", "\"1\"")]).status, 304);
+    assert_eq!(rig.parvis.client().send("HEAD", "/", &[], b"").status, 200);
+    expect_shadowed(&rig, &[("miss", 1.0), ("unseen", 2.0)]);
+}
+
+#[test]
+fn a_shadow_forgets_what_a_purge_removes_and_is_never_served_after_a_reload() {
+    let config = "routes: [{name: all, cache: {mode: shadow, ttl: 1m}}]";
+    let rig = Rig::new(config);
+    rig.origin.on("/", Reply::ok("old"));
+    rig.get("/");
+    rig.purge(r#"{"urls": ["/"]}"#);
+    rig.get("/");
+    expect_shadowed(&rig, &[("miss", 2.0), ("same", 0.0)]);
+    reload(&rig, "mode: shadow", "mode: enforce");
+    rig.origin.on("/", Reply::ok("new"));
+    let response = rig.get("/");
+    assert_eq!((response.verdict(), response.text().as_str()), ("miss", "new"));
+}
+
+#[test]
+fn a_shadow_tells_of_pages_that_the_guard_would_mark() {
+    let rig = Rig::new("routes: [{name: all, cache: {mode: shadow, ttl: 1m, forward_cookies: [theme]}}]");
+    rig.origin.on_each("/", |request| Reply::ok(seen(request, "cookie")));
+    rig.origin.on("/same", Reply::ok("x"));
+    for cookie in ["theme=a", "theme=b"] {
+        rig.get_with("/", &[("Cookie", cookie)]);
+        rig.get_with("/same", &[("Cookie", cookie)]);
+    }
+    rig.get_with("/same", &[("Cookie", "theme=c")]);
+    expect_shadowed(&rig, &[("miss", 3.0), ("personalised", 1.0), ("same", 1.0)]);
+}
+
+fn audited(rig: &Rig, result: &str) -> f64 {
+    rig.parvis.metric("parvis_audits_total", &format!("result=\"{result}\""))
+}
+
+#[test]
+fn an_audit_trips_a_route_whose_pages_differ_by_visitor() {
+    let config = "routes: [{name: all, cache: {ttl: 1m, audit: 100%}}]";
+    let rig = Rig::new(config);
+    // It reads a cookie that the route ignores.
+    rig.origin.on_each("/", |request| Reply::ok(seen(request, "cookie")));
+    rig.get_with("/", &[("Cookie", "_ga=1")]);
+    let hit = rig.get_with("/", &[("Cookie", "_ga=2")]);
+    assert_eq!((hit.verdict(), hit.text().as_str()), ("hit", "nothing"));
+    eventually("the audit is done", || audited(&rig, "different") == 1.0);
+    eventually("the route has tripped", || rig.get_with("/", &[("Cookie", "_ga=3")]).detail() == "tripped");
+    assert_eq!(rig.get_with("/", &[("Cookie", "_ga=4")]).text(), "_ga=4");
+    let log = rig.parvis.errors();
+    assert!(log.contains("audit: a visitor would have got another body"), "{log}");
+    reload(&rig, "1m", "2m");
+    assert_eq!(rig.get("/").verdict(), "hit", "a reload gives it another chance");
+}
+
+#[test]
+fn an_audit_knows_a_changed_page_from_a_personal_one() {
+    let rig = Rig::new("routes: [{name: all, cache: {ttl: 1m, audit: 100%}}]");
+    rig.origin.on("/", Reply::ok("old"));
+    rig.get("/");
+    rig.get("/");
+    eventually("the page was the same", || audited(&rig, "same") == 1.0);
+    rig.origin.on("/", Reply::ok("new"));
+    assert_eq!(rig.get("/").text(), "old");
+    eventually("the change is seen", || audited(&rig, "changed") == 1.0);
+    rig.origin.on("/", Reply::status(503, "down"));
+    rig.get("/");
+    eventually("the failure is seen", || audited(&rig, "changed") + audited(&rig, "failed") == 2.0);
+    assert_eq!(rig.get("/").verdict(), "hit", "the route is not tripped");
+}
