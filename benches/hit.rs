@@ -46,7 +46,7 @@ fn plan(routes: usize) -> Plan {
 
 fn request() -> RequestHead<'static> {
     let target = Target::new(Scheme::Http, "shop.example", "/products/7?page=2&utm_source=mail&sort=price");
-    RequestHead { method: "GET", target, fields: Fields(BROWSER), has_body: false }
+    RequestHead { method: "GET", target, fields: Fields(BROWSER), has_body: false, believed: &[] }
 }
 
 fn hit(c: &mut Criterion) {

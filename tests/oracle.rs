@@ -143,7 +143,7 @@ fn serves(case: &Case, kept: &Kept) -> bool {
 
 fn head<'a>(method: &'a str, fields: &'a [Field<'a>]) -> RequestHead<'a> {
     let target = Target::new(Scheme::Http, "shop", "/page");
-    RequestHead { method, target, fields: Fields(fields), has_body: false }
+    RequestHead { method, target, fields: Fields(fields), has_body: false, believed: &[] }
 }
 
 /// What the other side makes of it.

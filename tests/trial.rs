@@ -59,9 +59,11 @@ fn what_a_shadow_cannot_compare_is_said_to_be_unseen() {
         None => Reply::ok("x").field("ETag", "\"1\""),
     });
     rig.get("/");
+    rig.origin.on("/empty", Reply::ok(""));
+    assert_eq!((rig.get("/empty").status, rig.get("/empty").status), (200, 200));
     assert_eq!(rig.get_with("/", &[("If-None-Match", "\"1\"")]).status, 304);
     assert_eq!(rig.parvis.client().send("HEAD", "/", &[], b"").status, 200);
-    expect_shadowed(&rig, &[("miss", 1.0), ("unseen", 2.0)]);
+    expect_shadowed(&rig, &[("miss", 2.0), ("same", 1.0), ("unseen", 2.0)]);
 }
 
 #[test]

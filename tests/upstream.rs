@@ -53,6 +53,39 @@ fn a_trusted_proxy_is_believed() {
 }
 
 #[test]
+fn the_host_and_prefix_that_a_trusted_proxy_names_make_another_page_and_reach_the_application() {
+    let rig = Rig::new(
+        "trusted_proxies: [127.0.0.0/8]
+routes:
+  - {name: www, match: {host: www.shop.test}, cache: {ttl: 1m}}
+  - {name: rest, cache: {ttl: 1m}}",
+    );
+    rig.origin.on_each("/", |request| {
+        let seen = ["host", "x-forwarded-host", "x-forwarded-prefix"]
+            .map(|name| request.field(name).unwrap_or_default());
+        Reply::ok(seen.join(" "))
+    });
+    let named = |host: &str, prefix: &str| {
+        rig.get_with("/", &[("Host", "internal"), ("X-Forwarded-Host", host), ("X-Forwarded-Prefix", prefix)])
+    };
+    for (host, prefix) in [("www.shop.test", "/a"), ("www.shop.test", "/b"), ("other.test", "/a")] {
+        for verdict in ["miss", "hit"] {
+            let response = named(host, prefix);
+            assert_eq!((response.text(), response.verdict()), (format!("internal {host} {prefix}"), verdict));
+        }
+    }
+    assert_eq!(named("www.shop.test/evil", "/a").status, 400);
+    // A page is purged by the host that its readers know.
+    rig.purge(r#"{"urls": ["http://www.shop.test/"]}"#);
+    assert_eq!(
+        [named("www.shop.test", "/a").verdict(), named("other.test", "/a").verdict()],
+        ["miss", "hit"]
+    );
+    crate::support::eventually("all is logged", || rig.parvis.access_log().len() == 9);
+    assert_eq!(rig.parvis.access_log()[0]["route"], "www");
+}
+
+#[test]
 fn a_fetch_for_everyone_carries_nothing_of_one_visitor() {
     let rig = Rig::new(MINUTE);
     rig.origin.on("/", Reply::ok("x"));

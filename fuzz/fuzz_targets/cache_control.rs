@@ -27,12 +27,17 @@ use rules::admission::{self, Admission};
 use rules::cache_control::CacheControl;
 use rules::client_control::ClientControl;
 use rules::conditional;
+use rules::cookies::{self, Role};
 use rules::directives::MAX_DELTA;
+use rules::forwarding::is_claim;
 use rules::freshness::{Exchange, Freshness, StaleReason, age_value, parse_date};
+use rules::guard::{Inputs, Witness};
 use rules::head::{Field, Fields, RequestHead, ResponseHead, is_token};
 use rules::key::{CacheKey, Vary};
+use rules::outgoing::Outgoing;
 use rules::policy::*;
 use rules::ranges::{self, Part};
+use rules::secrets::Secrets;
 use rules::target::{Scheme, Target};
 use rules::targeted;
 use rules::validation::{self, Validation};
@@ -89,6 +94,7 @@ fuzz_target!(|bytes: &[u8]| {
     parts_lie_within_the_body(fields);
     conditions_are_checked(fields);
     what_selects_is_read_alike(fields);
+    one_visitor_leaves_no_trace(fields);
     numbers_and_dates_are_bounded(fields);
 });
 
@@ -229,9 +235,74 @@ fn what_selects_is_read_alike(fields: Fields<'_>) {
     let Ok(vary) = vary else { return };
     assert!(fields.list("vary").all(|name| name != "*"));
     let target = Target::new(Scheme::Http, "shop", "/page");
-    let request = RequestHead { method: "GET", target, fields, has_body: false };
+    let request = RequestHead { method: "GET", target, fields, has_body: false, believed: &[] };
     let primary = CacheKey::primary("all", &request, &POLICY);
     assert_eq!(primary.variant(&vary, fields), primary.variant(&vary, Fields(fields.0)));
+}
+
+/// Of a route that keys on sessions and claims, forwards some cookies and lists its languages and media types.
+static SHARING: LazyLock<CachePolicy> = LazyLock::new(|| CachePolicy {
+    ignore_cookies: Patterns::new(&["*"]).expect("a constant"),
+    forward_cookies: Patterns::new(&["theme"]).expect("a constant"),
+    identity: IdentityPolicy {
+        cookies: Patterns::new(&["sessionid"]).expect("a constant"),
+        headers: vec!["x-tenant".into()],
+        jwt_claim: Some("sub".into()),
+        device: true,
+    },
+    preferences: Preferences {
+        languages: vec!["en".into(), "fr-CH".into()],
+        media_types: vec!["text/html".into(), "application/json".into()],
+    },
+    guard: Guard::On,
+    ..POLICY.clone()
+});
+
+/// What a fetch sends is what the route keys on, forwards or lists; and what differs in none of it is one request.
+fn one_visitor_leaves_no_trace(fields: Fields<'_>) {
+    let policy = &*SHARING;
+    let target = Target::new(Scheme::Http, "shop", "/page");
+    let request = RequestHead { method: "GET", target, fields, has_body: false, believed: &[] };
+    let outgoing = Outgoing::of(&request, policy);
+    let sent = outgoing.lend();
+    let sent = Fields(&sent);
+    for (name, role) in [("_ga", Role::Ignored), ("theme", Role::Forwarded), ("sessionid", Role::Keyed)] {
+        assert_eq!(cookies::role(name, policy), role);
+    }
+    assert_eq!(cookies::with_role(sent, policy, Role::Ignored).count(), 0);
+    for role in [Role::Forwarded, Role::Keyed] {
+        assert!(cookies::with_role(sent, policy, role).eq(cookies::with_role(fields, policy, role)));
+    }
+    let wishes =
+        [("accept-language", &policy.preferences.languages), ("accept", &policy.preferences.media_types)];
+    for (name, listed) in wishes {
+        assert!(sent.list(name).all(|item| listed.iter().any(|listed| listed == item)), "{name}");
+        assert!(sent.all(name).count() <= 1, "{name}");
+    }
+    assert!(!sent.0.iter().any(|(name, _)| is_claim(name) || name.contains('_')));
+    // A request with what is sent is the same request.
+    let again = RequestHead { fields: sent, target: request.target.clone(), ..request };
+    let (first, second) = (Outgoing::of(&again, policy), CacheKey::primary("all", &again, policy));
+    for name in ["cookie", "accept", "accept-language", "x-tenant"] {
+        assert!(Fields(&first.lend()).all(name).eq(sent.all(name)), "{name}");
+    }
+    if !fields.has("connection") {
+        assert_eq!(second, CacheKey::primary("all", &request, policy));
+        let home = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+        let witness = Witness::of(&Inputs::of(&request, home, policy), false, policy).expect("it is watched");
+        assert!(witness.covers(&Inputs::of(&again, home, policy)));
+    }
+    let mut secrets = Secrets::of_request(&request, policy);
+    secrets.set_by(fields);
+    for line in fields.all("set-cookie") {
+        let value =
+            line.split(|byte| *byte == b';').next().and_then(|pair| pair.splitn(2, |b| *b == b'=').nth(1));
+        if let Some(value) =
+            value.map(<[u8]>::trim_ascii).filter(|value| value.len() >= 8 && value[0] != b'"')
+        {
+            assert!(fields.all("set-cookie").count() > 40 || secrets.appear_in(value), "{value:?}");
+        }
+    }
 }
 
 fn numbers_and_dates_are_bounded(fields: Fields<'_>) {

@@ -57,6 +57,7 @@ impl Options {
             fields: Fields(&fields),
             has_body: Fields(&fields).text("content-length").is_some_and(|length| length != "0")
                 || Fields(&fields).has("transfer-encoding"),
+            believed: &[],
         };
         let response = ResponseHead { status: self.status, fields: Fields(&response) };
         print(explain(&plan, &request, &response).trim_end());

@@ -14,7 +14,7 @@ pub struct Config {
     /// Where clients connect: `:8080`, `127.0.0.1:8080`, `[::1]:8080`, or a list. Default `:8080`, which is every
     /// address of the machine.
     pub listen: Option<OneOrMany>,
-    /// Networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed. Default none.
+    /// Networks whose `X-Forwarded-For`, `-Proto`, `-Host`, `-Prefix` and `-Port` are believed. Default none.
     pub trusted_proxies: Vec<String>,
     /// The operators' own listener.
     pub admin: Admin,

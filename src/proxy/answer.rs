@@ -35,7 +35,7 @@ pub async fn stored(
     ctx.outcome.ttl = Some(ttl(freshness.lifetime, freshness.age(now)));
     let is_head = session.req_header().method == "HEAD";
     let fields = response.head.fields();
-    let view = View::new(session.req_header(), ctx.client.scheme);
+    let view = View::new(session.req_header(), &ctx.client);
     let extract = Extract::of(response, Fields(&fields), &view);
     let status = extract.status;
     let mut header = header(status, &fields)?;
@@ -77,7 +77,7 @@ pub async fn streaming(
     reader: Reader,
 ) -> Result<()> {
     let is_head = session.req_header().method == "HEAD";
-    let view = View::new(session.req_header(), ctx.client.scheme);
+    let view = View::new(session.req_header(), &ctx.client);
     // What is not stored, or not all of it, goes whole: a 304 of ours would take its cookies away.
     let keeps = response.discard.is_none() && response.for_leader.is_none();
     let not_modified = keeps && head.with(|head| extract::not_modified(&view, &head, clock::now()));

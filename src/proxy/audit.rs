@@ -21,6 +21,7 @@ use super::{App, Live, fetch, upstream};
 use crate::rules::guard::{self, Difference};
 use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::route::Route;
+use crate::store::collect::Collected;
 use crate::store::response::{Head, StoredResponse};
 
 /// The routes that an audit has tripped, for as long as a configuration is live.
@@ -65,7 +66,7 @@ impl Finding {
 /// One answer of the origin.
 struct Answer {
     head: Head,
-    body: Vec<u8>,
+    body: Collected,
 }
 
 type Question = (PreparedSubrequest, SubrequestHandle);
@@ -117,7 +118,7 @@ impl Audit {
         stored: &Arc<StoredResponse>,
         permit: OwnedSemaphorePermit,
     ) -> Result<Self> {
-        let view = View::new(session.req_header(), ctx.client.scheme);
+        let view = View::new(session.req_header(), &ctx.client);
         let ask = |request| fetch::subrequest(session, request, route.clone(), ctx.live.clone());
         Ok(Self {
             as_visitor: ask(upstream::for_audit(session.req_header(), ctx)?)?,
@@ -132,7 +133,7 @@ impl Audit {
     async fn run(self, app: &App) {
         let (live, route) = (self.live.clone(), self.route.clone());
         let path = self.stored.facts.path.clone();
-        let finding = self.find().await;
+        let finding = self.find(app).await;
         app.observer.metrics.audit(&route.name, finding.as_str());
         if let Finding::Different(difference) = finding {
             live.tripped.trip(&route.name);
@@ -144,15 +145,16 @@ impl Audit {
         }
     }
 
-    async fn find(self) -> Finding {
+    async fn find(self, app: &App) -> Finding {
         let max = self.live.plan.memory.max_object_size;
-        let Some(own) = answer(self.as_visitor, max).await else { return Finding::Failed };
+        let collect = || app.store.fills.collect(max);
+        let Some(own) = answer(self.as_visitor, collect()).await else { return Finding::Failed };
         let stored = (&self.stored.head, &self.stored.body[..]);
-        if difference(stored, (&own.head, &own.body)).is_none() {
+        if difference(stored, (&own.head, own.body.bytes())).is_none() {
             return Finding::Same;
         }
-        let Some(anyone) = answer(self.as_store, max).await else { return Finding::Failed };
-        match difference((&anyone.head, &anyone.body), (&own.head, &own.body)) {
+        let Some(anyone) = answer(self.as_store, collect()).await else { return Finding::Failed };
+        match difference((&anyone.head, anyone.body.bytes()), (&own.head, own.body.bytes())) {
             None => Finding::Changed,
             Some(difference) => Finding::Different(difference),
         }
@@ -163,15 +165,14 @@ fn difference(one: (&Head, &[u8]), other: (&Head, &[u8])) -> Option<Difference> 
     one.0.with(|a| other.0.with(|b| guard::difference((a, one.1), (b, other.1))))
 }
 
-/// Asks the origin; `None` when it fails, breaks off, or sends more than `max` bytes.
-async fn answer((subrequest, handle): Question, max: u64) -> Option<Answer> {
-    let (_, answer) = tokio::join!(subrequest.run(), receive(handle, max));
+/// Asks the origin; `None` when it fails, breaks off, or sends more than fits.
+async fn answer((subrequest, handle): Question, body: Collected) -> Option<Answer> {
+    let (_, answer) = tokio::join!(subrequest.run(), receive(handle, body));
     answer
 }
 
-async fn receive(mut handle: SubrequestHandle, max: u64) -> Option<Answer> {
+async fn receive(mut handle: SubrequestHandle, mut body: Collected) -> Option<Answer> {
     let mut head = None;
-    let mut body = Vec::new();
     let mut ends = false;
     while let Some(task) = handle.rx.recv().await {
         match task {
@@ -184,15 +185,12 @@ async fn receive(mut handle: SubrequestHandle, max: u64) -> Option<Answer> {
                 ends |= end;
             }
             HttpTask::Body(chunk, end) => {
-                body.extend_from_slice(&chunk.unwrap_or_default());
+                body.push(&chunk.unwrap_or_default()).ok()?;
                 ends |= end;
             }
             HttpTask::Done => ends = true,
             HttpTask::Trailer(_) => {}
             HttpTask::UpgradedBody(..) | HttpTask::Failed(_) => return None,
-        }
-        if body.len() as u64 > max {
-            return None;
         }
     }
     head.filter(|_| ends).map(|head| Answer { head, body })

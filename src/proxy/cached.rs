@@ -14,7 +14,7 @@ use crate::observe::outcome::{Fate, Local};
 use crate::rules::client_control::ClientControl;
 use crate::rules::encoding;
 use crate::rules::freshness::StaleReason;
-use crate::rules::guard::{Inputs, Witness};
+use crate::rules::guard::{self, Inputs, Witness};
 use crate::rules::head::{Fields, RequestHead};
 use crate::rules::invalidate::Facts;
 use crate::rules::key::{CacheKey, Vary};
@@ -60,6 +60,8 @@ struct Found {
     primary: CacheKey,
     key: CacheKey,
     facts: Facts,
+    /// What of it reaches the origin beside the key.
+    inputs: Inputs,
     response: Option<Arc<StoredResponse>>,
     verdict: Verdict,
     client: ClientControl,
@@ -107,11 +109,12 @@ pub async fn serve(app: &App, session: &mut Session, ctx: &mut Context) -> Resul
 }
 
 fn look_up(app: &App, session: &Session, ctx: &Context, policy: &CachePolicy, now: Timestamp) -> Found {
-    let view = View::new(session.req_header(), ctx.client.scheme);
+    let view = View::new(session.req_header(), &ctx.client);
     let request = view.head();
     let route = ctx.route_name().unwrap_or_default();
     let primary = CacheKey::primary(&route, &request, policy);
-    let (found, _) = stored_for(app, &request, ctx, policy, &primary);
+    let inputs = Inputs::of(&request, ctx.client.address, policy);
+    let found = stored_for(app, &request, &inputs, policy, &primary);
     let client = ClientControl::heeded(request.fields, policy);
     let mut verdict =
         verdict::judge(found.response.as_ref().map(|response| &response.freshness), &client, now);
@@ -121,6 +124,7 @@ fn look_up(app: &App, session: &Session, ctx: &Context, policy: &CachePolicy, no
     }
     Found {
         facts: Facts::new(&request, &policy.query, &policy.tags),
+        inputs,
         wants_part: request.method == "GET" && !ranges::begins_at_zero(request.fields),
         as_head: request.method == "HEAD" && found.response.is_some(),
         primary,
@@ -131,32 +135,23 @@ fn look_up(app: &App, session: &Session, ctx: &Context, policy: &CachePolicy, no
     }
 }
 
-/// What is stored under the key that the request selects: for it, and else for others only.
+/// What is stored under the key that the request selects. What is stored for others only is not there for it.
 pub fn stored_for(
     app: &App,
     request: &RequestHead<'_>,
-    ctx: &Context,
+    inputs: &Inputs,
     policy: &CachePolicy,
     primary: &CacheKey,
-) -> (memory::Found, Option<Arc<StoredResponse>>) {
+) -> memory::Found {
     let mut found = app.store.memory.lookup(primary, |vary| variant(request, policy, primary, vary));
-    let witness = found.response.as_ref().and_then(|response| response.witness.as_deref());
-    let rival = if is_covered(request, ctx, policy, witness) { None } else { found.response.take() };
-    (found, rival)
+    found.response =
+        found.response.filter(|response| guard::may_have(inputs, response.witness.as_deref(), policy));
+    found
 }
 
 /// The key of the variant that the request selects: by what a fetch for it would send.
 fn variant(request: &RequestHead<'_>, policy: &CachePolicy, primary: &CacheKey, vary: &Vary) -> CacheKey {
     primary.variant(vary, Fields(&Outgoing::of(request, policy).lend()))
-}
-
-fn is_covered(
-    request: &RequestHead<'_>,
-    ctx: &Context,
-    policy: &CachePolicy,
-    witness: Option<&Witness>,
-) -> bool {
-    witness.is_none_or(|witness| witness.covers(&Inputs::of(request, ctx.client.address, policy)))
 }
 
 /// Joins the fetch of the key, or leads it.
@@ -182,6 +177,7 @@ async fn share_a_fetch(
     }
     let begun = app.store.memory.begin();
     let key = if found.as_head { found.key.of_head() } else { found.key.clone() };
+    let key = fetch::fill_key(&key, &found.inputs);
     match app.store.fills.enter(&key, || found.facts.clone(), begun) {
         Ticket::Full => pass(PassReason::FillLimit),
         Ticket::Lead(place, mut reader) => {
@@ -270,9 +266,9 @@ async fn serve_opening(
 /// Whether a follower may have what it waited for: not what nobody may share, nor another variant, nor what is still
 /// on probation for requests that differ from its own.
 fn share(session: &Session, ctx: &Context, policy: &CachePolicy, found: &Found, opening: &Opening) -> Share {
-    let view = View::new(session.req_header(), ctx.client.scheme);
+    let view = View::new(session.req_header(), &ctx.client);
     let request = view.head();
-    let covered = |witness: Option<&Witness>| is_covered(&request, ctx, policy, witness);
+    let covered = |witness: Option<&Witness>| guard::may_have(&found.inputs, witness, policy);
     let streaming: &Streaming = match opening {
         Opening::Streaming(streaming) => streaming,
         Opening::Validated(response, _) | Opening::StandIn(response, _)
@@ -310,16 +306,16 @@ fn lead(
     as_head: bool,
     place: Place,
 ) -> Result<()> {
-    let view = View::new(session.req_header(), ctx.client.scheme);
+    let view = View::new(session.req_header(), &ctx.client);
     let Some(route) = &ctx.route else { return Ok(()) };
-    let (now_stored, rival) = stored_for(app, &view.head(), ctx, &route.cache, &found.primary);
+    let now_stored = stored_for(app, &view.head(), &found.inputs, &route.cache, &found.primary);
     let freshness = now_stored.response.as_ref().map(|response| &response.freshness);
     let verdict = verdict::judge(freshness, &found.client, clock::now());
     if verdict == Verdict::Hit {
         place.filler.open(Opening::Again);
         return Ok(());
     }
-    let target = fetch::Target { primary: found.primary.clone(), stored: now_stored, rival, as_head };
+    let target = fetch::Target { primary: found.primary.clone(), stored: now_stored, as_head };
     fetch::Job::new(app, ctx, target, place).start(session, ctx)
 }
 
@@ -330,7 +326,8 @@ fn is_readable(request: Fields<'_>, head: &Head) -> bool {
 /// Fetches an expired response anew while it is still served, unless that is under way already.
 fn refresh(app: &App, session: &Session, ctx: &Context, found: &Found) {
     let begun = app.store.memory.begin();
-    if let Ticket::Lead(place, _) = app.store.fills.enter(&found.key, || found.facts.clone(), begun)
+    let key = fetch::fill_key(&found.key, &found.inputs);
+    if let Ticket::Lead(place, _) = app.store.fills.enter(&key, || found.facts.clone(), begun)
         && let Err(error) = lead(app, session, ctx, found, false, place)
     {
         tracing::error!(%error, key = %found.key, "a background refresh could not be started");

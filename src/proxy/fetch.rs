@@ -22,7 +22,7 @@ use super::{App, Live, upstream};
 use crate::clock::{self, Timestamp};
 use crate::rules::admission::{self, Admission, DiscardReason, Kept};
 use crate::rules::freshness::{Exchange, OriginFailure, age_value, date_value};
-use crate::rules::guard::{self, Inputs, Witness};
+use crate::rules::guard::{self, Comparison, Inputs, Witness};
 use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::identity;
 use crate::rules::invalidate::Facts;
@@ -87,8 +87,6 @@ pub struct Target {
     pub primary: CacheKey,
     /// What is stored under the key that the request selects.
     pub stored: Found,
-    /// What is stored under it for others: the response will be compared with it.
-    pub rival: Option<Arc<StoredResponse>>,
     /// Whether only the head is asked for, to freshen what is stored.
     pub as_head: bool,
 }
@@ -103,8 +101,6 @@ pub struct Job {
     key: CacheKey,
     /// What is stored under it, and has to be validated.
     expired: Option<Arc<StoredResponse>>,
-    /// What is stored under it for others.
-    rival: Option<Arc<StoredResponse>>,
     /// What of the request reaches the origin and is not in the key.
     inputs: Inputs,
     /// What no shared body may show.
@@ -139,7 +135,6 @@ impl Job {
             as_head: target.as_head && target.stored.response.is_some(),
             authorized: false,
             expired: target.stored.response,
-            rival: target.rival,
             inputs: Inputs::default(),
             secrets: Secrets::default(),
             begun: place.begun,
@@ -152,7 +147,7 @@ impl Job {
     /// Starts the fetch in a task of its own.
     pub fn start(mut self, session: &Session, ctx: &Context) -> Result<()> {
         let policy = &self.route.cache;
-        let view = View::new(session.req_header(), ctx.client.scheme);
+        let view = View::new(session.req_header(), &ctx.client);
         let head = view.head();
         self.inputs = Inputs::of(&head, ctx.client.address, policy);
         self.secrets = Secrets::of_request(&head, policy);
@@ -298,7 +293,7 @@ impl Job {
             self.app.store.memory.note_vary(&self.primary, &kept.vary);
             self.primary.variant(&kept.vary, Fields(&fields))
         };
-        self.lease.move_to(&key);
+        self.lease.move_to(&fill_key(&key, &self.inputs));
         key
     }
 
@@ -418,33 +413,46 @@ impl Job {
         if self.secrets.appear_in(&body) {
             return Err(self.personalised(key, "secret", "its body shows a secret of its visitor"));
         }
-        let policy = &self.route.cache;
-        let fresh = Witness::of(&self.inputs, kept.is_forced, policy);
-        let witness = match self.rival.as_ref().or(self.expired.as_ref()) {
-            Some(prior) if fresh.is_some() => {
-                let new = (ResponseHead { status: head.status, fields: Fields(&head.fields()) }, &body[..]);
-                match prior.head.with(|stored| guard::difference((stored, &prior.body), new)) {
-                    // The same bytes prove the inputs in which the two requests differ.
-                    None => prior.witness.as_ref().map(|witness| witness.joined_by(&self.inputs)).or(fresh),
-                    Some(difference) if self.is_rivalled(key) => {
-                        let message = format!("another visitor got another {difference}");
-                        return Err(self.personalised(key, "difference", &message));
-                    }
-                    Some(_) => fresh,
-                }
-            }
-            _ => fresh,
+        let witness = match Witness::of(&self.inputs, kept.is_forced, &self.route.cache) {
+            None => None,
+            Some(own) => Some(self.proven(key, &head, &body, own)?),
         };
         let response = self.response(head, body, kept, witness.as_ref());
         self.store(key, &response)
     }
 
-    /// Whether the rival was fresh when this fetch began and nothing has removed it since: then a difference is one
-    /// between visitors. Takes it out of the store.
-    fn is_rivalled(&self, key: &CacheKey) -> bool {
-        self.rival.as_ref().is_some_and(|rival| {
-            rival.freshness.remaining(self.requested_at).is_some() && self.app.store.memory.remove(key, rival)
-        })
+    /// What is proven of a response by what is stored under its key: before this fetch, or since by another.
+    fn proven(
+        &self,
+        key: &CacheKey,
+        head: &Head,
+        body: &[u8],
+        own: Witness,
+    ) -> Result<Witness, DiscardReason> {
+        let memory = &self.app.store.memory;
+        if !memory.admits(self.begun, &self.filler.0.facts) {
+            // It is older than a purge, and what is stored may be newer.
+            return Err(DiscardReason::Purged);
+        }
+        let Some(stored) = memory.stored(key).or_else(|| self.expired.clone()) else { return Ok(own) };
+        let Some(witness) = stored.witness.as_deref() else { return Ok(own) };
+        let compared = head.with(|new| {
+            stored.head.with(|old| guard::compare((witness, old, &stored.body), (new, body), &self.inputs))
+        });
+        let is_fresh = stored.freshness.remaining(self.requested_at).is_some();
+        match compared {
+            Comparison::Same(proven) => Ok(proven),
+            Comparison::OtherCredential if is_fresh => {
+                self.app.observer.metrics.personalised(&self.route.name, "credential");
+                Err(DiscardReason::Personalised)
+            }
+            Comparison::Personalised(difference) if is_fresh && memory.remove(key, &stored) => {
+                let message = format!("another visitor got another {difference}");
+                Err(self.personalised(key, "difference", &message))
+            }
+            // What has expired, or has been removed meanwhile, may just have changed.
+            Comparison::Changed | Comparison::OtherCredential | Comparison::Personalised(_) => Ok(own),
+        }
     }
 
     /// Marks the key as personalised.
@@ -523,6 +531,11 @@ impl Job {
             }
         }
     }
+}
+
+/// The key under which a fetch of `key` can be joined by requests with these inputs.
+pub fn fill_key(key: &CacheKey, inputs: &Inputs) -> CacheKey {
+    inputs.credential().map_or_else(|| key.clone(), |credential| key.of_credential(&credential))
 }
 
 /// The fields with a `Date`: whoever receives a response without one records when it came (RFC 9110 section 6.6.1).

@@ -159,7 +159,7 @@ impl ProxyHttp for App {
             return Ok(false);
         }
         self.identify(session, ctx);
-        if !View::new(session.req_header(), ctx.client.scheme).has_valid_host() {
+        if !View::new(session.req_header(), &ctx.client).has_valid_host() {
             return answer::local(session, ctx, Local::BadRequest).await.map(|()| true);
         }
         if REFUSED_METHODS.contains(&session.req_header().method.as_str()) {
@@ -188,7 +188,7 @@ impl ProxyHttp for App {
         };
         ctx.outcome.verdict = Some(Verdict::Pass(reason));
         // A write is carried through although its client leaves: only the answer tells that it is done.
-        let is_safe = View::new(session.req_header(), ctx.client.scheme).head().is_safe();
+        let is_safe = View::new(session.req_header(), &ctx.client).head().is_safe();
         session.set_abort_on_close(is_safe);
         Ok(false)
     }
@@ -352,7 +352,7 @@ impl ProxyHttp for App {
 impl App {
     fn identify(&self, session: &Session, ctx: &mut Context) {
         ctx.client = view::client(session, &ctx.live.plan.trusted_proxies);
-        let view = View::new(session.req_header(), ctx.client.scheme);
+        let view = View::new(session.req_header(), &ctx.client);
         let outcome = &mut ctx.outcome;
         outcome.set_request_id(view.fields());
         outcome.client = Some(ctx.client.address);
@@ -362,7 +362,7 @@ impl App {
     }
 
     fn route(&self, session: &Session, ctx: &mut Context) -> bool {
-        let view = View::new(session.req_header(), ctx.client.scheme);
+        let view = View::new(session.req_header(), &ctx.client);
         ctx.route = route::select(&ctx.live.plan.routes, &view.head()).cloned();
         ctx.outcome.route = ctx.route.as_ref().map(|route| route.name.clone());
         ctx.route.is_some()
@@ -378,16 +378,16 @@ impl App {
         if ctx.live.tripped.holds(&route.name) {
             return Err(PassReason::Tripped);
         }
-        lookup::allowed(&View::new(session.req_header(), ctx.client.scheme).head(), &route.cache)
+        lookup::allowed(&View::new(session.req_header(), &ctx.client).head(), &route.cache)
     }
 
     /// Looks at what comes of a pass: for the shadow of the store, or for a key that may be cacheable again.
     fn watch(&self, session: &Session, response: &ResponseHeader, ctx: &mut Context) {
         if let Some(shadow) = &mut ctx.shadow {
-            return shadow.head(response);
+            return shadow.head(self, response);
         }
         let (Some(key), Some(route)) = (&ctx.believed_uncacheable, &ctx.route) else { return };
-        let (view, now) = (View::new(session.req_header(), ctx.client.scheme), clock::now());
+        let (view, now) = (View::new(session.req_header(), &ctx.client), clock::now());
         let fields = view::response_fields(response);
         let lent = view::lend(&fields);
         let head = ResponseHead { status: response.status.as_u16(), fields: Fields(&lent) };
@@ -403,7 +403,7 @@ impl App {
     /// Whether a read that cannot be answered from the store may not go to the origin either (RFC 9111 section
     /// 5.2.1.7).
     fn wants_stored_only(&self, session: &Session, ctx: &Context) -> bool {
-        let view = View::new(session.req_header(), ctx.client.scheme);
+        let view = View::new(session.req_header(), &ctx.client);
         let Some(route) = ctx.route.as_ref().filter(|_| view.head().is_read()) else { return false };
         ClientControl::heeded(view.fields(), &route.cache).only_if_cached
     }
@@ -448,7 +448,7 @@ impl App {
 
 /// What a write through its route removes; nothing for a safe method.
 fn removed_by(session: &Session, response: Option<&ResponseHeader>, ctx: &Context) -> Vec<Selector> {
-    let view = View::new(session.req_header(), ctx.client.scheme);
+    let view = View::new(session.req_header(), &ctx.client);
     let request = view.head();
     let Some(route) = ctx.route.as_ref().filter(|_| !request.is_safe()) else { return Vec::new() };
     let named = response.map(view::response_fields).unwrap_or_default();

@@ -14,10 +14,10 @@ use super::view::{self, View};
 use super::{App, cached};
 use crate::clock;
 use crate::observe::outcome::Shadowed;
-use crate::rules::admission::{self, Admission, Kept};
+use crate::rules::admission::{self, Admission, DiscardReason, Kept};
 use crate::rules::client_control::ClientControl;
 use crate::rules::freshness::Exchange;
-use crate::rules::guard::{self, Difference, Inputs, Witness};
+use crate::rules::guard::{self, Comparison, Inputs, Witness};
 use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::identity;
 use crate::rules::invalidate::Facts;
@@ -26,6 +26,7 @@ use crate::rules::outgoing::Outgoing;
 use crate::rules::route::Route;
 use crate::rules::secrets::Secrets;
 use crate::rules::verdict::{self, Verdict};
+use crate::store::collect::Collected;
 use crate::store::fence::Sequence;
 use crate::store::response::{Head, StoredResponse};
 
@@ -44,8 +45,6 @@ pub struct Shadow {
     is_get: bool,
     /// What would have been served.
     hit: Option<Arc<StoredResponse>>,
-    /// What is stored for others.
-    rival: Option<Arc<StoredResponse>>,
     response: Option<Coming>,
     result: Shadowed,
 }
@@ -55,7 +54,7 @@ struct Coming {
     head: Head,
     /// How it would be stored.
     kept: Option<Kept>,
-    body: Vec<u8>,
+    body: Collected,
 }
 
 impl Shadow {
@@ -63,12 +62,13 @@ impl Shadow {
     pub fn begin(app: &App, session: &Session, ctx: &Context) -> Self {
         let route = ctx.route.clone().expect("only a routed request is judged");
         let policy = &route.cache;
-        let view = View::new(session.req_header(), ctx.client.scheme);
+        let view = View::new(session.req_header(), &ctx.client);
         let request = view.head();
         let now = clock::now();
         let primary = CacheKey::primary(&route.name, &request, policy).in_shadow();
         let begun = app.store.memory.begin();
-        let (found, rival) = cached::stored_for(app, &request, ctx, policy, &primary);
+        let inputs = Inputs::of(&request, ctx.client.address, policy);
+        let found = cached::stored_for(app, &request, &inputs, policy, &primary);
         let client = ClientControl::heeded(request.fields, policy);
         let freshness = found.response.as_ref().map(|response| &response.freshness);
         let would_hit =
@@ -82,14 +82,13 @@ impl Shadow {
                 .map(|(name, value)| (name.to_owned(), value.into_owned()))
                 .collect(),
             facts: Facts::new(&request, &policy.query, &policy.tags),
-            inputs: Inputs::of(&request, ctx.client.address, policy),
+            inputs,
             secrets: Secrets::of_request(&request, policy),
             exchange: Exchange { requested_at: now, received_at: now, authorized },
             max_object_size: ctx.live.plan.memory.max_object_size,
             is_get: request.method == "GET",
             hit: found.response.filter(|_| would_hit),
             result: if would_hit { Shadowed::Unseen } else { Shadowed::NotStored },
-            rival,
             response: None,
             primary,
             begun,
@@ -103,7 +102,7 @@ impl Shadow {
     }
 
     /// Takes the head of the origin's response in.
-    pub fn head(&mut self, response: &ResponseHeader) {
+    pub fn head(&mut self, app: &App, response: &ResponseHeader) {
         let status = response.status.as_u16();
         // A part, and what is not modified, cannot be compared with the whole.
         if !self.is_get || matches!(status, 206 | 304) {
@@ -124,73 +123,94 @@ impl Shadow {
         }
         // A response with a cookie, or one that is not to be stored, is still compared with what would have been served.
         let head = Head::storable(&head).without(&["set-cookie"]);
-        self.response = Some(Coming { head, kept, body: Vec::new() });
+        let body = app.store.fills.collect(self.max_object_size);
+        self.response = Some(Coming { head, kept, body });
+        if lent.iter().any(|(name, value)| name.eq_ignore_ascii_case("content-length") && *value == b"0") {
+            // No body will come.
+            self.body(app, &[], true);
+        }
     }
 
     /// Takes a part of its body in.
     pub fn body(&mut self, app: &App, chunk: &[u8], ends: bool) {
         let Some(coming) = &mut self.response else { return };
-        if (coming.body.len() + chunk.len()) as u64 > self.max_object_size {
+        if coming.body.push(chunk).is_err() {
+            app.observer.metrics.limit(DiscardReason::FillLimit.as_str());
             self.response = None;
             return;
         }
-        coming.body.extend_from_slice(chunk);
         if ends && let Some(coming) = self.response.take() {
             self.result = self.settle(app, coming);
         }
     }
 
     fn settle(&self, app: &App, coming: Coming) -> Shadowed {
-        let policy = &self.route.cache;
         if let Some(hit) = &self.hit {
-            return self
-                .compared(&coming, hit, "the store would have served another")
-                .map_or(Shadowed::Same, |_| Shadowed::Different);
+            let new = (&coming.head, coming.body.bytes());
+            let difference = new
+                .0
+                .with(|new_head| hit.head.with(|old| guard::difference((old, &hit.body), (new_head, new.1))));
+            return difference.map_or(Shadowed::Same, |difference| {
+                self.tell(&format!("the store would have served another {difference}"));
+                Shadowed::Different
+            });
         }
         let Some(kept) = &coming.kept else { return Shadowed::NotStored };
-        if self.secrets.appear_in(&coming.body) {
+        if self.secrets.appear_in(coming.body.bytes()) {
             return Shadowed::Personalised;
         }
-        let fresh = Witness::of(&self.inputs, kept.is_forced, policy);
-        let Some(rival) = &self.rival else {
-            self.store(app, coming, fresh);
+        let key = self.key(app, kept);
+        let Some(own) = Witness::of(&self.inputs, kept.is_forced, &self.route.cache) else {
+            self.store(app, &key, coming, None);
             return Shadowed::Miss;
         };
-        let differs = self.compared(&coming, rival, "another visitor got another").is_some();
-        let joined = rival.witness.as_ref().map(|witness| witness.joined_by(&self.inputs));
-        let was_fresh = rival.freshness.remaining(self.exchange.requested_at).is_some();
-        self.store(app, coming, if differs { fresh } else { joined });
-        if differs && was_fresh { Shadowed::Personalised } else { Shadowed::Miss }
-    }
-
-    /// In what the response differs from a stored one; the operator's log tells.
-    fn compared(&self, coming: &Coming, stored: &StoredResponse, message: &str) -> Option<Difference> {
-        let difference = coming
-            .head
-            .with(|new| stored.head.with(|old| guard::difference((old, &stored.body), (new, &coming.body))));
-        if let Some(difference) = &difference {
-            tracing::warn!(route = %self.route.name, key = %self.primary, "{message} {difference}");
-        }
-        difference
-    }
-
-    fn store(&self, app: &App, coming: Coming, witness: Option<Witness>) {
-        let Some(kept) = coming.kept else { return };
-        let key = if kept.vary.is_empty() {
-            self.primary.clone()
-        } else {
-            app.store.memory.note_vary(&self.primary, &kept.vary);
-            self.primary.variant(&kept.vary, Fields(&view::lend(&self.outgoing)))
+        let (witness, result) = match self.compared(app, &key, &coming) {
+            Some(Comparison::Same(proven)) => (proven, Shadowed::Miss),
+            Some(Comparison::Personalised(difference)) => {
+                self.tell(&format!("another visitor got another {difference}"));
+                (own, Shadowed::Personalised)
+            }
+            Some(Comparison::Changed | Comparison::OtherCredential) | None => (own, Shadowed::Miss),
         };
+        self.store(app, &key, coming, Some(witness));
+        result
+    }
+
+    /// What the response says about a fresh one that is stored for others.
+    fn compared(&self, app: &App, key: &CacheKey, coming: &Coming) -> Option<Comparison> {
+        let stored = app.store.memory.stored(key)?;
+        let witness = stored.witness.as_deref()?;
+        stored.freshness.remaining(self.exchange.requested_at)?;
+        let new = coming.body.bytes();
+        Some(coming.head.with(|head| {
+            stored.head.with(|old| guard::compare((witness, old, &stored.body), (head, new), &self.inputs))
+        }))
+    }
+
+    fn tell(&self, message: &str) {
+        tracing::warn!(route = %self.route.name, key = %self.primary, "shadow: {message}");
+    }
+
+    /// The key of the response's variant.
+    fn key(&self, app: &App, kept: &Kept) -> CacheKey {
+        if kept.vary.is_empty() {
+            return self.primary.clone();
+        }
+        app.store.memory.note_vary(&self.primary, &kept.vary);
+        self.primary.variant(&kept.vary, Fields(&view::lend(&self.outgoing)))
+    }
+
+    fn store(&self, app: &App, key: &CacheKey, coming: Coming, witness: Option<Witness>) {
+        let Some(kept) = coming.kept else { return };
         let response = StoredResponse {
             head: coming.head.without(&kept.withheld),
-            body: coming.body.into(),
+            body: coming.body.bytes().to_vec().into(),
             freshness: kept.freshness,
             facts: Arc::new(Facts { tags: kept.tags.into(), ..self.facts.clone() }),
             vary: kept.vary,
             witness: witness.map(Box::new),
         };
         // Refused when a purge came meanwhile, or it does not fit: then the next request is one more miss.
-        let _ = app.store.memory.insert(&key, Arc::new(response), self.begun, self.route.cache.max_variants);
+        let _ = app.store.memory.insert(key, Arc::new(response), self.begun, self.route.cache.max_variants);
     }
 }

@@ -13,16 +13,17 @@ use crate::rules::hop;
 use crate::rules::identity::{DEVICE_FIELD, Device};
 use crate::rules::outgoing::Outgoing;
 use crate::rules::policy::CachePolicy;
+use crate::rules::target::normal_host;
 use crate::rules::validation;
 use crate::store::response::StoredResponse;
 
 /// Completes the head of a request that is passed on. `request` is Pingora's copy, already without hop-by-hop
 /// fields.
 pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Context) -> Result<()> {
-    let view = View::new(received, ctx.client.scheme);
+    let view = View::new(received, &ctx.client);
     if received.uri.authority().is_some() {
         set_target(request, view.path_and_query())?;
-        request.insert_header("host", view.host())?;
+        request.insert_header("host", view.own_host())?;
     }
     if let Some(left) = forwards_left(received) {
         request.insert_header("Max-Forwards", left.saturating_sub(1).to_string())?;
@@ -58,7 +59,7 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
 /// Makes the head of a request that asks what the origin would have answered to this client, had it not been answered
 /// from the store.
 pub fn for_audit(received: &RequestHeader, ctx: &Context) -> Result<RequestHeader> {
-    let view = View::new(received, ctx.client.scheme);
+    let view = View::new(received, &ctx.client);
     let fields = view.fields();
     let left_out = |name: &&str| hop::is_hop_by_hop(name, fields) || NOT_FETCHED_WITH.contains(name);
     let names: Vec<&str> = received.headers.keys().map(|name| name.as_str()).filter(left_out).collect();
@@ -136,10 +137,12 @@ pub fn for_fetch(
         request.append_header(name.to_owned(), value)?;
     }
     // Spelled as in the key: a page may repeat it.
-    let host = head.target.host.as_ref();
+    let host = normal_host(head.target.scheme, view.own_host());
     if !host.is_empty() {
-        request.insert_header("Host", host)?;
-        request.insert_header("X-Forwarded-Host", host)?;
+        request.insert_header("Host", host.as_ref())?;
+        if !request.headers.contains_key("x-forwarded-host") {
+            request.insert_header("X-Forwarded-Host", host.as_ref())?;
+        }
     }
     request.insert_header("Accept-Encoding", "identity")?;
     request.insert_header("X-Forwarded-For", forwarded_for(view, ctx))?;

@@ -6,21 +6,43 @@ use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
-use crate::rules::forwarding::{self, Client};
+use crate::rules::forwarding::{self, BELIEVED, Client};
 use crate::rules::head::{Field, Fields, RequestHead};
 use crate::rules::target::{Scheme, Target, is_host};
+
+const FORWARDED_HOST: &str = "x-forwarded-host";
 
 /// A request head as the rules see it.
 pub struct View<'a> {
     request: &'a RequestHeader,
     scheme: Scheme,
     fields: Vec<Field<'a>>,
+    /// Of a trusted proxy.
+    believed: Vec<Field<'a>>,
 }
 
 impl<'a> View<'a> {
-    /// Lends `request`, which came over `scheme`.
-    pub fn new(request: &'a RequestHeader, scheme: Scheme) -> Self {
-        Self { request, scheme, fields: request_fields(request) }
+    /// Lends `request`, which `client` sent.
+    pub fn new(request: &'a RequestHeader, client: &Client) -> Self {
+        let fields = request_fields(request);
+        let mut view = Self { request, scheme: client.scheme, fields, believed: Vec::new() };
+        if client.via_trusted {
+            view.believe();
+        }
+        view
+    }
+
+    /// Takes over what a trusted proxy says, where it says more than the request itself.
+    fn believe(&mut self) {
+        let own = self.own_host();
+        let says_more = |(name, value): &&Field<'a>| {
+            BELIEVED.contains(name) && !(*name == FORWARDED_HOST && *value == own.as_bytes())
+        };
+        self.believed = self.fields.iter().filter(says_more).copied().collect();
+        if self.host() != own {
+            // The origin is sent both.
+            self.believed.push(("host", own.as_bytes()));
+        }
     }
 
     /// The version in which the request came.
@@ -33,9 +55,17 @@ impl<'a> View<'a> {
         self.request.method.as_str()
     }
 
-    /// Where the request is aimed at: the authority of an absolute target wins over `Host` (RFC 9112 section
-    /// 3.2.2).
+    /// The host that the page is of: what a trusted proxy says that its client asked for, else the request's own.
     pub fn host(&self) -> &'a str {
+        let forwarded = self.believed.iter().rev().find(|(name, _)| *name == FORWARDED_HOST);
+        // The last of several is what the nearest proxy says.
+        let host = forwarded.and_then(|(_, hosts)| std::str::from_utf8(hosts).ok()?.rsplit(',').next());
+        host.map_or_else(|| self.own_host(), str::trim)
+    }
+
+    /// Where the request itself is aimed at: the authority of an absolute target wins over `Host` (RFC 9112 section
+    /// 3.2.2).
+    pub fn own_host(&self) -> &'a str {
         match self.request.uri.authority() {
             Some(authority) => authority.as_str(),
             None => self
@@ -50,7 +80,8 @@ impl<'a> View<'a> {
     /// Whether the client named a host that is one.
     pub fn has_valid_host(&self) -> bool {
         let is_text = |value: &[u8]| std::str::from_utf8(value).is_ok();
-        self.fields.iter().all(|(name, value)| *name != "host" || is_text(value)) && is_host(self.host())
+        let mut named = self.fields.iter().filter(|(name, _)| *name == "host").chain(&self.believed);
+        named.all(|(_, value)| is_text(value)) && is_host(self.own_host()) && is_host(self.host())
     }
 
     /// The target in origin form; `/` for an absolute one without a path.
@@ -72,6 +103,7 @@ impl<'a> View<'a> {
             target: Target::new(self.scheme, self.host(), self.path_and_query()),
             fields,
             has_body: has_length || fields.has("transfer-encoding"),
+            believed: &self.believed,
         }
     }
 }

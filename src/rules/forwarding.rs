@@ -37,6 +37,9 @@ const CLAIMS: &[&str] = &[
     "x-url-scheme",
 ];
 
+/// What of it is part of the page, when a trusted proxy says it: the origin builds links from these.
+pub const BELIEVED: &[&str] = &["x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix"];
+
 /// Whether a field claims something about the client, its request or its identity that only a proxy may say.
 ///
 /// An underscore counts as a hyphen: to a WSGI or CGI application both are one variable.

@@ -53,8 +53,10 @@ impl Inputs {
             return inputs;
         }
         let fields = request.fields;
-        for (name, value) in cookies::with_role(fields, policy, Role::Forwarded) {
-            inputs.add(format!("cookie {name}"), value.as_bytes(), Kind::Ordinary);
+        if !policy.forward_cookies.is_empty() {
+            for (name, value) in cookies::with_role(fields, policy, Role::Forwarded) {
+                inputs.add(format!("cookie {name}"), value.as_bytes(), Kind::Ordinary);
+            }
         }
         for parameter in request.target.unkeyed_parameters(&policy.query) {
             inputs.add(
@@ -95,6 +97,11 @@ impl Inputs {
         }
     }
 
+    /// What stands for the credential among them: each is fetched for by itself, since no other can be proven by it.
+    pub fn credential(&self) -> Option<Stand> {
+        self.0.iter().find(|input| input.kind == Kind::Credential).map(|input| input.value)
+    }
+
     /// Their names, for a person.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|input| &*input.name)
@@ -102,6 +109,15 @@ impl Inputs {
 
     fn get(&self, name: &str) -> Option<&Input> {
         self.0.iter().find(|input| &*input.name == name)
+    }
+}
+
+/// Whether a request with `inputs` may have a response with this witness. One without a witness is for everyone, but on
+/// a route that leaves something out it comes from before a reload: nobody knows of what request.
+pub fn may_have(inputs: &Inputs, witness: Option<&Witness>, policy: &CachePolicy) -> bool {
+    match witness {
+        Some(witness) => witness.covers(inputs),
+        None => policy.guard == Guard::Off || !leaves_out(policy),
     }
 }
 
@@ -184,6 +200,39 @@ impl Witness {
     }
 }
 
+/// What a new response says about the one that is stored under its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// It has the same bytes: this is what is proven now.
+    Same(Witness),
+    /// It is another, for a visitor who might have had the stored one: the page has changed.
+    Changed,
+    /// It is another, and only a credential tells the two requests apart: it is not one of those that the stored
+    /// response is for. No reason to mark the key, or whoever forges a token could.
+    OtherCredential,
+    /// It is another, for another visitor.
+    Personalised(Difference),
+}
+
+/// Compares a stored response, which has a witness, with a new one that came of a request with `inputs`.
+pub fn compare(
+    (witness, stored, stored_body): (&Witness, ResponseHead<'_>, &[u8]),
+    new: (ResponseHead<'_>, &[u8]),
+    inputs: &Inputs,
+) -> Comparison {
+    let Some(difference) = difference((stored, stored_body), new) else {
+        return Comparison::Same(witness.joined_by(inputs));
+    };
+    let is_credential = |name: &str| inputs.get(name).is_some_and(|input| input.kind == Kind::Credential);
+    if witness.covers(inputs) {
+        Comparison::Changed
+    } else if witness.unproven(inputs).all(is_credential) {
+        Comparison::OtherCredential
+    } else {
+        Comparison::Personalised(difference)
+    }
+}
+
 /// In what two responses to the same key differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Difference {
@@ -262,7 +311,8 @@ mod tests {
     fn inputs_from(address: &str, policy: &CachePolicy, path: &str, fields: &[(&str, &str)]) -> Inputs {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
         let target = Target::new(Scheme::Http, "shop", path);
-        let request = RequestHead { method: "GET", target, fields: Fields(&fields), has_body: false };
+        let request =
+            RequestHead { method: "GET", target, fields: Fields(&fields), has_body: false, believed: &[] };
         Inputs::of(&request, address.parse().unwrap(), policy)
     }
 
@@ -276,6 +326,9 @@ mod tests {
         assert_eq!(Witness::of(&inputs, false, &testing::policy()), None);
         let off = CachePolicy { guard: Guard::Off, ..forwarding() };
         assert_eq!(Witness::of(&with_cookies("a=1"), true, &off), None);
+        for (policy, expected) in [(&testing::policy(), true), (&off, true), (&forwarding(), false)] {
+            assert_eq!(may_have(&inputs, None, policy), expected, "stored before a reload");
+        }
     }
 
     #[test]
@@ -313,6 +366,26 @@ mod tests {
         }
         assert_eq!(joined.seen.len(), Witness::MAX);
         assert!(joined.covers(&with("Bearer 99")) && !joined.covers(&with("Bearer a")));
+    }
+
+    #[test]
+    fn other_bytes_mean_a_change_a_forged_token_or_a_personal_page() {
+        let identity = IdentityPolicy { jwt_claim: Some("sub".into()), ..Default::default() };
+        let policy = CachePolicy { identity, ..forwarding() };
+        let with = |token: &str, cookie: &str| {
+            inputs_from("192.0.2.1", &policy, "/", &[("Authorization", token), ("Cookie", cookie)])
+        };
+        let stored = with("Bearer a", "theme=dark");
+        let witness = Witness::of(&stored, false, &policy).unwrap();
+        let head = ResponseHead { status: 200, fields: Fields::default() };
+        let compared =
+            |body: &[u8], inputs: &Inputs| compare((&witness, head, b"page"), (head, body), inputs);
+        assert_eq!(compared(b"new", &stored), Comparison::Changed);
+        let forged = with("Bearer b", "theme=dark");
+        assert_eq!(compared(b"new", &forged), Comparison::OtherCredential);
+        assert_eq!(compared(b"page", &forged), Comparison::Same(witness.joined_by(&forged)));
+        let other = with("Bearer b", "theme=light");
+        assert_eq!(compared(b"new", &other), Comparison::Personalised(Difference::Body));
     }
 
     #[test]

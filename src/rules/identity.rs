@@ -31,10 +31,11 @@ pub fn stand<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Stand {
     half
 }
 
-/// What the request's identity adds to the key; `None` where the route keys on nothing of it.
+/// What the request's identity adds to the key, and what a trusted proxy says of it; `None` where there is neither.
 pub fn of(request: &RequestHead<'_>, policy: &CachePolicy) -> Option<Stand> {
     let IdentityPolicy { cookies, headers, jwt_claim, device } = &policy.identity;
-    if cookies.is_empty() && headers.is_empty() && jwt_claim.is_none() && !device {
+    let keys_on_nothing = cookies.is_empty() && headers.is_empty() && jwt_claim.is_none() && !device;
+    if keys_on_nothing && request.believed.is_empty() {
         return None;
     }
     let fields = request.fields;
@@ -55,6 +56,9 @@ pub fn of(request: &RequestHead<'_>, policy: &CachePolicy) -> Option<Stand> {
     }
     if *device {
         parts.extend([b"device".to_vec(), Device::of(fields).as_str().into()]);
+    }
+    for (name, value) in request.believed {
+        parts.extend([b"believed".to_vec(), name.as_bytes().to_vec(), value.to_vec()]);
     }
     Some(stand(parts.iter().map(Vec::as_slice)))
 }
@@ -140,7 +144,29 @@ mod tests {
         let policy = CachePolicy { identity: identity.clone(), ..testing::policy() };
         let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
         let target = Target::new(Scheme::Http, "shop", "/");
-        of(&RequestHead { method: "GET", target, fields: Fields(&fields), has_body: false }, &policy)
+        of(
+            &RequestHead { method: "GET", target, fields: Fields(&fields), has_body: false, believed: &[] },
+            &policy,
+        )
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_says_makes_another_page() {
+        let target = Target::new(Scheme::Http, "shop", "/");
+        let prefixed = |believed| {
+            let request = RequestHead {
+                method: "GET",
+                target: target.clone(),
+                fields: Fields::default(),
+                has_body: false,
+                believed,
+            };
+            of(&request, &testing::policy())
+        };
+        assert_eq!(prefixed(&[]), None);
+        let (one, other) =
+            (prefixed(&[("x-forwarded-prefix", b"/a")]), prefixed(&[("x-forwarded-prefix", b"/b")]));
+        assert!(one.is_some() && one != other);
     }
 
     #[test]

@@ -288,6 +288,7 @@ mod tests {
             target: Target::new(Scheme::Http, "shop", path),
             fields: Fields::default(),
             has_body: true,
+            believed: &[],
         };
         let fields: Vec<_> = response.iter().map(|(n, v)| (*n, v.as_bytes())).collect();
         by_write(&request, Fields(&fields), &policies()).iter().map(ToString::to_string).collect()

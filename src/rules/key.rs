@@ -23,6 +23,7 @@ mod mark {
     pub const VARIANT: &[u8] = b"\0v";
     pub const SHADOW: &[u8] = b"\0s";
     pub const HEAD: &[u8] = b"\0h";
+    pub const CREDENTIAL: &[u8] = b"\0c";
 }
 
 /// The key of a stored response. Cheap to clone.
@@ -61,6 +62,11 @@ impl CacheKey {
     /// The key under which the fetch of a HEAD can be joined: its response has no body for those who want a GET.
     pub fn of_head(&self) -> Self {
         self.followed_by(&[mark::HEAD])
+    }
+
+    /// The key under which the fetch for a credential can be joined.
+    pub fn of_credential(&self, credential: &Stand) -> Self {
+        self.followed_by(&[mark::CREDENTIAL, credential])
     }
 
     /// The key under which a route in shadow mode keeps its response: what came of a pass is never served.
@@ -110,6 +116,7 @@ impl fmt::Display for CacheKey {
             let digest = match marked {
                 mark::IDENTITY => Some(" identity="),
                 mark::VARIANT => Some(" variant="),
+                mark::CREDENTIAL => Some(" credential="),
                 mark::SHADOW => f.write_str(" in shadow").map(|()| None)?,
                 _ => f.write_str(" head").map(|()| None)?,
             };
@@ -269,6 +276,7 @@ mod tests {
             target: Target::new(scheme, host, path),
             fields: Fields::default(),
             has_body: false,
+            believed: &[],
         };
         CacheKey::primary(route, &request, &testing::policy())
     }
@@ -352,7 +360,13 @@ mod tests {
             let fields = [("cookie", cookie.as_bytes())];
             CacheKey::primary(
                 "r",
-                &RequestHead { method: "GET", target, fields: Fields(&fields), has_body: false },
+                &RequestHead {
+                    method: "GET",
+                    target,
+                    fields: Fields(&fields),
+                    has_body: false,
+                    believed: &[],
+                },
                 &policy,
             )
         };

@@ -154,6 +154,7 @@ mod tests {
             target: Target::new(Scheme::Http, "shop", path),
             fields: Fields(fields),
             has_body,
+            believed: &[],
         };
         allowed(&request, &testing::policy())
     }
@@ -188,6 +189,7 @@ mod tests {
             target: Target::new(Scheme::Http, "shop", "/"),
             fields: Fields::default(),
             has_body: false,
+            believed: &[],
         };
         assert_eq!(allowed(&request, &off), Err(Off));
     }
@@ -216,6 +218,7 @@ mod tests {
                 target: Target::new(Scheme::Http, "shop", "/"),
                 fields: Fields(&[(name, value.as_bytes())]),
                 has_body: false,
+                believed: &[],
             };
             assert_eq!(allowed(&request, &policy), expected, "{name}: {value}");
         }
@@ -230,6 +233,7 @@ mod tests {
                 target: Target::new(Scheme::Http, "shop", "/"),
                 fields: Fields(&[(name, b"Token x")]),
                 has_body: false,
+                believed: &[],
             };
             allowed(&request, &policy)
         };

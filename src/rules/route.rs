@@ -166,6 +166,7 @@ mod tests {
             target: Target::new(Scheme::Http, host, path),
             fields: Fields(fields),
             has_body: false,
+            believed: &[],
         })
     }
 

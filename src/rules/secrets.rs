@@ -196,7 +196,8 @@ mod tests {
     fn sent(policy: &CachePolicy, fields: &[(&str, &str)]) -> Secrets {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
         let target = Target::new(Scheme::Http, "shop", "/");
-        let request = RequestHead { method: "GET", target, fields: Fields(&fields), has_body: false };
+        let request =
+            RequestHead { method: "GET", target, fields: Fields(&fields), has_body: false, believed: &[] };
         Secrets::of_request(&request, policy)
     }
 

@@ -116,12 +116,12 @@ impl InFlight {
         self.used.load(Ordering::Relaxed)
     }
 
-    fn reserve(&self, bytes: u64) -> bool {
+    pub(super) fn reserve(&self, bytes: u64) -> bool {
         let fits = |used: u64| used.checked_add(bytes).filter(|total| *total <= self.max);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
     }
 
-    fn release(&self, bytes: u64) {
+    pub(super) fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
@@ -440,6 +440,7 @@ mod tests {
             target: Target::new(Scheme::Http, "shop", "/"),
             fields: Default::default(),
             has_body: false,
+            believed: &[],
         };
         let facts = Facts::new(&request, &testing::policy().query, &[]);
         let fill = Arc::new(Fill::new(facts, Sequence(0), InFlight::new(max)));

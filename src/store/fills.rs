@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::collect::Collected;
 use super::fence::Sequence;
 use super::fill::{Fill, Filler, InFlight, Reader};
 use crate::rules::invalidate::{Facts, Selector};
@@ -63,6 +64,11 @@ impl Fills {
         let filler = Filler(fill.clone());
         let lease = Lease { fills: self.clone(), key: key.clone(), fill };
         Ticket::Lead(Place { filler, lease, begun }, reader)
+    }
+
+    /// A body of at most `max` bytes that is collected beside the fills, out of the same budget.
+    pub fn collect(&self, max: u64) -> Collected {
+        Collected::new(max, self.in_flight.clone())
     }
 
     /// Keeps requests that begin later from joining what a purge may mean. Those who wait already are answered.

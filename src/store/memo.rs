@@ -121,7 +121,8 @@ mod tests {
 
     fn entry(path: &str) -> (CacheKey, Arc<Facts>) {
         let target = Target::new(Scheme::Http, "shop", path);
-        let request = RequestHead { method: "GET", target, fields: Fields::default(), has_body: false };
+        let request =
+            RequestHead { method: "GET", target, fields: Fields::default(), has_body: false, believed: &[] };
         let policy = testing::policy();
         let facts = Facts::new(&request, &policy.query, &["t".into()]);
         (CacheKey::primary("r", &request, &policy), Arc::new(facts))

@@ -15,7 +15,7 @@ use super::fence::{Fence, Sequence};
 use super::index::{EntryId, Index};
 use super::response::StoredResponse;
 use crate::plan::Memory as Budget;
-use crate::rules::invalidate::Selector;
+use crate::rules::invalidate::{Facts, Selector};
 use crate::rules::key::{CacheKey, Vary};
 
 /// What lies under a key.
@@ -135,13 +135,22 @@ impl Memory {
             Some(Slot::Response { response, .. }) => Found { key: primary.clone(), response: Some(response) },
             Some(Slot::Varies(vary)) => {
                 let key = variant(&vary);
-                let response = match self.map.get(&key) {
-                    Some(Slot::Response { response, .. }) => Some(response),
-                    _ => None,
-                };
-                Found { key, response }
+                Found { response: self.stored(&key), key }
             }
         }
+    }
+
+    /// What lies under a key itself.
+    pub fn stored(&self, key: &CacheKey) -> Option<Arc<StoredResponse>> {
+        match self.map.get(key) {
+            Some(Slot::Response { response, .. }) => Some(response),
+            _ => None,
+        }
+    }
+
+    /// Whether what was fetched since `begun` may still be stored.
+    pub fn admits(&self, begun: Sequence, facts: &Facts) -> bool {
+        self.books.lock().fence.admits(begun, facts)
     }
 
     /// The point in the order of purges from which a fetch that begins now counts.
@@ -270,7 +279,6 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::rules::freshness::Freshness;
     use crate::rules::head::{Fields, RequestHead};
-    use crate::rules::invalidate::Facts;
     use crate::rules::target::{Scheme, Target};
     use crate::rules::testing;
     use crate::store::response::Head;
@@ -283,7 +291,7 @@ mod tests {
 
     fn request(path: &str) -> RequestHead<'_> {
         let target = Target::new(Scheme::Http, "shop", path);
-        RequestHead { method: "GET", target, fields: Fields::default(), has_body: false }
+        RequestHead { method: "GET", target, fields: Fields::default(), has_body: false, believed: &[] }
     }
 
     fn key(path: &str) -> CacheKey {

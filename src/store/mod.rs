@@ -8,8 +8,10 @@
 //! | [`index`] | which keys a purge means, without a scan |
 //! | [`memo`] | which keys proved uncacheable a moment ago |
 //! | [`fill`] | one response on its way from the origin, and its readers |
+//! | [`collect`] | a body that is collected for a comparison |
 //! | [`fills`] | all of them, so that one fetch serves all who ask for the same key |
 
+pub mod collect;
 pub mod fence;
 pub mod fill;
 pub mod fills;
