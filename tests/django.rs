@@ -2,6 +2,7 @@
 //! What Django really did is read in its own log.
 
 mod gunicorn;
+mod matrix;
 mod privacy;
 mod visitor;
 

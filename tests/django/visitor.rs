@@ -66,6 +66,17 @@ impl Visitor {
         self.cookies.contains_key("sessionid")
     }
 
+    pub fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
+    /// What nobody else may ever see: the cookies of the session, the key of the token.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        let cookies = ["sessionid", "csrftoken"].into_iter().filter_map(|name| self.cookies.get(name));
+        let keys = self.token.iter().filter_map(|token| token.strip_prefix("Token "));
+        cookies.map(String::as_str).chain(keys)
+    }
+
     /// Whether nothing tells this visitor from any other.
     pub fn is_anyone(&self) -> bool {
         self.cookies.is_empty() && self.token.is_none()

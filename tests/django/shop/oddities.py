@@ -95,12 +95,16 @@ def broken_stream(request):
 
 
 def events(request):
+    pause = number(request, "pause", 0.1, 0.5)
+    if pause is None:
+        return HttpResponseBadRequest("pause must be a number\n")
+
     def produce():
         for index in range(3):
             yield f"data: event {index}\n\n"
             if index == 0:
                 wait_for_gate(request)
-            time.sleep(0.1)
+            time.sleep(pause)
 
     response = StreamingHttpResponse(produce(), content_type="text/event-stream")
     response["Cache-Control"] = "no-cache"
