@@ -136,6 +136,23 @@ tags        products
         (&["/products/7", "-H", "Cache-Control: only-if-cached"][..], "hit if stored, else 504"),
         (&["-X", "PUT", "/api/products/7"][..], "removes     tag products"),
         (&["-X", "PUT", "/api/products/7", "--status", "403"][..], "removes     nothing"),
+        (
+            &["/my/posts", "-H", "Cookie: sessionid=1; _ga=2"][..],
+            "keyed on    cookie sessionid\nkey         my-posts http /my/posts identity=",
+        ),
+        (&["/my/posts", "-H", "Cookie: basket=1"][..], "verdict     pass (cookie)"),
+        (
+            &["/api/me/", "-H", "Authorization: Bearer e30.eyJzdWIiOiJhZGEifQ.c2ln"][..],
+            "guard       on probation: the application is sent, and the key has not: field authorization",
+        ),
+        (&["/search/?q=a&x=1"][..], "mode        this route's cache mode is shadow"),
+        (&["/search/?q=a&x=1", "-H", "User-Agent: Mobi"][..], "sent        X-Device-Class: mobile"),
+        (&["/products/7", "-H", "Accept-Language: de, fr;q=0.5"][..], "sent        Accept-Language: fr"),
+        (&["/products/x.css", "--response-header", "Content-Type: text/html"][..], "not stored (extension)"),
+        (
+            &["/products/7", "--status", "400", "--response-header", "Cache-Control: max-age=9"][..],
+            "not stored (provoked)",
+        ),
         (&["http://api.example.com/v1/x", "-H", "Accept: application/json"][..], "verdict     pass (off)"),
     ] {
         let told = explain(arguments);

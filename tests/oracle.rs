@@ -73,7 +73,7 @@ static POLICY: LazyLock<CachePolicy> = LazyLock::new(|| CachePolicy {
     ignore_cookies: Patterns::default(),
     forward_cookies: Patterns::default(),
     ignore_vary: Vec::new(),
-    bypass_headers: IDENTITY_HEADERS.iter().map(|name| (*name).to_owned()).collect(),
+    bypass_headers: Vec::new(),
     identity: IdentityPolicy::default(),
     query: QueryPolicy {
         include: Patterns::default(),
@@ -86,6 +86,7 @@ static POLICY: LazyLock<CachePolicy> = LazyLock::new(|| CachePolicy {
     guard: Guard::Off,
     personalised_ttl: Duration::ZERO,
     extension_must_match: false,
+    stamp: 0,
     audit: 0.0,
     lock_timeout: Duration::ZERO,
     uncacheable_ttl: Duration::ZERO,

@@ -86,12 +86,14 @@ fn a_shadow_tells_of_pages_that_the_guard_would_mark() {
     let rig = Rig::new("routes: [{name: all, cache: {mode: shadow, ttl: 1m, forward_cookies: [theme]}}]");
     rig.origin.on_each("/", |request| Reply::ok(seen(request, "cookie")));
     rig.origin.on("/same", Reply::ok("x"));
-    for cookie in ["theme=a", "theme=b"] {
-        rig.get_with("/", &[("Cookie", cookie)]);
+    for cookie in ["theme=a", "theme=b", ""] {
         rig.get_with("/same", &[("Cookie", cookie)]);
     }
+    for cookie in ["theme=a", "theme=b"] {
+        rig.get_with("/", &[("Cookie", cookie)]);
+    }
     rig.get_with("/same", &[("Cookie", "theme=c")]);
-    expect_shadowed(&rig, &[("miss", 3.0), ("personalised", 1.0), ("same", 1.0)]);
+    expect_shadowed(&rig, &[("miss", 4.0), ("personalised", 1.0), ("same", 1.0)]);
 }
 
 fn audited(rig: &Rig, result: &str) -> f64 {
@@ -130,4 +132,33 @@ fn an_audit_knows_a_changed_page_from_a_personal_one() {
     rig.get("/");
     eventually("the failure is seen", || audited(&rig, "changed") + audited(&rig, "failed") == 2.0);
     assert_eq!(rig.get("/").verdict(), "hit", "the route is not tripped");
+}
+
+#[test]
+fn an_audit_knows_a_page_that_is_never_twice_the_same() {
+    let rig = Rig::new("routes: [{name: all, cache: {ttl: 1m, audit: 100%}}]");
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    rig.origin.on_each("/", move |_| {
+        Reply::ok(format!("rendered {}", count.fetch_add(1, std::sync::atomic::Ordering::SeqCst)))
+    });
+    rig.get("/");
+    assert_eq!(rig.get_with("/", &[("Host", "SHOP.test:80"), ("Cookie", "_ga=1")]).verdict(), "hit");
+    eventually("it is seen", || audited(&rig, "volatile") == 1.0);
+    assert_eq!(rig.get("/").verdict(), "hit");
+}
+
+#[test]
+fn an_audit_sees_through_what_a_route_forwards() {
+    let rig = Rig::new("routes: [{name: all, cache: {ttl: 1m, forward_cookies: [sessionid], audit: 100%}}]");
+    // The same for strangers and two sessions, and then one logs in.
+    rig.origin.on("/", Reply::ok("log in"));
+    for cookie in ["sessionid=1", "", "sessionid=2"] {
+        rig.get_with("/", &[("Cookie", cookie)]);
+    }
+    rig.origin.on_each("/", |request| {
+        Reply::ok(if seen(request, "cookie").contains("ada") { "hello ada" } else { "log in" })
+    });
+    assert_eq!(rig.get_with("/", &[("Cookie", "sessionid=ada")]).verdict(), "hit");
+    eventually("it is seen", || audited(&rig, "different") == 1.0);
+    eventually("the route has tripped", || rig.get("/").detail() == "tripped");
 }

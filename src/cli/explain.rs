@@ -9,11 +9,12 @@ use clap::Args;
 use super::{Failure, print};
 use crate::clock;
 use crate::plan::Plan;
-use crate::rules::admission::{self, Admission};
+use crate::rules::admission::{self, Admission, Kept};
 use crate::rules::client_control::ClientControl;
 use crate::rules::freshness::Exchange;
 use crate::rules::guard::{Inputs, Witness};
 use crate::rules::head::{Fields, RequestHead, ResponseHead};
+use crate::rules::hop;
 use crate::rules::identity;
 use crate::rules::invalidate::{self, Selector};
 use crate::rules::key::CacheKey;
@@ -51,6 +52,7 @@ impl Options {
         let fields = self.header.iter().map(|line| field(line)).collect::<Result<Vec<_>, _>>()?;
         let response = self.response_header.iter().map(|line| field(line)).collect::<Result<Vec<_>, _>>()?;
         let (scheme, host, path) = split(&self.url, Fields(&fields))?;
+        let fields = hop::end_to_end(&fields);
         let request = RequestHead {
             method: &self.method,
             target: Target::new(scheme, host, path),
@@ -123,6 +125,10 @@ fn explain(plan: &Plan, request: &RequestHead<'_>, response: &ResponseHead<'_>) 
                 say("mode", PassReason::Shadow.explain());
             }
             say_sent(route, request, &mut say);
+            let keyed = keyed_on(route);
+            if !keyed.is_empty() {
+                say("keyed on", &keyed.join(", "));
+            }
             say("key", &CacheKey::primary(&route.name, request, &route.cache).to_string());
             let client = ClientControl::heeded(request.fields, &route.cache);
             match verdict::judge(None, &client, clock::now()) {
@@ -137,6 +143,16 @@ fn explain(plan: &Plan, request: &RequestHead<'_>, response: &ResponseHead<'_>) 
         }
     }
     out
+}
+
+/// What has entries of its own on the route, besides the URL.
+fn keyed_on(route: &Route) -> Vec<String> {
+    let identity = &route.cache.identity;
+    let cookies = identity.cookies.sources().iter().map(|name| format!("cookie {name}"));
+    let fields = identity.headers.iter().map(|name| format!("field {name}"));
+    let claim = identity.jwt_claim.iter().map(|name| format!("claim {name} (not verified)"));
+    let device = identity.device.then(|| "kind of device".to_owned());
+    cookies.chain(fields).chain(claim).chain(device).collect()
 }
 
 /// What of the request a fetch would send on, where that is not as it came.
@@ -208,16 +224,7 @@ fn say_admission(
                 let window = period(freshness.stale_on_disconnect);
                 say("stale", &format!("for {window} more when the origin does not answer"));
             }
-            let inputs = Inputs::of(request, IpAddr::V4(Ipv4Addr::UNSPECIFIED), &route.cache);
-            if Witness::of(&inputs, kept.is_forced, &route.cache).is_some() {
-                let names = inputs.names().collect::<Vec<_>>().join(", ");
-                let names = if names.is_empty() { "nothing that this request has".to_owned() } else { names };
-                say("guard", &format!("on probation: {names} reaches the application and is not in the key"));
-                say("guard", "shared once another visitor got the same bytes; if not, passes (personalised)");
-            }
-            if kept.sets_cookie {
-                say("guard", "refused (personalised) if the body shows a cookie that it sets");
-            }
+            say_guard(route, request, &kept, say);
             if !kept.withheld.is_empty() {
                 say("withheld", &format!("{}: not stored", kept.withheld.join(", ")));
             }
@@ -225,6 +232,20 @@ fn say_admission(
                 say("tags", &kept.tags.join(", "));
             }
         }
+    }
+}
+
+/// Whether the response is shared with everyone at once.
+fn say_guard(route: &Route, request: &RequestHead<'_>, kept: &Kept, say: &mut impl FnMut(&str, &str)) {
+    let inputs = Inputs::of(request, IpAddr::V4(Ipv4Addr::UNSPECIFIED), &route.cache);
+    if Witness::of(&inputs, kept.ambient, &route.cache).is_some() {
+        let names = inputs.names().collect::<Vec<_>>().join(", ");
+        let has = if names.is_empty() { "none of what is watched here".to_owned() } else { names };
+        say("guard", &format!("on probation: the application is sent, and the key has not: {has}"));
+        say("guard", "shared as far as others got the same bytes; passes (personalised) once they did not");
+    }
+    if kept.sets_cookie {
+        say("guard", "refused (personalised) if the body shows a cookie that it sets");
     }
 }
 

@@ -5,17 +5,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use super::compile::{Mistakes, period};
 use super::routes::{MAX_ITEMS, patterns};
 use crate::config::locate::Path;
 use crate::config::schema::{self, Cache};
 use crate::rules::admission::is_of_the_exchange;
-use crate::rules::forwarding::folded;
-use crate::rules::head::is_token;
+use crate::rules::forwarding::{NOT_FETCHED_WITH, folded, is_claim};
+use crate::rules::head::{Fields, is_token};
+use crate::rules::hop;
+use crate::rules::identity::DEVICE_FIELD;
 use crate::rules::invalidate::Selector;
 use crate::rules::policy::{
     ANALYTICS_COOKIES, Authorization, CAMPAIGN_PARAMETERS, CachePolicy, ClientCacheControl, Guard, Heuristic,
-    IDENTITY_HEADERS, IdentityPolicy, Mode, OriginControl, Patterns, Preferences, QueryPolicy, SetCookie,
+    IdentityPolicy, Mode, OriginControl, Patterns, Preferences, QueryPolicy, SetCookie,
 };
 
 const DEFAULT_MAX_VARIANTS: usize = 1000;
@@ -43,7 +47,7 @@ pub(super) fn compile(
     let forward_cookies = compiled(forwarded, &[], &path.key("forward_cookies"), mistakes)?;
     let identity = identity(&written.key, &defaults.key, &path.key("key"), mistakes)?;
     let query = query(&written.key.query, &defaults.key.query, &path.key("key").key("query"), mistakes)?;
-    let policy = CachePolicy {
+    let mut policy = CachePolicy {
         mode: mode(written.mode.or(defaults.mode)),
         ttl: window(|cache| cache.ttl, zero),
         status_ttl: statuses(status_ttl, &path.key("status_ttl"), mistakes),
@@ -65,11 +69,7 @@ pub(super) fn compile(
         ignore_cookies,
         forward_cookies,
         ignore_vary: names(list(|cache| &cache.ignore_vary), &path.key("ignore_vary"), mistakes),
-        bypass_headers: IDENTITY_HEADERS
-            .iter()
-            .map(|name| (*name).to_owned())
-            .chain(bypass.into_iter().flatten().map(|name| folded(name)))
-            .collect(),
+        bypass_headers: bypass.into_iter().flatten().map(|name| folded(name)).collect(),
         identity,
         query,
         preferences: preferences(written, defaults, &path.key("vary"), mistakes),
@@ -80,6 +80,7 @@ pub(super) fn compile(
         },
         personalised_ttl: window(|cache| cache.personalised_ttl, seconds(600)),
         extension_must_match: written.extension_must_match.or(defaults.extension_must_match).unwrap_or(true),
+        stamp: 0,
         audit: written.audit.or(defaults.audit).map_or(0.0, |share| share.0),
         lock_timeout: period(written.lock.timeout.or(defaults.lock.timeout), seconds(5)),
         uncacheable_ttl: window(|cache| cache.uncacheable_ttl, seconds(120)),
@@ -88,7 +89,22 @@ pub(super) fn compile(
         stale_on_disconnect: window(|cache| cache.stale_on_disconnect, zero),
     };
     refuse_open_claims(&policy, path, mistakes);
+    policy.stamp = stamp(&policy);
     Some(policy)
+}
+
+/// A digest of all that decides who shares a response. It is the same for the same configuration.
+fn stamp(policy: &CachePolicy) -> u32 {
+    let rules = format!(
+        "{:?}",
+        (
+            (policy.set_cookie, policy.authorization, policy.guard, &policy.bypass_headers, &policy.identity),
+            (&policy.ignore_cookies, &policy.forward_cookies, &policy.ignore_vary, &policy.query),
+            (&policy.preferences, policy.extension_must_match),
+        )
+    );
+    let digest = Sha256::digest(rules);
+    u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]])
 }
 
 /// The patterns of a list, or of its default.
@@ -112,7 +128,7 @@ fn identity(
     let headers = written.headers.as_ref().or(defaults.headers.as_ref());
     Some(IdentityPolicy {
         cookies: compiled(cookies, &[], &path.key("cookies"), mistakes)?,
-        headers: names(headers, &path.key("headers"), mistakes),
+        headers: sent_names(headers, &path.key("headers"), mistakes),
         jwt_claim: written.jwt_claim.clone().or_else(|| defaults.jwt_claim.clone()),
         device: written.device_class.or(defaults.device_class).unwrap_or(false),
     })
@@ -173,6 +189,29 @@ fn names(written: Option<&Vec<String>>, path: &Path, mistakes: &mut Mistakes) ->
         }
     }
     written.iter().map(|name| name.to_ascii_lowercase()).collect()
+}
+
+/// Names of fields that a fetch sends on as they came: only by these can pages differ.
+fn sent_names(written: Option<&Vec<String>>, path: &Path, mistakes: &mut Mistakes) -> Vec<String> {
+    let names = names(written, path, mistakes);
+    for (index, name) in names.iter().enumerate() {
+        let remedy = match name.as_str() {
+            "cookie" => "write `key: {cookies: [sessionid]}`",
+            "host" => "the host is part of every key",
+            "accept-encoding" => "the application is always asked for the identity form",
+            "x-device-class" => "write `key: {device_class: true}`",
+            _ => "key on what the application is sent",
+        };
+        let is_sent = !(NOT_FETCHED_WITH.contains(&name.as_str())
+            || ["cookie", "host", DEVICE_FIELD].contains(&name.as_str())
+            || hop::is_hop_by_hop(name, Fields::default())
+            || is_claim(name));
+        if !is_sent {
+            let message = format!("`{name}` is not sent on as it came, so pages cannot differ by it");
+            mistakes.error(&path.item(index), message, remedy);
+        }
+    }
+    names
 }
 
 fn preferences(written: &Cache, defaults: &Cache, path: &Path, mistakes: &mut Mistakes) -> Preferences {

@@ -73,6 +73,15 @@ fn warn_of_unkeyed(cache: &Cache, path: &Path, mistakes: &mut Mistakes) {
             "right for files; elsewhere prove the route with `mode: shadow` first",
         );
     }
+    if cache.audit.is_some_and(|share| share.0 > 0.0)
+        && !matches!(cache.mode, None | Some(schema::Mode::Enforce))
+    {
+        mistakes.warn(
+            &path.key("audit"),
+            "nothing is served from the store in this mode, so there is nothing to audit",
+            "remove it, or write `mode: enforce`",
+        );
+    }
     let listed = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
     if listed(&cache.forward_cookies) {
         mistakes.warn(
@@ -91,8 +100,8 @@ fn warn_of_unkeyed(cache: &Cache, path: &Path, mistakes: &mut Mistakes) {
     if cache.key.query.excluded == Some(schema::Excluded::Forward) {
         mistakes.warn(
             &path.key("key").key("query").key("excluded"),
-            "`forward` lets a parameter that is not in the key end in everybody's page",
-            "the guard compares what visitors get, but who sends two requests on purpose may get past it",
+            "`forward` sends parameters that are not in the key: a page that shows them passes for everyone",
+            "the guard compares what visitors get; `drop` keeps such pages cacheable, and anyone from ending that",
         );
     }
 }

@@ -1,8 +1,9 @@
 //! Audits: a share of hits is compared with what the origin would have answered to the same visitor.
 //!
-//! A difference alone may be a change of the page that no purge has told of. So the origin is asked once more, as the
-//! store would ask: if that differs from what the visitor would have got, the page depends on the visitor, and the
-//! route is tripped: its requests pass until the next reload.
+//! A difference alone may be a change of the page that no purge has told of, or a page that is never twice the same. So
+//! the origin is asked twice more as anyone would ask, with nothing of the visitor but what is in the key. When these two
+//! answers agree with each other and not with the visitor's, the page depends on the visitor, and the route is tripped:
+//! its requests pass until the next reload.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use uuid::Uuid;
 use super::context::Context;
 use super::view::{self, View};
 use super::{App, Live, fetch, upstream};
+use crate::rules::cache_control::CacheControl;
 use crate::rules::guard::{self, Difference};
 use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::route::Route;
@@ -46,6 +48,8 @@ enum Finding {
     Same,
     /// The page has changed since it was stored, for everyone alike.
     Changed,
+    /// The page is never twice the same.
+    Volatile,
     /// The page depends on the visitor.
     Different(Difference),
     /// The origin did not answer completely.
@@ -57,6 +61,7 @@ impl Finding {
         match self {
             Self::Same => "same",
             Self::Changed => "changed",
+            Self::Volatile => "volatile",
             Self::Different(_) => "different",
             Self::Failed => "failed",
         }
@@ -69,6 +74,12 @@ struct Answer {
     body: Collected,
 }
 
+impl Answer {
+    fn parts(&self) -> (&Head, &[u8]) {
+        (&self.head, self.body.bytes())
+    }
+}
+
 type Question = (PreparedSubrequest, SubrequestHandle);
 
 /// One hit under audit.
@@ -78,8 +89,8 @@ struct Audit {
     stored: Arc<StoredResponse>,
     /// As the visitor asked.
     as_visitor: Question,
-    /// As the store asks.
-    as_store: Question,
+    /// As anyone asks.
+    as_anyone: [Question; 2],
     _permit: OwnedSemaphorePermit,
 }
 
@@ -120,9 +131,10 @@ impl Audit {
     ) -> Result<Self> {
         let view = View::new(session.req_header(), &ctx.client);
         let ask = |request| fetch::subrequest(session, request, route.clone(), ctx.live.clone());
+        let anyone = upstream::for_anyone(&view, &route.cache, ctx)?;
         Ok(Self {
-            as_visitor: ask(upstream::for_audit(session.req_header(), ctx)?)?,
-            as_store: ask(upstream::for_fetch(&view, &route.cache, None, ctx)?)?,
+            as_visitor: ask(upstream::for_audit(&view, &route.cache, ctx)?)?,
+            as_anyone: [ask(anyone.clone())?, ask(anyone)?],
             live: ctx.live.clone(),
             route: route.clone(),
             stored: stored.clone(),
@@ -150,11 +162,16 @@ impl Audit {
         let collect = || app.store.fills.collect(max);
         let Some(own) = answer(self.as_visitor, collect()).await else { return Finding::Failed };
         let stored = (&self.stored.head, &self.stored.body[..]);
-        if difference(stored, (&own.head, own.body.bytes())).is_none() {
+        if difference(stored, own.parts()).is_none() {
             return Finding::Same;
         }
-        let Some(anyone) = answer(self.as_store, collect()).await else { return Finding::Failed };
-        match difference((&anyone.head, anyone.body.bytes()), (&own.head, own.body.bytes())) {
+        let [first, second] = self.as_anyone;
+        let Some(anyone) = answer(first, collect()).await else { return Finding::Failed };
+        let Some(again) = answer(second, collect()).await else { return Finding::Failed };
+        if difference(anyone.parts(), again.parts()).is_some() {
+            return Finding::Volatile;
+        }
+        match difference(anyone.parts(), own.parts()) {
             None => Finding::Changed,
             Some(difference) => Finding::Different(difference),
         }
@@ -181,7 +198,7 @@ async fn receive(mut handle: SubrequestHandle, mut body: Collected) -> Option<An
                 let fields = view::response_fields(&response);
                 let lent = view::lend(&fields);
                 let response = ResponseHead { status: response.status.as_u16(), fields: Fields(&lent) };
-                head = Some(Head::storable(&response).without(&["set-cookie"]));
+                head = Some(comparable(&response));
                 ends |= end;
             }
             HttpTask::Body(chunk, end) => {
@@ -194,6 +211,12 @@ async fn receive(mut handle: SubrequestHandle, mut body: Collected) -> Option<An
         }
     }
     head.filter(|_| ends).map(|head| Answer { head, body })
+}
+
+/// What of a head is in a stored one: neither cookies nor what is for one visitor by name.
+fn comparable(response: &ResponseHead<'_>) -> Head {
+    let withheld = CacheControl::of(response.fields).withheld;
+    Head::storable(response).without(&["set-cookie"]).without(&withheld)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pingora::Result;
 use pingora::proxy::Session;
+use tokio::time::Instant as Deadline;
 
 use super::App;
 use super::context::Context;
@@ -76,6 +77,8 @@ pub async fn serve(app: &App, session: &mut Session, ctx: &mut Context) -> Resul
     let Some(route) = ctx.route.clone() else {
         return Ok(Served::Pass(PassReason::Off));
     };
+    // One for all rounds: the operator's patience is with the request.
+    let deadline = Deadline::from_std(clock::start()) + route.cache.lock_timeout;
     for _ in 0..MAX_ROUNDS {
         let now = clock::now();
         let found = look_up(app, session, ctx, &route.cache, now);
@@ -98,7 +101,7 @@ pub async fn serve(app: &App, session: &mut Session, ctx: &mut Context) -> Resul
                 Round::Served(Served::Answered)
             }
             (Verdict::Pass(reason), _) => Round::Served(Served::Pass(reason)),
-            _ => share_a_fetch(app, session, ctx, &route.cache, found, now).await?,
+            _ => share_a_fetch(app, session, ctx, found, now, deadline).await?,
         };
         match round {
             Round::Served(served) => return Ok(served),
@@ -144,8 +147,7 @@ pub fn stored_for(
     primary: &CacheKey,
 ) -> memory::Found {
     let mut found = app.store.memory.lookup(primary, |vary| variant(request, policy, primary, vary));
-    found.response =
-        found.response.filter(|response| guard::may_have(inputs, response.witness.as_deref(), policy));
+    found.response = found.response.filter(|response| guard::may_have(inputs, response.witness.as_deref()));
     found
 }
 
@@ -159,9 +161,9 @@ async fn share_a_fetch(
     app: &App,
     session: &mut Session,
     ctx: &mut Context,
-    policy: &CachePolicy,
     found: Found,
     now: Timestamp,
+    deadline: Deadline,
 ) -> Result<Round> {
     let pass = |reason| Ok(Round::Served(Served::Pass(reason)));
     // What begins at the beginning can be read along with the whole, and with something stored a validation can
@@ -191,7 +193,7 @@ async fn share_a_fetch(
             ctx.outcome.origin = Some(ctx.outcome.elapsed());
             serve_opening(session, ctx, opening, reader, true).await
         }
-        Ticket::Follow(reader) => follow(session, ctx, policy, &found, reader).await,
+        Ticket::Follow(reader) => follow(session, ctx, &found, reader, deadline).await,
     }
 }
 
@@ -199,17 +201,17 @@ async fn share_a_fetch(
 async fn follow(
     session: &mut Session,
     ctx: &mut Context,
-    policy: &CachePolicy,
     found: &Found,
     mut reader: Reader,
+    deadline: Deadline,
 ) -> Result<Round> {
-    let Ok(opening) = tokio::time::timeout(policy.lock_timeout, reader.opening()).await else {
+    let Ok(opening) = tokio::time::timeout_at(deadline, reader.opening()).await else {
         return Ok(Round::Served(Served::Pass(PassReason::LockTimeout)));
     };
-    match share(session, ctx, policy, found, &opening) {
+    match share(session, ctx, found, &opening) {
         Share::Now => {}
         Share::Later => {
-            let settled = tokio::time::timeout(policy.lock_timeout, reader.settled()).await;
+            let settled = tokio::time::timeout_at(deadline, reader.settled()).await;
             return Ok(
                 settled.map_or(Round::Served(Served::Pass(PassReason::LockTimeout)), |()| Round::LookAgain)
             );
@@ -265,10 +267,10 @@ async fn serve_opening(
 
 /// Whether a follower may have what it waited for: not what nobody may share, nor another variant, nor what is still
 /// on probation for requests that differ from its own.
-fn share(session: &Session, ctx: &Context, policy: &CachePolicy, found: &Found, opening: &Opening) -> Share {
+fn share(session: &Session, ctx: &Context, found: &Found, opening: &Opening) -> Share {
     let view = View::new(session.req_header(), &ctx.client);
     let request = view.head();
-    let covered = |witness: Option<&Witness>| guard::may_have(&found.inputs, witness, policy);
+    let covered = |witness: Option<&Witness>| guard::may_have(&found.inputs, witness);
     let streaming: &Streaming = match opening {
         Opening::Streaming(streaming) => streaming,
         Opening::Validated(response, _) | Opening::StandIn(response, _)
@@ -284,9 +286,11 @@ fn share(session: &Session, ctx: &Context, policy: &CachePolicy, found: &Found, 
     if !is_readable(request.fields, &streaming.head) {
         return Share::Never(Round::Served(Served::Pass(PassReason::Encoding)));
     }
-    let own = match streaming.vary.is_empty() {
-        true => found.primary.clone(),
-        false => variant(&request, policy, &found.primary, &streaming.vary),
+    let own = match &ctx.route {
+        Some(route) if !streaming.vary.is_empty() => {
+            variant(&request, &route.cache, &found.primary, &streaming.vary)
+        }
+        _ => found.primary.clone(),
     };
     match own == streaming.key {
         false => Share::Never(Round::LookAgain),

@@ -30,7 +30,7 @@ use crate::rules::key::CacheKey;
 use crate::rules::lookup::PassReason;
 use crate::rules::policy::SetCookie;
 use crate::rules::route::Route;
-use crate::rules::secrets::Secrets;
+use crate::rules::secrets::{Secrets, Shown};
 use crate::rules::validation::{self, Validation};
 use crate::store::fence::Sequence;
 use crate::store::fill::{Failure, Filler, Opening, Streaming};
@@ -266,8 +266,8 @@ impl Job {
             age: head.fields.has("age").then(|| age_value(head.fields).as_secs()),
             witness: kept
                 .as_ref()
-                .and_then(|kept| Witness::of(&self.inputs, kept.is_forced, &self.route.cache)),
-            is_sealed: kept.as_ref().is_some_and(|kept| kept.sets_cookie),
+                .and_then(|kept| Witness::of(&self.inputs, kept.ambient, &self.route.cache)),
+            is_sealed: kept.is_some() && !self.secrets.is_empty(),
         };
         self.filler.open(Opening::Streaming(Arc::new(streaming)));
         Next::Body { key, head: stored_head, kept, length }
@@ -333,9 +333,15 @@ impl Job {
             }
             Admission::Keep(kept) => {
                 let (head, _) = self.shared(Head::storable(&merged), &kept);
-                let response = self.response(head, expired.body.clone(), kept, expired.witness.as_deref());
-                let stored = self.store(&self.key, &response);
-                Opening::Validated(response, stored.err())
+                let new = || Witness::of(&self.inputs, kept.ambient, &self.route.cache);
+                let witness = expired.witness.as_deref().cloned().or_else(new);
+                let response = self.response(head, expired.body.clone(), kept, witness.as_ref());
+                match self.app.store.memory.renew(&self.key, expired, &response, self.begun) {
+                    Ok(()) => Opening::Validated(response, None),
+                    Err(Refused::Superseded) => Opening::Again,
+                    Err(Refused::Purged) => Opening::Validated(response, Some(DiscardReason::Purged)),
+                    Err(Refused::TooLarge) => Opening::Validated(response, Some(DiscardReason::TooLarge)),
+                }
             }
             // It holds for one person, and says nothing to the others.
             Admission::Discard(reason) if self.authorized => {
@@ -410,10 +416,17 @@ impl Job {
 
     /// Stores a complete response, unless it turns out to be personal.
     fn settle(&self, key: &CacheKey, head: Head, body: Bytes, kept: Kept) -> Result<(), DiscardReason> {
-        if self.secrets.appear_in(&body) {
-            return Err(self.personalised(key, "secret", "its body shows a secret of its visitor"));
+        match head.with(|head| self.secrets.shown_by(head.fields, &body)) {
+            Some(Shown::Set) => {
+                return Err(self.personalised(key, "secret", "it shows a cookie that it sets"));
+            }
+            Some(Shown::Sent) => {
+                self.app.observer.metrics.personalised(&self.route.name, "secret");
+                return Err(DiscardReason::Personalised);
+            }
+            None => {}
         }
-        let witness = match Witness::of(&self.inputs, kept.is_forced, &self.route.cache) {
+        let witness = match Witness::of(&self.inputs, kept.ambient, &self.route.cache) {
             None => None,
             Some(own) => Some(self.proven(key, &head, &body, own)?),
         };
@@ -488,7 +501,7 @@ impl Job {
         let max_variants = self.route.cache.max_variants;
         self.app.store.memory.insert(key, response.clone(), self.begun, max_variants).map_err(|refused| {
             match refused {
-                Refused::Purged => DiscardReason::Purged,
+                Refused::Purged | Refused::Superseded => DiscardReason::Purged,
                 Refused::TooLarge => DiscardReason::TooLarge,
             }
         })
@@ -533,9 +546,10 @@ impl Job {
     }
 }
 
-/// The key under which a fetch of `key` can be joined by requests with these inputs.
+/// The key under which a fetch of `key` can be joined by requests with these inputs: those of another person wait for
+/// nothing, since what this one gets is not for them.
 pub fn fill_key(key: &CacheKey, inputs: &Inputs) -> CacheKey {
-    inputs.credential().map_or_else(|| key.clone(), |credential| key.of_credential(&credential))
+    inputs.person().map_or_else(|| key.clone(), |person| key.of_person(&person))
 }
 
 /// The fields with a `Date`: whoever receives a response without one records when it came (RFC 9110 section 6.6.1).

@@ -15,6 +15,7 @@ use super::{App, cached};
 use crate::clock;
 use crate::observe::outcome::Shadowed;
 use crate::rules::admission::{self, Admission, DiscardReason, Kept};
+use crate::rules::cache_control::CacheControl;
 use crate::rules::client_control::ClientControl;
 use crate::rules::freshness::Exchange;
 use crate::rules::guard::{self, Comparison, Inputs, Witness};
@@ -122,7 +123,12 @@ impl Shadow {
             self.secrets.set_by(head.fields);
         }
         // A response with a cookie, or one that is not to be stored, is still compared with what would have been served.
-        let head = Head::storable(&head).without(&["set-cookie"]);
+        let withheld = CacheControl::of(head.fields).withheld;
+        let head = Head::storable(&head).without(&["set-cookie"]).without(&withheld);
+        if kept.is_none() && self.hit.is_none() {
+            // Nothing to store, and nothing to compare with.
+            return;
+        }
         let body = app.store.fills.collect(self.max_object_size);
         self.response = Some(Coming { head, kept, body });
         if lent.iter().any(|(name, value)| name.eq_ignore_ascii_case("content-length") && *value == b"0") {
@@ -156,11 +162,11 @@ impl Shadow {
             });
         }
         let Some(kept) = &coming.kept else { return Shadowed::NotStored };
-        if self.secrets.appear_in(coming.body.bytes()) {
+        if coming.head.with(|head| self.secrets.shown_by(head.fields, coming.body.bytes())).is_some() {
             return Shadowed::Personalised;
         }
         let key = self.key(app, kept);
-        let Some(own) = Witness::of(&self.inputs, kept.is_forced, &self.route.cache) else {
+        let Some(own) = Witness::of(&self.inputs, kept.ambient, &self.route.cache) else {
             self.store(app, &key, coming, None);
             return Shadowed::Miss;
         };
@@ -203,7 +209,7 @@ impl Shadow {
     fn store(&self, app: &App, key: &CacheKey, coming: Coming, witness: Option<Witness>) {
         let Some(kept) = coming.kept else { return };
         let response = StoredResponse {
-            head: coming.head.without(&kept.withheld),
+            head: coming.head,
             body: coming.body.bytes().to_vec().into(),
             freshness: kept.freshness,
             facts: Arc::new(Facts { tags: kept.tags.into(), ..self.facts.clone() }),

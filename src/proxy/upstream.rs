@@ -7,12 +7,11 @@ use pingora::{Error, ErrorType, OrErr, Result};
 use super::context::Context;
 use super::view::View;
 use crate::rules::directives::digits;
-use crate::rules::forwarding::{NOT_FETCHED_WITH, is_claim};
+use crate::rules::forwarding::is_claim;
 use crate::rules::head::Fields;
-use crate::rules::hop;
 use crate::rules::identity::{DEVICE_FIELD, Device};
 use crate::rules::outgoing::Outgoing;
-use crate::rules::policy::CachePolicy;
+use crate::rules::policy::{CachePolicy, Patterns};
 use crate::rules::target::normal_host;
 use crate::rules::validation;
 use crate::store::response::StoredResponse;
@@ -54,20 +53,6 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
     request.insert_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
     request.append_header("Via", via(received.version))?;
     Ok(())
-}
-
-/// Makes the head of a request that asks what the origin would have answered to this client, had it not been answered
-/// from the store.
-pub fn for_audit(received: &RequestHeader, ctx: &Context) -> Result<RequestHeader> {
-    let view = View::new(received, &ctx.client);
-    let fields = view.fields();
-    let left_out = |name: &&str| hop::is_hop_by_hop(name, fields) || NOT_FETCHED_WITH.contains(name);
-    let names: Vec<&str> = received.headers.keys().map(|name| name.as_str()).filter(left_out).collect();
-    let mut request = received.clone();
-    names.iter().for_each(|name| drop(request.remove_header(*name)));
-    for_pass(received, &mut request, ctx)?;
-    request.insert_header("Accept-Encoding", "identity")?;
-    Ok(request)
 }
 
 /// How many times more an `OPTIONS` may be forwarded, where it says (RFC 9110 section 7.6.2).
@@ -154,6 +139,28 @@ pub fn for_fetch(
         for (name, value) in validation::conditions(Fields(&fields)) {
             request.insert_header(name, value)?;
         }
+    }
+    Ok(request)
+}
+
+/// Makes the head of a request that asks what the origin would have answered to this client with all its cookies.
+pub fn for_audit(view: &View<'_>, policy: &CachePolicy, ctx: &Context) -> Result<RequestHeader> {
+    let mut request = for_fetch(view, policy, None, ctx)?;
+    request.remove_header("cookie");
+    for cookie in view.fields().all("cookie") {
+        request.append_header("Cookie", cookie)?;
+    }
+    Ok(request)
+}
+
+/// Makes the head of a request for the same page that has nothing of this client but what is in the key.
+pub fn for_anyone(view: &View<'_>, policy: &CachePolicy, ctx: &Context) -> Result<RequestHeader> {
+    let mut anonymous = policy.clone();
+    anonymous.forward_cookies = Patterns::default();
+    anonymous.query.forward_excluded = false;
+    let mut request = for_fetch(view, &anonymous, None, ctx)?;
+    for name in &policy.ignore_vary {
+        request.remove_header(name.as_str());
     }
     Ok(request)
 }

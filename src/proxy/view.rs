@@ -6,8 +6,9 @@ use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
-use crate::rules::forwarding::{self, BELIEVED, Client};
+use crate::rules::forwarding::{self, Client, is_believed};
 use crate::rules::head::{Field, Fields, RequestHead};
+use crate::rules::hop;
 use crate::rules::target::{Scheme, Target, is_host};
 
 const FORWARDED_HOST: &str = "x-forwarded-host";
@@ -24,7 +25,7 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// Lends `request`, which `client` sent.
     pub fn new(request: &'a RequestHeader, client: &Client) -> Self {
-        let fields = request_fields(request);
+        let fields = hop::end_to_end(&request_fields(request));
         let mut view = Self { request, scheme: client.scheme, fields, believed: Vec::new() };
         if client.via_trusted {
             view.believe();
@@ -36,7 +37,7 @@ impl<'a> View<'a> {
     fn believe(&mut self) {
         let own = self.own_host();
         let says_more = |(name, value): &&Field<'a>| {
-            BELIEVED.contains(name) && !(*name == FORWARDED_HOST && *value == own.as_bytes())
+            is_believed(name) && !(*name == FORWARDED_HOST && *value == own.as_bytes())
         };
         self.believed = self.fields.iter().filter(says_more).copied().collect();
         if self.host() != own {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::cache_control::CacheControl;
 use super::freshness::{Exchange, Freshness, LifetimeSource};
+use super::guard::Ambient;
 use super::head::ResponseHead;
 use super::key::{Vary, VaryError};
 use super::media;
@@ -34,8 +35,8 @@ pub struct Kept {
     pub tags: Vec<Arc<str>>,
     /// Fields that only the one who caused the fetch may see: not stored and not shared. In lower case.
     pub withheld: Vec<String>,
-    /// Whether the route forces its lifetime on a response of which the origin says nothing of the kind.
-    pub is_forced: bool,
+    /// Which traits of the client may show in it although the key does not hold them.
+    pub ambient: Ambient,
     /// Whether it sets a cookie, so that its body may be made for the one who gets it.
     pub sets_cookie: bool,
 }
@@ -180,9 +181,14 @@ fn admit(
         return Err(DiscardReason::Expired);
     }
     let by_route = matches!(source, LifetimeSource::Ttl | LifetimeSource::StatusTtl);
+    // The route forces a lifetime on a response of which the origin says nothing of the kind.
     let is_forced = policy.origin_cache_control == OriginControl::Override && by_route && !control.shares();
+    // Of the browser the key holds the kind of device only.
+    let by_agent =
+        policy.identity.device && fields.list("vary").any(|name| name.eq_ignore_ascii_case("user-agent"));
+    let ambient = Ambient { address: is_forced, agent: is_forced || by_agent };
     let tags = policy.tags.clone();
-    Ok(Kept { freshness, source, vary, tags, withheld: control.withheld, is_forced, sets_cookie })
+    Ok(Kept { freshness, source, vary, tags, withheld: control.withheld, ambient, sets_cookie })
 }
 
 /// Errors that fields of one request can provoke: too long ones, characters that only the origin refuses, a body or
@@ -347,8 +353,16 @@ mod tests {
             ("x", &testing::policy(), false),
         ] {
             let kept = kept(policy, &[("cache-control", value), ("etag", "\"1\"")]).unwrap();
-            assert_eq!(kept.is_forced, forced, "{value}");
+            assert_eq!(kept.ambient.address, forced, "{value}");
         }
+    }
+
+    #[test]
+    fn a_page_that_varies_by_browser_is_watched_where_only_the_device_is_keyed() {
+        let mut policy = testing::policy();
+        policy.identity.device = true;
+        let by_agent = |vary: &str| kept(&policy, &[("vary", vary)]).unwrap().ambient.agent;
+        assert!(by_agent("Accept, User-Agent") && !by_agent("Accept"));
     }
 
     #[test]

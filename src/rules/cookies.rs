@@ -3,6 +3,8 @@
 //! A cookie that no list of the route names may change the page, so its request passes. One that is ignored is taken
 //! out of the upstream request too: what the origin never sees, the stored page cannot depend on.
 
+use std::fmt;
+
 use super::head::Fields;
 use super::policy::CachePolicy;
 
@@ -19,17 +21,39 @@ pub enum Role {
     Identifying,
 }
 
-/// What a cookie of this name is to the route: the narrower list wins, so that `*` can mean the others.
-pub fn role(name: &str, policy: &CachePolicy) -> Role {
-    if policy.identity.cookies.matches(name) {
-        Role::Keyed
-    } else if policy.forward_cookies.matches(name) {
-        Role::Forwarded
-    } else if policy.ignore_cookies.matches(name) {
-        Role::Ignored
-    } else {
-        Role::Identifying
+/// One cookie, as it is sent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair<'a> {
+    /// Its name; empty where there is none.
+    pub name: &'a str,
+    /// Its value; `None` without an equals sign.
+    pub value: Option<&'a str>,
+}
+
+impl fmt::Display for Pair<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        self.value.map_or(Ok(()), |value| write!(f, "={value}"))
     }
+}
+
+/// What a cookie of this name is to the route: the list with the closest pattern counts, so that `*` can mean all
+/// others; of equally close ones the first of [`Role`].
+pub fn role(name: &str, policy: &CachePolicy) -> Role {
+    let lists = [
+        (&policy.identity.cookies, Role::Keyed),
+        (&policy.forward_cookies, Role::Forwarded),
+        (&policy.ignore_cookies, Role::Ignored),
+    ];
+    let mut closest: Option<(usize, Role)> = None;
+    for (patterns, role) in lists {
+        if let Some(closeness) = patterns.closeness(name)
+            && closest.is_none_or(|(other, _)| closeness > other)
+        {
+            closest = Some((closeness, role));
+        }
+    }
+    closest.map_or(Role::Identifying, |(_, role)| role)
 }
 
 /// The name of the first cookie that may name a visitor.
@@ -38,43 +62,43 @@ pub fn first_identifying<'a>(fields: Fields<'a>, policy: &CachePolicy) -> Option
         let Ok(value) = std::str::from_utf8(value) else {
             return Some("(not text)");
         };
-        if let Some(pair) = pairs(value).find(|pair| role(name(pair), policy) == Role::Identifying) {
-            return Some(name(pair));
+        if let Some(pair) = pairs(value).find(|pair| role(pair.name, policy) == Role::Identifying) {
+            return Some(pair.name);
         }
     }
     None
 }
 
-/// The cookies of one role, as name and value.
+/// The cookies of one role.
 pub fn with_role<'a>(
     fields: Fields<'a>,
     policy: &CachePolicy,
     wanted: Role,
-) -> impl Iterator<Item = (&'a str, &'a str)> {
-    texts(fields).flat_map(pairs).filter(move |pair| role(name(pair), policy) == wanted).map(split)
+) -> impl Iterator<Item = Pair<'a>> {
+    all(fields).filter(move |pair| role(pair.name, policy) == wanted)
 }
 
-/// The `Cookie` of a fetch for the store.
+/// The `Cookie` of a fetch for the store. It is written anew, so that the origin reads what the key was made of.
 pub fn sent(fields: Fields<'_>, policy: &CachePolicy) -> Option<String> {
-    let is_sent = |pair: &&str| matches!(role(name(pair), policy), Role::Keyed | Role::Forwarded);
-    let kept: Vec<&str> = texts(fields).flat_map(pairs).filter(is_sent).collect();
+    let is_sent = |pair: &Pair<'_>| matches!(role(pair.name, policy), Role::Keyed | Role::Forwarded);
+    let kept: Vec<String> = all(fields).filter(is_sent).map(|pair| pair.to_string()).collect();
     (!kept.is_empty()).then(|| kept.join("; "))
 }
 
-fn texts(fields: Fields<'_>) -> impl Iterator<Item = &str> {
-    fields.all("cookie").filter_map(|value| std::str::from_utf8(value).ok())
+fn all(fields: Fields<'_>) -> impl Iterator<Item = Pair<'_>> {
+    fields.all("cookie").filter_map(|value| std::str::from_utf8(value).ok()).flat_map(pairs)
 }
 
-fn pairs(value: &str) -> impl Iterator<Item = &str> {
-    value.split(';').map(str::trim).filter(|pair| !pair.is_empty())
+/// Only these are white space to a server; any other belongs to the value.
+fn trimmed(text: &str) -> &str {
+    text.trim_matches([' ', '\t'])
 }
 
-fn split(pair: &str) -> (&str, &str) {
-    pair.split_once('=').map_or((pair, ""), |(name, value)| (name.trim(), value.trim()))
-}
-
-fn name(pair: &str) -> &str {
-    split(pair).0
+fn pairs(value: &str) -> impl Iterator<Item = Pair<'_>> {
+    value.split(';').map(trimmed).filter(|pair| !pair.is_empty()).map(|pair| match pair.split_once('=') {
+        Some((name, value)) => Pair { name: trimmed(name), value: Some(trimmed(value)) },
+        None => Pair { name: pair, value: None },
+    })
 }
 
 #[cfg(test)]
@@ -113,21 +137,24 @@ mod tests {
     }
 
     #[test]
-    fn each_cookie_has_one_role_and_the_narrower_list_wins() {
+    fn each_cookie_has_one_role_and_the_closest_pattern_wins() {
         let policy = CachePolicy {
             identity: IdentityPolicy { cookies: patterns(&["sessionid"]), ..Default::default() },
             forward_cookies: patterns(&["theme", "s*"]),
-            ignore_cookies: patterns(&["*"]),
+            ignore_cookies: patterns(&["*", "stat_*"]),
             ..testing::policy()
         };
-        let fields = [("cookie", &b"_ga=1; sessionid = x ; theme=dark"[..]), ("Cookie", b"style=2")];
+        let fields = [
+            ("cookie", &b"_ga=1; sessionid = x ; theme=dark"[..]),
+            ("Cookie", b"style; stat_1=y; s=\xc2\xa0z"),
+        ];
         let fields = Fields(&fields);
         assert_eq!(first_identifying(fields, &policy), None);
-        let of = |role| with_role(fields, &policy, role).collect::<Vec<_>>();
-        assert_eq!(of(Role::Keyed), [("sessionid", "x")]);
-        assert_eq!(of(Role::Forwarded), [("theme", "dark"), ("style", "2")]);
-        assert_eq!(of(Role::Ignored), [("_ga", "1")]);
-        assert_eq!(sent(fields, &policy).as_deref(), Some("sessionid = x; theme=dark; style=2"));
+        let of = |role| with_role(fields, &policy, role).map(|pair| pair.to_string()).collect::<Vec<_>>();
+        assert_eq!(of(Role::Keyed), ["sessionid=x"]);
+        assert_eq!(of(Role::Forwarded), ["theme=dark", "style", "s=\u{a0}z"]);
+        assert_eq!(of(Role::Ignored), ["_ga=1", "stat_1=y"]);
+        assert_eq!(sent(fields, &policy).as_deref(), Some("sessionid=x; theme=dark; style; s=\u{a0}z"));
         assert_eq!(sent(fields, &testing::policy()), None);
     }
 }

@@ -26,8 +26,14 @@ pub struct Client {
 /// Fields by which a proxy tells the origin about the client or rewrites the request, besides the families that
 /// [`is_claim`] knows; believed only from a trusted proxy.
 const CLAIMS: &[&str] = &[
+    "base-url",
+    "cf-ipcountry",
+    "cookie2",
     "forwarded",
+    "front-end-https",
+    "proxy",
     "script-name",
+    "x-country-code",
     "x-host",
     "x-http-host-override",
     "x-http-method",
@@ -37,8 +43,18 @@ const CLAIMS: &[&str] = &[
     "x-url-scheme",
 ];
 
-/// What of it is part of the page, when a trusted proxy says it: the origin builds links from these.
-pub const BELIEVED: &[&str] = &["x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix"];
+/// Whether a claim of a trusted proxy is part of the page: the origin builds links from it, or it names the visitor.
+pub fn is_believed(name: &str) -> bool {
+    matches!(name, "x-forwarded-host" | "x-forwarded-port" | "x-forwarded-prefix") || names_a_person(name)
+}
+
+/// Whether a claim, in lower case, says who the visitor is.
+pub fn names_a_person(name: &str) -> bool {
+    let name = folded(name);
+    let says = |word: &str| name.starts_with("x-forwarded-") && name.contains(word);
+    ["user", "email", "groups", "access-token"].into_iter().any(says)
+        || ["remote-user", "authenticated-user", "webauth-user"].iter().any(|family| name.ends_with(family))
+}
 
 /// Whether a field claims something about the client, its request or its identity that only a proxy may say.
 ///
@@ -46,7 +62,9 @@ pub const BELIEVED: &[&str] = &["x-forwarded-host", "x-forwarded-port", "x-forwa
 pub fn is_claim(name: &str) -> bool {
     let name = folded(name);
     CLAIMS.contains(&name.as_str())
-        || ["x-forwarded-", "x-original-", "x-rewrite-"].iter().any(|family| name.starts_with(family))
+        || ["ssl-client-", "x-forwarded-", "x-original-", "x-rewrite-", "x-ssl-"]
+            .iter()
+            .any(|family| name.starts_with(family))
         || ["client-ip", "connecting-ip", "remote-user", "remote-addr", "authenticated-user", "webauth-user"]
             .iter()
             .any(|family| name.ends_with(family))
@@ -127,8 +145,20 @@ mod tests {
             "True-Client-IP",
             "REMOTE_USER",
             "Script-Name",
+            "Proxy",
+            "SSL_CLIENT_CERT",
         ] {
             assert!(is_claim(name), "{name}");
+        }
+        for (name, believed, person) in [
+            ("x-forwarded-host", true, false),
+            ("x-forwarded-preferred-username", true, true),
+            ("x-forwarded-email", true, true),
+            ("x-remote-user", true, true),
+            ("x-forwarded-for", false, false),
+            ("x-original-url", false, false),
+        ] {
+            assert_eq!((is_believed(name), names_a_person(name)), (believed, person), "{name}");
         }
         for name in ["accept", "x-requested-with", "user-agent", "x-csrftoken", "host"] {
             assert!(!is_claim(name), "{name}");

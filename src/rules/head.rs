@@ -61,7 +61,7 @@ pub struct RequestHead<'a> {
     /// Whether the request carries content, told by its framing.
     pub has_body: bool,
     /// What a trusted proxy says of the request, beside the client's address and scheme, that the origin may build links
-    /// from (see [`super::forwarding::BELIEVED`]): part of the key, and sent.
+    /// from (see [`super::forwarding::is_believed`]): part of the key, and sent.
     pub believed: &'a [Field<'a>],
 }
 

@@ -1,6 +1,6 @@
 //! Which fields belong to one connection and not to the message (RFC 9110 section 7.6.1).
 
-use super::head::Fields;
+use super::head::{Field, Fields};
 
 /// Fields that are about the connection even when `Connection` forgets to name them.
 const HOP_BY_HOP: &[&str] = &[
@@ -24,6 +24,20 @@ pub fn is_hop_by_hop(name: &str, head: Fields<'_>) -> bool {
         || head.list("connection").any(|nominated| nominated.eq_ignore_ascii_case(name))
 }
 
+/// Without these a message cannot be read, whatever `Connection` says of them.
+const OF_THE_FRAMING: &[&str] = &["connection", "content-length", "host", "transfer-encoding", "upgrade"];
+
+/// The fields of a request that reach the next hop: those that `Connection` nominates are not there, for the key as
+/// little as for the origin. Otherwise a client could have a page stored under a value that the origin never saw.
+pub fn end_to_end<'a>(fields: &[Field<'a>]) -> Vec<Field<'a>> {
+    let head = Fields(fields);
+    let is_nominated = |name: &str| {
+        head.list("connection").any(|nominated| nominated.eq_ignore_ascii_case(name))
+            && !OF_THE_FRAMING.iter().any(|kept| kept.eq_ignore_ascii_case(name))
+    };
+    fields.iter().filter(|(name, _)| !is_nominated(name)).copied().collect()
+}
+
 /// Whether a field of a response is stored with it (RFC 9111 section 3.1).
 pub fn is_stored(name: &str, head: Fields<'_>) -> bool {
     !is_hop_by_hop(name, head) && !PER_EXCHANGE.iter().any(|own| own.eq_ignore_ascii_case(name))
@@ -32,6 +46,18 @@ pub fn is_stored(name: &str, head: Fields<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_connection_nominates_is_not_there_but_for_the_framing() {
+        let fields: &[Field<'_>] = &[
+            ("Connection", b"close, X-Tenant, content-length"),
+            ("x-tenant", b"acme"),
+            ("Content-Length", b"1"),
+            ("cookie", b"a=b"),
+        ];
+        let names: Vec<&str> = end_to_end(fields).iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["Connection", "Content-Length", "cookie"]);
+    }
 
     #[test]
     fn what_belongs_to_the_connection_is_not_stored() {

@@ -16,6 +16,8 @@ use super::identity::{self, DEVICE_FIELD, Stand};
 use super::policy::CachePolicy;
 
 const SEPARATOR: char = '\0';
+/// Stands between the name of a route and the stamp of its rules.
+const STAMP: char = '\u{1}';
 
 /// What stands behind the URL in a key: a letter and, for the first two, a digest.
 mod mark {
@@ -23,7 +25,7 @@ mod mark {
     pub const VARIANT: &[u8] = b"\0v";
     pub const SHADOW: &[u8] = b"\0s";
     pub const HEAD: &[u8] = b"\0h";
-    pub const CREDENTIAL: &[u8] = b"\0c";
+    pub const PERSON: &[u8] = b"\0p";
 }
 
 /// The key of a stored response. Cheap to clone.
@@ -38,10 +40,14 @@ impl CacheKey {
     pub fn primary(route: &str, request: &RequestHead<'_>, policy: &CachePolicy) -> Self {
         let target = &request.target;
         let mut key = String::with_capacity(96);
-        for part in [route, target.scheme.as_str(), &target.host, &target.path] {
-            key.push_str(part);
+        key.push_str(route);
+        key.push(STAMP);
+        key.push_str(&format!("{:08x}", policy.stamp));
+        for part in [target.scheme.as_str(), &target.host, &target.path] {
             key.push(SEPARATOR);
+            key.push_str(part);
         }
+        key.push(SEPARATOR);
         // `/?` with an empty query and `/` are one page; a present query is marked apart from none.
         if let Some(query) = target.key_query(&policy.query) {
             key.push('?');
@@ -64,9 +70,9 @@ impl CacheKey {
         self.followed_by(&[mark::HEAD])
     }
 
-    /// The key under which the fetch for a credential can be joined.
-    pub fn of_credential(&self, credential: &Stand) -> Self {
-        self.followed_by(&[mark::CREDENTIAL, credential])
+    /// The key under which a fetch can be joined by those with the same personal inputs.
+    pub fn of_person(&self, person: &Stand) -> Self {
+        self.followed_by(&[mark::PERSON, person])
     }
 
     /// The key under which a route in shadow mode keeps its response: what came of a pass is never served.
@@ -109,6 +115,7 @@ impl fmt::Display for CacheKey {
         let url = self.url();
         for (at, part) in url.split(|b| *b == SEPARATOR as u8).enumerate() {
             let gap = if at == 0 || part.is_empty() { "" } else { " " };
+            let part = part.split(|b| *b == STAMP as u8).next().unwrap_or(part);
             write!(f, "{gap}{}", String::from_utf8_lossy(part))?;
         }
         let mut rest = &self.0[url.len()..];
@@ -116,7 +123,7 @@ impl fmt::Display for CacheKey {
             let digest = match marked {
                 mark::IDENTITY => Some(" identity="),
                 mark::VARIANT => Some(" variant="),
-                mark::CREDENTIAL => Some(" credential="),
+                mark::PERSON => Some(" person="),
                 mark::SHADOW => f.write_str(" in shadow").map(|()| None)?,
                 _ => f.write_str(" head").map(|()| None)?,
             };
@@ -155,6 +162,9 @@ pub enum VaryError {
 
 /// In the primary key, or of the connection only.
 const NOT_SELECTING: &[&str] = &["connection", "host", "te"];
+
+/// No lists: their commas and white space belong to the value.
+const NO_LISTS: &[&str] = &["authorization", "cookie", "origin", "referer", "user-agent"];
 
 /// Different for every client.
 const PER_CLIENT: &[&str] = &["forwarded", "x-forwarded-for", "x-real-ip", "x-request-id"];
@@ -205,6 +215,11 @@ impl Vary {
         for name in &self.0 {
             digest.update(name);
             for value in sent.all(name) {
+                if NO_LISTS.contains(&name.as_str()) {
+                    digest.update([0, 1]);
+                    digest.update(value);
+                    continue;
+                }
                 // Combining lines and white space around commas is insignificant (RFC 9111 section 4.1).
                 for member in members(value) {
                     digest.update([0, 1]);

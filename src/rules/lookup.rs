@@ -4,10 +4,10 @@
 //! rightly, passes to the origin, with the reason. It is decided before any key is made.
 
 use super::cookies;
-use super::forwarding::folded;
+use super::forwarding::{folded, names_a_person};
 use super::head::RequestHead;
 use super::identity;
-use super::policy::{Authorization, CachePolicy, Mode};
+use super::policy::{Authorization, CachePolicy, Mode, is_identity};
 
 /// Why a request goes to the origin without touching the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,7 +114,8 @@ pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), Pa
     if request.has_body {
         return Err(PassReason::Body);
     }
-    if request.fields.0.iter().any(|(name, _)| is_personal(name, request, policy)) {
+    let claimed = request.believed.iter().any(|(name, _)| names_a_person(name));
+    if claimed || request.fields.0.iter().any(|(name, _)| is_personal(name, request, policy)) {
         return Err(PassReason::Authorization);
     }
     if cookies::first_identifying(request.fields, policy).is_some() {
@@ -136,7 +137,8 @@ pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), Pa
 fn is_personal(name: &str, request: &RequestHead<'_>, policy: &CachePolicy) -> bool {
     let name = name.to_ascii_lowercase();
     let takes_part = name == "authorization" && policy.authorization == Authorization::Rfc9111;
-    let listed = policy.bypass_headers.contains(&folded(&name));
+    let plain = folded(&name);
+    let listed = policy.bypass_headers.contains(&plain) || is_identity(&plain);
     listed && !takes_part && !identity::covers(&name, request.fields, &policy.identity)
 }
 
@@ -176,6 +178,8 @@ mod tests {
             ("GET", "/", &[("AUTHORIZATION", &b"Token x"[..])][..], false, Authorization),
             ("GET", "/", &[("x-api-key", &b""[..])][..], false, Authorization),
             ("GET", "/", &[("Api_Key", &b""[..])][..], false, Authorization),
+            ("GET", "/", &[("Cf-Access-Jwt-Assertion", &b"x"[..])][..], false, Authorization),
+            ("GET", "/", &[("X-Auth-Request-User", &b"ada"[..])][..], false, Authorization),
             ("GET", "/", &[("Cookie", &b"sessionid=1"[..])][..], false, Cookie),
             ("GET", "/static/../me", &[][..], false, Path),
             ("GET", "/", &[("If-Match", &b"\"a\""[..])][..], false, Precondition),
@@ -192,6 +196,20 @@ mod tests {
             believed: &[],
         };
         assert_eq!(allowed(&request, &off), Err(Off));
+    }
+
+    #[test]
+    fn who_is_named_by_a_trusted_proxy_passes() {
+        let request = RequestHead {
+            method: "GET",
+            target: Target::new(Scheme::Http, "shop", "/"),
+            fields: Fields::default(),
+            has_body: false,
+            believed: &[("x-remote-user", b"ada")],
+        };
+        assert_eq!(allowed(&request, &testing::policy()), Err(PassReason::Authorization));
+        let linked = RequestHead { believed: &[("x-forwarded-prefix", b"/shop")], ..request };
+        assert_eq!(allowed(&linked, &testing::policy()), Ok(()));
     }
 
     #[test]

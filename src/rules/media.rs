@@ -37,9 +37,12 @@ const UNSPECIFIC: &str = "application/octet-stream";
 /// Whether `path` ends like a file of a kind that a response of this media type is not.
 pub fn contradicts(path: &str, media_type: Option<&str>) -> bool {
     let last = path.rsplit('/').next().unwrap_or(path);
-    // Parameters of a path segment name no file.
-    let last = last.split(';').next().unwrap_or(last);
-    let Some((_, extension)) = last.rsplit_once('.') else { return false };
+    // Some origins cut parameters of a segment off, and others do not.
+    [last, last.split(';').next().unwrap_or(last)].iter().any(|name| is_other(name, media_type))
+}
+
+fn is_other(name: &str, media_type: Option<&str>) -> bool {
+    let Some((_, extension)) = name.rsplit_once('.') else { return false };
     let extension = extension.to_ascii_lowercase();
     let Some((_, expected)) = FILES.iter().find(|(extensions, _)| extensions.contains(&&*extension)) else {
         return false;
@@ -63,6 +66,8 @@ mod tests {
             ("/account/x.css", Some("text/html"), true),
             ("/account/x.CSS", Some("text/html"), true),
             ("/account/x.css;v=1", Some("text/html"), true),
+            ("/account;x.css", Some("text/html"), true),
+            ("/site.css;v=1.2", Some("text/css"), false),
             ("/account%2Fx.js", Some("application/json"), true),
             ("/account/x.css", None, true),
             ("/app.js", Some("Application/JavaScript"), false),

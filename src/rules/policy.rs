@@ -92,7 +92,7 @@ pub struct CachePolicy {
     pub forward_cookies: Patterns,
     /// Fields of `Vary` that are said to change nothing, in lower case.
     pub ignore_vary: Vec<String>,
-    /// Request fields that make a request personal, in lower case.
+    /// Request fields that make a request personal, besides those of [`is_identity`]; in lower case, with hyphens.
     pub bypass_headers: Vec<String>,
     /// Who shares an entry.
     pub identity: IdentityPolicy,
@@ -108,6 +108,9 @@ pub struct CachePolicy {
     pub personalised_ttl: Duration,
     /// Whether a path with the extension of a file must lead to such a file.
     pub extension_must_match: bool,
+    /// A digest of what decides who shares a response: a part of every key, so that what was stored under other rules is
+    /// not served under these.
+    pub stamp: u32,
     /// Which share of hits is compared with what the origin would have answered, from 0 to 1.
     pub audit: f64,
     /// How long a request waits for another one's fetch of the same key.
@@ -175,10 +178,16 @@ impl QueryPolicy {
 }
 
 /// A list of names with `*` and `?` as wildcards, matched case-sensitively.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Patterns {
     set: GlobSet,
     sources: Vec<String>,
+}
+
+impl std::fmt::Debug for Patterns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.sources.fmt(f)
+    }
 }
 
 impl Patterns {
@@ -195,6 +204,16 @@ impl Patterns {
     /// Whether any of the patterns matches the whole name.
     pub fn matches(&self, name: &str) -> bool {
         !self.sources.is_empty() && self.set.is_match(name)
+    }
+
+    /// How close the closest of the patterns that match the name comes to it: the number of its characters that are no
+    /// wildcards. `None` when none matches.
+    pub fn closeness(&self, name: &str) -> Option<usize> {
+        if self.sources.is_empty() {
+            return None;
+        }
+        let literal = |pattern: &String| pattern.chars().filter(|c| !matches!(c, '*' | '?')).count();
+        self.set.matches(name).into_iter().filter_map(|at| self.sources.get(at)).map(literal).max()
     }
 
     /// Whether there are none.
@@ -265,17 +284,26 @@ pub const CAMPAIGN_PARAMETERS: &[&str] = &[
 
 /// Request fields that name a person, whatever the route says.
 pub const IDENTITY_HEADERS: &[&str] = &[
-    "authorization",
-    "proxy-authorization",
     "api-key",
     "api-token",
+    "authorization",
+    "dpop",
+    "ocp-apim-subscription-key",
     "private-token",
-    "x-access-token",
-    "x-api-key",
-    "x-api-token",
-    "x-auth-token",
-    "x-session-token",
+    "proxy-authorization",
+    "x-session-id",
+    "x-webauth-email",
 ];
+
+/// Whether a field of this name, in lower case and with hyphens, names a person by its usual form: API keys, tokens, and
+/// what gateways say of who is logged in.
+pub fn is_identity(name: &str) -> bool {
+    let ends = ["-api-key", "-apikey", "-assertion", "-auth-key", "-token", "-principal"];
+    let begins = ["x-amzn-oidc-", "x-auth-request-", "x-authentik-", "x-goog-authenticated-", "x-goog-iap-"];
+    IDENTITY_HEADERS.contains(&name)
+        || ends.iter().any(|end| name.ends_with(end))
+        || begins.iter().any(|begin| name.starts_with(begin))
+}
 
 #[cfg(test)]
 mod tests {
@@ -295,6 +323,15 @@ mod tests {
         ] {
             assert_eq!(patterns.matches(name), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn the_closest_pattern_counts() {
+        let patterns = Patterns::new(&["*", "_ga*", "_ga"]).unwrap();
+        for (name, expected) in [("_ga", Some(3)), ("_ga_X", Some(3)), ("x", Some(0))] {
+            assert_eq!(patterns.closeness(name), expected, "{name}");
+        }
+        assert_eq!(Patterns::default().closeness("x"), None);
     }
 
     #[test]

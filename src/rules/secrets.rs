@@ -1,8 +1,6 @@
-//! Whether a body shows a secret of the visitor it was made for.
+//! Whether a response shows a secret of the visitor it was made for.
 //!
 //! A page with someone's session id or form token in it is theirs, whatever its headers say.
-
-use std::borrow::Cow;
 
 use memchr::memmem;
 
@@ -10,6 +8,7 @@ use super::cookies::{self, Role};
 use super::head::{Fields, RequestHead};
 use super::identity;
 use super::policy::{CachePolicy, Guard};
+use super::target::decoded;
 
 /// Shorter values occur in pages by chance.
 const MIN_SENT: usize = 16;
@@ -18,24 +17,38 @@ const MIN_SET: usize = 8;
 /// The most values looked for.
 const MAX_SECRETS: usize = 64;
 
-/// Names of form fields that hold a token against forged requests, as frameworks call them. Their value is masked
+/// Names of form fields that hold a token against forged requests, as frameworks call them. Their value is often masked
 /// anew for each page, so that only the name can be found.
 const FORM_TOKENS: &[&[u8]] = &[
     b"__RequestVerificationToken",
     b"authenticity_token",
-    b"csrfmiddlewaretoken",
     b"csrf-token",
+    b"csrfToken",
     b"csrf_token",
-    b"name=\"_csrf\"",
-    b"name=\"_token\"",
+    b"csrfmiddlewaretoken",
+    b"[_token]",
+    b"name=\"_csrf",
+    b"name=\"_token",
+    b"name='_csrf",
+    b"name='_token",
 ];
 
-/// Values that no shared body may show. `Debug` does not print them.
+/// What a response shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// What it sets itself: it is made for one visitor, and so are others to its key.
+    Set,
+    /// What its visitor sent. Anyone can send a piece of a public page, so it says nothing about others.
+    Sent,
+}
+
+/// Values that no shared response may show. `Debug` does not print them.
 #[derive(Default)]
 pub struct Secrets {
-    values: Vec<Vec<u8>>,
-    /// Whether a form with a token was made for one visitor.
-    owns_forms: bool,
+    sent: Vec<Vec<u8>>,
+    set: Vec<Vec<u8>>,
+    /// Whether the response sets a cookie: then a form with a token was made for one visitor.
+    sets_cookie: bool,
 }
 
 impl Secrets {
@@ -45,16 +58,15 @@ impl Secrets {
         if policy.guard == Guard::Off {
             return secrets;
         }
-        for (_, value) in cookies::with_role(request.fields, policy, Role::Forwarded) {
-            secrets.add(value.trim_matches('"').as_bytes(), MIN_SENT);
+        let sent = &mut secrets.sent;
+        for pair in cookies::with_role(request.fields, policy, Role::Forwarded) {
+            add(sent, pair.value.unwrap_or_default().trim_matches('"').as_bytes(), MIN_SENT);
         }
-        secrets.owns_forms = !secrets.values.is_empty();
         let keyed = policy.identity.headers.iter().any(|name| name == "authorization");
         if !keyed && (policy.identity.jwt_claim.is_some() || identity::is_authorized(request.fields, policy))
         {
             for line in request.fields.all("authorization") {
-                let credential = line.rsplit(|byte| *byte == b' ').next().unwrap_or(line);
-                secrets.add(credential, MIN_SENT);
+                add(sent, line.rsplit(|byte| *byte == b' ').next().unwrap_or(line), MIN_SENT);
             }
         }
         secrets
@@ -63,72 +75,80 @@ impl Secrets {
     /// Adds what a response sets as cookies.
     pub fn set_by(&mut self, response: Fields<'_>) {
         for line in response.all("set-cookie") {
-            self.owns_forms = true;
+            self.sets_cookie = true;
             let pair = line.split(|byte| *byte == b';').next().unwrap_or(line);
             if let Some(at) = pair.iter().position(|byte| *byte == b'=') {
                 let value = pair[at + 1..].trim_ascii();
-                self.add(
-                    value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value),
-                    MIN_SET,
-                );
+                let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+                add(&mut self.set, unquoted.unwrap_or(value), MIN_SET);
             }
-        }
-    }
-
-    fn add(&mut self, value: &[u8], min: usize) {
-        if value.len() >= min && self.values.len() < MAX_SECRETS {
-            self.values.push(value.to_vec());
         }
     }
 
     /// Whether there is nothing to look for.
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty() && !self.owns_forms
+        self.sent.is_empty() && !self.sets_cookie
     }
 
-    /// Whether `body` shows one of them: as it is, percent-decoded, escaped for HTML or JSON, or behind a mask as
-    /// Django's form tokens are.
-    pub fn appear_in(&self, body: &[u8]) -> bool {
-        let found = |needle: &[u8]| memmem::find(body, needle).is_some();
-        if self.owns_forms && FORM_TOKENS.iter().any(|name| found(name)) {
-            return true;
+    /// What a response with these fields, as it is stored, and this body shows of them: as it is, percent-decoded or in
+    /// part, escaped for HTML or JSON, or behind a mask as Django's form tokens are. A coded body cannot be read, and
+    /// may show anything.
+    pub fn shown_by(&self, fields: Fields<'_>, body: &[u8]) -> Option<Shown> {
+        if self.is_empty() {
+            return None;
         }
-        let shown = |value: &[u8]| {
-            let decoded = percent_decoded(value);
-            found(value)
-                || found(&decoded)
-                || found(&escaped(&decoded, |c| match c {
-                    b'&' => Some(b"&amp;"),
-                    b'<' => Some(b"&lt;"),
-                    b'>' => Some(b"&gt;"),
-                    b'"' => Some(b"&quot;"),
-                    b'\'' => Some(b"&#x27;"),
-                    _ => None,
-                }))
-                || found(&escaped(&decoded, |c| match c {
-                    b'/' => Some(b"\\/"),
-                    b'"' => Some(b"\\\""),
-                    _ => None,
-                }))
+        if fields.list("content-encoding").any(|coding| !coding.eq_ignore_ascii_case("identity")) {
+            return Some(if self.sets_cookie { Shown::Set } else { Shown::Sent });
+        }
+        let plain = unescaped(body);
+        // A cookie that everyone gets, because the route says so, is in its own field.
+        let others = fields.0.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("set-cookie"));
+        let texts: Vec<&[u8]> = [body, &plain].into_iter().chain(others.map(|(_, value)| *value)).collect();
+        let found = |needle: &[u8]| texts.iter().any(|text| memmem::find(text, needle).is_some());
+        let shown = |values: &[Vec<u8>]| {
+            values.iter().any(|value| needles(value).iter().any(|needle| found(needle)))
+                || shows_masked(body, values)
         };
-        self.values.iter().any(|value| shown(value)) || self.shows_masked(body)
+        let has_form = || FORM_TOKENS.iter().any(|name| found(name));
+        if self.sets_cookie && (has_form() || shown(&self.set)) {
+            Some(Shown::Set)
+        } else if !self.sent.is_empty() && (has_form() || shown(&self.sent)) {
+            Some(Shown::Sent)
+        } else {
+            None
+        }
     }
+}
 
-    /// Whether a word of the body is a masked form of one of the values (Django's `_mask_cipher_secret`).
-    fn shows_masked(&self, body: &[u8]) -> bool {
-        let secrets: Vec<Vec<u8>> = self.values.iter().filter_map(|value| plain_token(value)).collect();
-        !secrets.is_empty()
-            && body
-                .split(|byte| !byte.is_ascii_alphanumeric())
-                .filter(|word| word.len() == 2 * TOKEN)
-                .filter_map(plain_token)
-                .any(|token| secrets.contains(&token))
+fn add(values: &mut Vec<Vec<u8>>, value: &[u8], min: usize) {
+    if value.len() >= min && values.len() < MAX_SECRETS {
+        values.push(value.to_vec());
     }
+}
+
+/// What to look for: a value as it is and decoded, and the longer parts of one that is put together.
+fn needles(value: &[u8]) -> Vec<Vec<u8>> {
+    let decoded = decoded(&String::from_utf8_lossy(value));
+    let parts = decoded.split(|byte| b".|:%$,& ".contains(byte)).filter(|part| part.len() >= MIN_SENT);
+    let mut needles: Vec<Vec<u8>> = parts.map(<[u8]>::to_vec).collect();
+    needles.extend([value.to_vec(), decoded]);
+    needles
+}
+
+/// Whether a word of the body is a masked form of one of the values (Django's `_mask_cipher_secret`).
+fn shows_masked(body: &[u8], values: &[Vec<u8>]) -> bool {
+    let secrets: Vec<Vec<u8>> = values.iter().filter_map(|value| plain_token(value)).collect();
+    !secrets.is_empty()
+        && body
+            .split(|byte| !byte.is_ascii_alphanumeric())
+            .filter(|word| word.len() == 2 * TOKEN)
+            .filter_map(plain_token)
+            .any(|token| secrets.contains(&token))
 }
 
 impl std::fmt::Debug for Secrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Secrets({})", self.values.len())
+        write!(f, "Secrets({})", self.sent.len() + self.set.len())
     }
 }
 
@@ -154,30 +174,62 @@ fn plain_token(text: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-fn percent_decoded(value: &[u8]) -> Cow<'_, [u8]> {
-    if !value.contains(&b'%') {
-        return value.into();
-    }
-    let mut decoded = Vec::with_capacity(value.len());
-    let mut rest = value;
-    while let Some((first, more)) = rest.split_first() {
-        let code = more.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        let code = code.filter(|_| *first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        decoded.push(code.unwrap_or(*first));
-        rest = if code.is_some() { &more[2..] } else { more };
-    }
-    decoded.into()
-}
-
-fn escaped(value: &[u8], escape: impl Fn(u8) -> Option<&'static [u8]>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(value.len());
-    for byte in value {
-        match escape(*byte) {
-            Some(escaped) => out.extend_from_slice(escaped),
-            None => out.push(*byte),
+/// A text without the escapes of HTML and JSON; empty when it has none.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let Some(first) = memchr::memchr2(b'&', b'\\', text) else { return Vec::new() };
+    let mut out = Vec::with_capacity(text.len());
+    out.extend_from_slice(&text[..first]);
+    let mut rest = &text[first..];
+    while let Some((byte, more)) = rest.split_first() {
+        let meant = match byte {
+            b'&' => entity(more),
+            b'\\' => json_escape(more),
+            _ => None,
+        };
+        let (c, length) = meant.unwrap_or((char::REPLACEMENT_CHARACTER, 0));
+        if meant.is_some() {
+            out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        } else {
+            out.push(*byte);
         }
+        rest = &more[length..];
     }
     out
+}
+
+/// What stands behind an ampersand, and how long it is.
+fn entity(text: &[u8]) -> Option<(char, usize)> {
+    /// `#x10FFFF`.
+    const LONGEST: usize = 8;
+    let end = text.iter().take(LONGEST + 1).position(|byte| *byte == b';')?;
+    let name = std::str::from_utf8(&text[..end]).ok()?;
+    let number = |digits: &str, radix| u32::from_str_radix(digits, radix).ok().and_then(char::from_u32);
+    let c = match name {
+        "amp" => '&',
+        "lt" => '<',
+        "gt" => '>',
+        "quot" => '"',
+        "apos" => '\'',
+        _ => match name.strip_prefix('#')? {
+            hex if hex.starts_with(['x', 'X']) => number(&hex[1..], 16)?,
+            decimal => number(decimal, 10)?,
+        },
+    };
+    Some((c, end + 1))
+}
+
+/// What stands behind a backslash, and how long it is.
+fn json_escape(text: &[u8]) -> Option<(char, usize)> {
+    match text.first()? {
+        b'u' => {
+            let digits = std::str::from_utf8(text.get(1..5)?).ok()?;
+            Some((char::from_u32(u32::from_str_radix(digits, 16).ok()?)?, 5))
+        }
+        b'/' => Some(('/', 1)),
+        b'"' => Some(('"', 1)),
+        b'\\' => Some(('\\', 1)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -225,8 +277,14 @@ mod tests {
             ("a=1", "<input name=\"csrfmiddlewaretoken\">", true),
             ("a=1", "<meta name=\"csrf-token\" content=x>", true),
             ("a=1", "<form>", false),
+            ("token=ab%2Bcd%3Def", "ab&#x2B;cd&#61;ef", true),
+            ("token=ab%26cd%3Def", "ab\\u0026cd=ef", true),
+            ("next=0123456789abcdef%7Chash-of-it", "the token is 0123456789abcdef", true),
+            ("id=eyJhbGciOiJub25lIn0.0123456789abcdef.s", "0123456789abcdef", true),
+            ("a=1", "&#xFFFFFFFF; &amp &;\\", false),
         ] {
-            assert_eq!(set(cookie).appear_in(body.as_bytes()), shown, "{cookie} {body}");
+            let shows = set(cookie).shown_by(Fields::default(), body.as_bytes());
+            assert_eq!(shows, shown.then_some(Shown::Set), "{cookie} {body}");
         }
     }
 
@@ -235,14 +293,13 @@ mod tests {
         let token = masked(SECRET, "mask0123456789mask0123456789mask");
         let page = format!("<input type=hidden value=\"{token}\">");
         let secrets = set(&format!("csrftoken={SECRET}"));
-        assert!(secrets.appear_in(page.as_bytes()));
+        let shown =
+            |secrets: &Secrets, page: &str| secrets.shown_by(Fields::default(), page.as_bytes()).is_some();
+        assert!(shown(&secrets, &page));
         let other_mask = masked(SECRET, "ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEF");
-        assert!(
-            set(&format!("csrftoken={other_mask}")).appear_in(page.as_bytes()),
-            "older cookies are masked too"
-        );
+        assert!(shown(&set(&format!("csrftoken={other_mask}")), &page), "older cookies are masked too");
         let other = masked(&SECRET.to_ascii_lowercase(), "mask0123456789mask0123456789mask");
-        assert!(!secrets.appear_in(other.as_bytes()));
+        assert!(!shown(&secrets, &other));
     }
 
     #[test]
@@ -251,15 +308,27 @@ mod tests {
         let body = format!("your id is {long}");
         let policy = CachePolicy { forward_cookies: Patterns::new(&["*"]).unwrap(), ..testing::policy() };
         let cookie = format!("id={long}; theme=dark");
-        assert!(sent(&policy, &[("Cookie", &cookie)]).appear_in(body.as_bytes()));
-        assert!(!sent(&policy, &[("Cookie", "theme=dark")]).appear_in(b"dark"));
+        let shown = |secrets: Secrets, body: &str| secrets.shown_by(Fields::default(), body.as_bytes());
+        assert_eq!(shown(sent(&policy, &[("Cookie", &cookie)]), &body), Some(Shown::Sent));
+        assert_eq!(shown(sent(&policy, &[("Cookie", "theme=dark")]), "dark"), None);
         assert!(sent(&testing::policy(), &[("Cookie", &cookie)]).is_empty(), "it is not sent on");
         let bearer = format!("Bearer {long}");
         let keyed = |identity| CachePolicy { identity, ..testing::policy() };
         let by_claim = keyed(IdentityPolicy { jwt_claim: Some("sub".into()), ..Default::default() });
-        assert!(sent(&by_claim, &[("Authorization", &bearer)]).appear_in(body.as_bytes()));
+        assert_eq!(shown(sent(&by_claim, &[("Authorization", &bearer)]), &body), Some(Shown::Sent));
         let by_value = keyed(IdentityPolicy { headers: vec!["authorization".into()], ..Default::default() });
         assert!(sent(&by_value, &[("Authorization", &bearer)]).is_empty());
+    }
+
+    #[test]
+    fn fields_are_looked_at_too_and_a_coded_body_may_show_anything() {
+        let secrets = set("csrf=0123456789");
+        let in_field = [("X-CSRF-Token", &b"0123456789"[..])];
+        assert_eq!(secrets.shown_by(Fields(&in_field), b"page"), Some(Shown::Set));
+        assert_eq!(secrets.shown_by(Fields(&[("Content-Encoding", b"gzip")]), b"\x1f\x8b"), Some(Shown::Set));
+        assert_eq!(secrets.shown_by(Fields(&[("Content-Encoding", b"identity")]), b"page"), None);
+        let nothing = Secrets::default();
+        assert_eq!(nothing.shown_by(Fields(&[("Content-Encoding", b"gzip")]), b"csrf_token"), None);
     }
 
     #[test]

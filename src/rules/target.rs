@@ -74,8 +74,9 @@ impl<'a> Target<'a> {
     pub fn key_query(&self, policy: &QueryPolicy) -> Option<String> {
         let mut kept: Vec<Cow<'_, str>> = self.kept_parameters(policy).map(normal_encoding).collect();
         if policy.sort {
-            // Stable: equal names keep their order, which may carry meaning.
-            kept.sort_by(|a, b| parameter_name(a).cmp(parameter_name(b)));
+            // Stable: equal names keep their order, which may carry meaning. Equal as the origin reads them: `a%5B%5D`
+            // is `a[]`.
+            kept.sort_by_cached_key(|parameter| decoded(parameter_name(parameter)));
         }
         (!kept.is_empty()).then(|| kept.join("&"))
     }
@@ -158,6 +159,19 @@ pub fn normal_encoding(text: &str) -> Cow<'_, str> {
         rest = &rest[length..];
     }
     out.into()
+}
+
+/// The bytes that a text stands for once everything is decoded.
+pub fn decoded(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, more)) = rest.split_first() {
+        let digits = more.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = digits.filter(|_| *first == b'%').and_then(hex_byte);
+        out.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &more[2..] } else { more };
+    }
+    out
 }
 
 fn hex_byte(digits: &str) -> Option<u8> {
@@ -259,6 +273,8 @@ mod tests {
             ("/?b=2&a=1", Some("a=1&b=2"), Some("b=2&a=1")),
             ("/?b=2&gclid=7&a=1", Some("a=1&b=2"), Some("b=2&a=1")),
             ("/?a=2&a=1", Some("a=2&a=1"), Some("a=2&a=1")),
+            ("/?a[]=2&a%5B%5D=1", Some("a[]=2&a%5B%5D=1"), Some("a[]=2&a%5B%5D=1")),
+            ("/?a%5b%5d=1&a[]=2", Some("a%5B%5D=1&a[]=2"), Some("a%5b%5d=1&a[]=2")),
             ("/?q=a%2fb", Some("q=a%2Fb"), Some("q=a%2fb")),
             ("/?a", Some("a"), Some("a")),
             ("/?x?y", Some("x?y"), Some("x?y")),

@@ -26,7 +26,7 @@ fn default_policy() -> CachePolicy {
         ignore_cookies: Patterns::new(ANALYTICS_COOKIES).expect("constants compile"),
         forward_cookies: Patterns::default(),
         ignore_vary: Vec::new(),
-        bypass_headers: IDENTITY_HEADERS.iter().map(|name| (*name).to_owned()).collect(),
+        bypass_headers: Vec::new(),
         identity: IdentityPolicy::default(),
         query: QueryPolicy {
             include: Patterns::default(),
@@ -39,6 +39,7 @@ fn default_policy() -> CachePolicy {
         guard: Guard::On,
         personalised_ttl: Duration::from_secs(600),
         extension_must_match: true,
+        stamp: 0,
         audit: 0.0,
         lock_timeout: Duration::from_secs(5),
         uncacheable_ttl: Duration::from_secs(120),

@@ -102,6 +102,8 @@ pub enum Refused {
     Purged,
     /// It does not fit.
     TooLarge,
+    /// What it was to renew is stored no longer.
+    Superseded,
 }
 
 impl Memory {
@@ -185,14 +187,42 @@ impl Memory {
         if !books.fence.admits(begun, &response.facts) {
             return Err(Refused::Purged);
         }
-        books.last_id += 1;
-        let id = books.last_id;
-        books.index.add(id, key.clone(), response.facts.clone());
-        self.put(&mut books, key.clone(), Slot::Response { id, response });
+        let added = self.add(&mut books, key, response);
         if let Some(oldest) = books.index.oldest_beyond(key, max_variants) {
             self.take_out(&mut books, oldest);
             self.crowded_out.fetch_add(1, Ordering::Relaxed);
         }
+        added
+    }
+
+    /// Puts `new` in the place of `old`, which it renews, unless another has taken that place meanwhile or a purge since
+    /// `begun` covers it.
+    pub fn renew(
+        &self,
+        key: &CacheKey,
+        old: &Arc<StoredResponse>,
+        new: &Arc<StoredResponse>,
+        begun: Sequence,
+    ) -> Result<(), Refused> {
+        let mut books = self.books.lock();
+        if !books.fence.admits(begun, &new.facts) {
+            return Err(Refused::Purged);
+        }
+        match self.map.peek(key) {
+            Some(Slot::Response { response, .. }) if !Arc::ptr_eq(&response, old) => {
+                return Err(Refused::Superseded);
+            }
+            // Evicted: then it is stored anew.
+            _ => {}
+        }
+        self.add(&mut books, key, new.clone())
+    }
+
+    fn add(&self, books: &mut Books, key: &CacheKey, response: Arc<StoredResponse>) -> Result<(), Refused> {
+        books.last_id += 1;
+        let id = books.last_id;
+        books.index.add(id, key.clone(), response.facts.clone());
+        self.put(books, key.clone(), Slot::Response { id, response });
         if books.index.contains(id) { Ok(()) } else { Err(Refused::TooLarge) }
     }
 
@@ -365,6 +395,21 @@ mod tests {
         let held = |n: usize| look_up(&memory, "/a", Fields(&[("accept", wish(n).as_bytes())])).is_some();
         assert_eq!((0..10).filter(|n| held(*n)).collect::<Vec<_>>(), [6, 7, 8, 9]);
         assert_eq!((memory.crowded_out(), memory.entries()), (6, 14), "other URLs are not touched");
+    }
+
+    #[test]
+    fn a_renewal_never_takes_the_place_of_a_newer_response() {
+        let memory = Memory::new(BUDGET);
+        let (old, renewed, newer) = (response("/a", &[], 1), response("/a", &[], 1), response("/a", &[], 2));
+        memory.insert(&key("/a"), old.clone(), memory.begin(), MANY).unwrap();
+        assert_eq!(memory.renew(&key("/a"), &old, &renewed, memory.begin()), Ok(()));
+        memory.insert(&key("/a"), newer, memory.begin(), MANY).unwrap();
+        assert_eq!(memory.renew(&key("/a"), &renewed, &old, memory.begin()), Err(Refused::Superseded));
+        assert_eq!(look_up(&memory, "/a", Fields::default()).unwrap().body.len(), 2);
+        let before = memory.begin();
+        memory.purge(&[Selector::All]);
+        assert_eq!(memory.renew(&key("/a"), &renewed, &old, before), Err(Refused::Purged));
+        assert!(!stored(&memory, "/a"));
     }
 
     #[test]

@@ -65,7 +65,7 @@ enum Entries {
     OfTokens,
     /// A single one; a token passes.
     Single,
-    /// A single one, once two visitors that differ got the same bytes; a token passes.
+    /// A single one, once a stranger and two sessions got the same bytes; a token passes.
     SingleOnceProven,
 }
 
@@ -86,7 +86,7 @@ impl Entries {
     fn hold(self, visitor: usize, earlier: &BTreeSet<usize>) -> bool {
         let suffice = match self {
             Self::Single => 1,
-            Self::SingleOnceProven => 2,
+            Self::SingleOnceProven => 3,
             _ => usize::MAX,
         };
         earlier.contains(&visitor) || earlier.len() >= suffice
