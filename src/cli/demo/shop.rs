@@ -57,6 +57,8 @@ fn router(books: Arc<Books>) -> Router {
         .route("/api/products/{id}", get(product).put(change_price))
         .route("/hello", get(hello))
         .route("/basket", get(basket))
+        .route("/orders", get(hello))
+        .route("/news", get(hello))
         .layer(middleware::from_fn_with_state(books.clone(), be_slow))
         .with_state(books)
 }

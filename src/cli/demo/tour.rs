@@ -52,6 +52,7 @@ pub fn run(at: &Addresses, shop: &Shop) -> Result<bool, String> {
     print(&format!(" {}", "─".repeat(head.chars().count())));
     tour.pages()?;
     tour.visitors()?;
+    tour.identities()?;
     print(if tour.all_held {
         "\nevery step did what it claims"
     } else {
@@ -170,6 +171,26 @@ impl Tour<'_> {
                 ..Claim::default()
             },
         )
+    }
+
+    /// Pages of one visitor, where the route says how; and where it says wrong.
+    fn identities(&mut self) -> Result<(), String> {
+        let ada: &[(&str, &str)] = &[("Cookie", "sessionid=ada")];
+        let bob: &[(&str, &str)] = &[("Cookie", "sessionid=bob")];
+        let steps = [
+            ("/orders", ada, "a session can have entries of its own", "miss", "", "Hello ada!"),
+            ("/orders", ada, "so that its next visit is a hit", "hit", "", "Hello ada!"),
+            ("/orders", bob, "and another's is another's", "miss", "", "Hello bob!"),
+            ("/news", ada, "said to be for all: on probation", "miss", "probation", "Hello ada!"),
+            ("/news", bob, "the guard compares, and it is not", "miss", "probation", "Hello bob!"),
+            ("/news", ada, "so nobody shares it", "pass", "personalised", "Hello ada!"),
+        ];
+        for (path, fields, says, verdict, reason, shows) in steps {
+            let label = format!("GET {path}, {}", fields[0].1);
+            let visits = usize::from(verdict != "hit");
+            self.get(&label, path, fields, Claim { says, verdict, reason, visits, shows })?;
+        }
+        Ok(())
     }
 
     /// Many readers of a page that is not stored yet: one asks the shop.
