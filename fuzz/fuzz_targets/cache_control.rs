@@ -303,7 +303,7 @@ fn one_visitor_leaves_no_trace(fields: Fields<'_>) {
         if let Some(value) =
             value.map(<[u8]>::trim_ascii).filter(|value| value.len() >= 8 && value[0] != b'"')
         {
-            assert!(fields.all("set-cookie").count() > 40 || shown(value), "{value:?}");
+            assert!(shown(value), "{value:?}");
         }
     }
 }

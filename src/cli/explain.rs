@@ -239,9 +239,12 @@ fn say_admission(
 fn say_guard(route: &Route, request: &RequestHead<'_>, kept: &Kept, say: &mut impl FnMut(&str, &str)) {
     let inputs = Inputs::of(request, IpAddr::V4(Ipv4Addr::UNSPECIFIED), &route.cache);
     if Witness::of(&inputs, kept.ambient, &route.cache).is_some() {
-        let names = inputs.names().collect::<Vec<_>>().join(", ");
-        let has = if names.is_empty() { "none of what is watched here".to_owned() } else { names };
-        say("guard", &format!("on probation: the application is sent, and the key has not: {has}"));
+        let names = inputs.names(kept.ambient).collect::<Vec<_>>().join(", ");
+        let because = match names.as_str() {
+            "" => "a stranger's, until visitors with more got the same bytes".to_owned(),
+            names => format!("the application is sent, and the key has not: {names}"),
+        };
+        say("guard", &format!("on probation: {because}"));
         say("guard", "shared as far as others got the same bytes; passes (personalised) once they did not");
     }
     if kept.sets_cookie {

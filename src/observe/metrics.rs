@@ -124,7 +124,7 @@ impl Metrics {
             ),
             personalised: new.counter(
                 "parvis_personalised_total",
-                "Responses found to be made for one visitor, by how.",
+                "Responses that were not stored because they may be one visitor's, by what was found.",
                 &["route", "found"],
             ),
             on_scrape: Mutex::new(OnScrape {
@@ -172,7 +172,7 @@ impl Metrics {
         self.origin.with_label_values(&[route])
     }
 
-    /// Counts a purge by its cause (`api`, `write`) and what it removed.
+    /// Counts a purge by its cause (`api`, `write`, `late`) and what it removed.
     pub fn purge(&self, cause: &str, entries: usize) {
         self.purges.with_label_values(&[cause]).inc();
         self.purged.inc_by(entries as u64);
@@ -188,7 +188,8 @@ impl Metrics {
         self.audits.with_label_values(&[route, result]).inc();
     }
 
-    /// Counts a response that the guard refused, by how it found out (`difference`, `secret`).
+    /// Counts a response that the guard refused, by what it found: a `difference` that marks the key, a `secret`, or
+    /// nothing but that it is another than the one stored (`refused`).
     pub fn personalised(&self, route: &str, found: &str) {
         self.personalised.with_label_values(&[route, found]).inc();
     }

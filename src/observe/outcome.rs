@@ -22,7 +22,7 @@ const MAX_REQUEST_ID: usize = 128;
 pub enum Fate {
     /// It is stored.
     Stored,
-    /// It is stored for those with the same inputs only, until others got the same (see [`crate::rules::guard`]).
+    /// It may be stored, once it is complete and has been looked at (see [`crate::rules::guard`]).
     OnProbation,
     /// It is not, for this reason.
     Discarded(DiscardReason),
@@ -43,6 +43,8 @@ pub enum Shadowed {
     Personalised,
     /// A fetch whose response would not be stored.
     NotStored,
+    /// A pass: the key proved personalised a moment ago.
+    Passed,
 }
 
 impl Shadowed {
@@ -55,6 +57,7 @@ impl Shadowed {
             Self::Miss => "miss",
             Self::Personalised => "personalised",
             Self::NotStored => "not-stored",
+            Self::Passed => "pass",
         }
     }
 }
@@ -250,7 +253,7 @@ impl Outcome {
         if self.validated {
             status.push_str("; fwd-status=304");
         }
-        if matches!(self.fate, Some(Fate::Stored | Fate::OnProbation)) {
+        if self.fate == Some(Fate::Stored) {
             status.push_str("; stored");
         }
         if self.collapsed {

@@ -19,7 +19,7 @@ use crate::rules::identity::DEVICE_FIELD;
 use crate::rules::invalidate::Selector;
 use crate::rules::policy::{
     ANALYTICS_COOKIES, Authorization, CAMPAIGN_PARAMETERS, CachePolicy, ClientCacheControl, Guard, Heuristic,
-    IdentityPolicy, Mode, OriginControl, Patterns, Preferences, QueryPolicy, SetCookie,
+    IdentityPolicy, Mode, OriginControl, Patterns, Preferences, QueryPolicy, SetCookie, is_identity,
 };
 
 const DEFAULT_MAX_VARIANTS: usize = 1000;
@@ -68,7 +68,7 @@ pub(super) fn compile(
         tags: tags(list(|cache| &cache.tags), &path.key("tags"), mistakes),
         ignore_cookies,
         forward_cookies,
-        ignore_vary: names(list(|cache| &cache.ignore_vary), &path.key("ignore_vary"), mistakes),
+        ignore_vary: ignored_names(list(|cache| &cache.ignore_vary), &path.key("ignore_vary"), mistakes),
         bypass_headers: bypass.into_iter().flatten().map(|name| folded(name)).collect(),
         identity,
         query,
@@ -89,6 +89,8 @@ pub(super) fn compile(
         stale_on_disconnect: window(|cache| cache.stale_on_disconnect, zero),
     };
     refuse_open_claims(&policy, path, mistakes);
+    let place = path.key(if written.audit.is_some() { "audit" } else { "mode" });
+    warn_of_idle_audits(&policy, &place, mistakes);
     policy.stamp = stamp(&policy);
     Some(policy)
 }
@@ -100,7 +102,7 @@ fn stamp(policy: &CachePolicy) -> u32 {
         (
             (policy.set_cookie, policy.authorization, policy.guard, &policy.bypass_headers, &policy.identity),
             (&policy.ignore_cookies, &policy.forward_cookies, &policy.ignore_vary, &policy.query),
-            (&policy.preferences, policy.extension_must_match),
+            (&policy.preferences, policy.extension_must_match, policy.origin_cache_control),
         )
     );
     let digest = Sha256::digest(rules);
@@ -161,6 +163,16 @@ fn refuse_open_claims(policy: &CachePolicy, path: &Path, mistakes: &mut Mistakes
     }
 }
 
+fn warn_of_idle_audits(policy: &CachePolicy, path: &Path, mistakes: &mut Mistakes) {
+    if policy.audit > 0.0 && policy.mode != Mode::Enforce {
+        mistakes.warn(
+            path,
+            "nothing is served from the store in this mode, so there is nothing to audit",
+            "write `audit: 0%` here, or `mode: enforce`",
+        );
+    }
+}
+
 fn mode(written: Option<schema::Mode>) -> Mode {
     match written {
         None | Some(schema::Mode::Enforce) => Mode::Enforce,
@@ -189,6 +201,16 @@ fn names(written: Option<&Vec<String>>, path: &Path, mistakes: &mut Mistakes) ->
         }
     }
     written.iter().map(|name| name.to_ascii_lowercase()).collect()
+}
+
+/// Names of fields that may be said to change nothing: none that names a person.
+fn ignored_names(written: Option<&Vec<String>>, path: &Path, mistakes: &mut Mistakes) -> Vec<String> {
+    let names = names(written, path, mistakes);
+    for (index, name) in names.iter().enumerate().filter(|(_, name)| is_identity(name)) {
+        let message = format!("`{name}` names a person: who varies by it has a page for each");
+        mistakes.error(&path.item(index), message, "key on it: `key: {headers: [..]}`");
+    }
+    names
 }
 
 /// Names of fields that a fetch sends on as they came: only by these can pages differ.

@@ -3,6 +3,7 @@
 use super::compile::Mistakes;
 use crate::config::locate::Path;
 use crate::config::schema::{self, Cache};
+use crate::rules::admission::is_provoked;
 use crate::rules::policy::Patterns;
 
 /// Cookies by which common frameworks recognise a visitor.
@@ -22,6 +23,7 @@ pub(super) fn warn(cache: &Cache, path: &Path, mistakes: &mut Mistakes) {
     warn_of_sharing(cache, path, mistakes);
     warn_of_staleness(cache, path, mistakes);
     warn_of_unkeyed(cache, path, mistakes);
+    warn_of_poisoning(cache, path, mistakes);
     for (index, pattern) in cache.ignore_cookies.iter().flatten().enumerate() {
         let Ok(compiled) = Patterns::new(std::slice::from_ref(pattern)) else {
             continue;
@@ -73,21 +75,13 @@ fn warn_of_unkeyed(cache: &Cache, path: &Path, mistakes: &mut Mistakes) {
             "right for files; elsewhere prove the route with `mode: shadow` first",
         );
     }
-    if cache.audit.is_some_and(|share| share.0 > 0.0)
-        && !matches!(cache.mode, None | Some(schema::Mode::Enforce))
-    {
-        mistakes.warn(
-            &path.key("audit"),
-            "nothing is served from the store in this mode, so there is nothing to audit",
-            "remove it, or write `mode: enforce`",
-        );
-    }
     let listed = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
     if listed(&cache.forward_cookies) {
         mistakes.warn(
             &path.key("forward_cookies"),
             "what the application makes of these cookies is shared with visitors who have others",
-            "the guard compares what visitors get; `key: {cookies: [..]}` gives each value entries of its own",
+            "the guard shares what a stranger gets too, and else fetches for each; `key: {cookies: [..]}` gives each value entries of \
+             its own",
         );
     }
     if listed(&cache.ignore_vary) {
@@ -102,6 +96,24 @@ fn warn_of_unkeyed(cache: &Cache, path: &Path, mistakes: &mut Mistakes) {
             &path.key("key").key("query").key("excluded"),
             "`forward` sends parameters that are not in the key: a page that shows them passes for everyone",
             "the guard compares what visitors get; `drop` keeps such pages cacheable, and anyone from ending that",
+        );
+    }
+}
+
+/// What a client can do to the pages of others.
+fn warn_of_poisoning(cache: &Cache, path: &Path, mistakes: &mut Mistakes) {
+    if cache.extension_must_match == Some(false) {
+        mistakes.warn(
+            &path.key("extension_must_match"),
+            "a page behind a path like `/account/x.css` is stored as the file it is not",
+            "right where the application answers 404 to what it does not know",
+        );
+    }
+    for status in cache.status_ttl.iter().flatten().map(|(status, _)| *status).filter(|s| is_provoked(*s)) {
+        mistakes.warn(
+            &path.key("status_ttl").key(status.to_string()),
+            format!("one request with an oversized or odd field can make a {status} everybody's answer"),
+            "keep it to a few seconds",
         );
     }
 }

@@ -1,12 +1,13 @@
 //! Audits: a share of hits is compared with what the origin would have answered to the same visitor.
 //!
-//! A difference alone may be a change of the page that no purge has told of, or a page that is never twice the same. So
-//! the origin is asked twice more as anyone would ask, with nothing of the visitor but what is in the key. When these two
-//! answers agree with each other and not with the visitor's, the page depends on the visitor, and the route is tripped:
-//! its requests pass until the next reload.
+//! A difference alone may be a change of the page that no purge has told of, a page that is never twice the same, or a slip
+//! of the origin. So the origin is asked four times, in turn as the visitor and as anyone, with nothing of the visitor that
+//! could be left out. When each pair agrees within itself and not with the other, the page depends on the visitor, and the
+//! route is tripped: what is stored of it is removed, and its requests pass until the next reload.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use pingora::Result;
@@ -68,6 +69,9 @@ impl Finding {
     }
 }
 
+/// How long an audit may take: nobody waits for it, and it holds workers of the origin.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
 /// One answer of the origin.
 struct Answer {
     head: Head,
@@ -87,10 +91,8 @@ struct Audit {
     live: Arc<Live>,
     route: Arc<Route>,
     stored: Arc<StoredResponse>,
-    /// As the visitor asked.
-    as_visitor: Question,
-    /// As anyone asks.
-    as_anyone: [Question; 2],
+    /// As the visitor asks, and as anyone asks; twice.
+    rounds: [[Question; 2]; 2],
     _permit: OwnedSemaphorePermit,
 }
 
@@ -131,10 +133,10 @@ impl Audit {
     ) -> Result<Self> {
         let view = View::new(session.req_header(), &ctx.client);
         let ask = |request| fetch::subrequest(session, request, route.clone(), ctx.live.clone());
+        let visitor = upstream::for_audit(&view, &route.cache, ctx)?;
         let anyone = upstream::for_anyone(&view, &route.cache, ctx)?;
         Ok(Self {
-            as_visitor: ask(upstream::for_audit(&view, &route.cache, ctx)?)?,
-            as_anyone: [ask(anyone.clone())?, ask(anyone)?],
+            rounds: [[ask(visitor.clone())?, ask(anyone.clone())?], [ask(visitor)?, ask(anyone)?]],
             live: ctx.live.clone(),
             route: route.clone(),
             stored: stored.clone(),
@@ -145,10 +147,12 @@ impl Audit {
     async fn run(self, app: &App) {
         let (live, route) = (self.live.clone(), self.route.clone());
         let path = self.stored.facts.path.clone();
-        let finding = self.find(app).await;
+        let found = tokio::time::timeout(TIMEOUT, self.find(app)).await;
+        let finding = found.unwrap_or(Finding::Failed);
         app.observer.metrics.audit(&route.name, finding.as_str());
         if let Finding::Different(difference) = finding {
             live.tripped.trip(&route.name);
+            app.store.memory.remove_route(&route.name);
             tracing::error!(
                 route = %route.name,
                 %path,
@@ -158,23 +162,23 @@ impl Audit {
     }
 
     async fn find(self, app: &App) -> Finding {
-        let max = self.live.plan.memory.max_object_size;
-        let collect = || app.store.fills.collect(max);
-        let Some(own) = answer(self.as_visitor, collect()).await else { return Finding::Failed };
+        let ask = |question| answer(app, question, self.live.plan.memory.max_object_size);
+        let [[visitor, anyone], [visitor_again, anyone_again]] = self.rounds;
         let stored = (&self.stored.head, &self.stored.body[..]);
+        // What the origin refuses or cannot do now says nothing of the page.
+        let is_of_page = |answer: &Answer| answer.head.status < 400 || answer.head.status == stored.0.status;
+        let Some(own) = ask(visitor).await.filter(is_of_page) else { return Finding::Failed };
         if difference(stored, own.parts()).is_none() {
             return Finding::Same;
         }
-        let [first, second] = self.as_anyone;
-        let Some(anyone) = answer(first, collect()).await else { return Finding::Failed };
-        let Some(again) = answer(second, collect()).await else { return Finding::Failed };
-        if difference(anyone.parts(), again.parts()).is_some() {
-            return Finding::Volatile;
-        }
-        match difference(anyone.parts(), own.parts()) {
-            None => Finding::Changed,
-            Some(difference) => Finding::Different(difference),
-        }
+        let Some(others) = ask(anyone).await.filter(is_of_page) else { return Finding::Failed };
+        let Some(differs) = difference(others.parts(), own.parts()) else { return Finding::Changed };
+        let Some(own_again) = ask(visitor_again).await.filter(is_of_page) else { return Finding::Failed };
+        let Some(others_again) = ask(anyone_again).await.filter(is_of_page) else { return Finding::Failed };
+        let is_volatile = difference(own.parts(), own_again.parts())
+            .or_else(|| difference(others.parts(), others_again.parts()))
+            .is_some();
+        if is_volatile { Finding::Volatile } else { Finding::Different(differs) }
     }
 }
 
@@ -182,13 +186,13 @@ fn difference(one: (&Head, &[u8]), other: (&Head, &[u8])) -> Option<Difference> 
     one.0.with(|a| other.0.with(|b| guard::difference((a, one.1), (b, other.1))))
 }
 
-/// Asks the origin; `None` when it fails, breaks off, or sends more than fits.
-async fn answer((subrequest, handle): Question, body: Collected) -> Option<Answer> {
-    let (_, answer) = tokio::join!(subrequest.run(), receive(handle, body));
+/// Asks the origin; `None` when it fails, breaks off, or sends more than `max` bytes or than is left of the budget.
+async fn answer(app: &App, (subrequest, handle): Question, max: u64) -> Option<Answer> {
+    let (_, answer) = tokio::join!(subrequest.run(), receive(app, handle, app.store.fills.collect(max)));
     answer
 }
 
-async fn receive(mut handle: SubrequestHandle, mut body: Collected) -> Option<Answer> {
+async fn receive(app: &App, mut handle: SubrequestHandle, mut body: Collected) -> Option<Answer> {
     let mut head = None;
     let mut ends = false;
     while let Some(task) = handle.rx.recv().await {
@@ -202,7 +206,10 @@ async fn receive(mut handle: SubrequestHandle, mut body: Collected) -> Option<An
                 ends |= end;
             }
             HttpTask::Body(chunk, end) => {
-                body.push(&chunk.unwrap_or_default()).ok()?;
+                if let Err(reason) = body.push(&chunk.unwrap_or_default()) {
+                    app.observer.metrics.limit(reason.as_str());
+                    return None;
+                }
                 ends |= end;
             }
             HttpTask::Done => ends = true,
@@ -213,8 +220,8 @@ async fn receive(mut handle: SubrequestHandle, mut body: Collected) -> Option<An
     head.filter(|_| ends).map(|head| Answer { head, body })
 }
 
-/// What of a head is in a stored one: neither cookies nor what is for one visitor by name.
-fn comparable(response: &ResponseHead<'_>) -> Head {
+/// What of a head is compared with a stored one: neither cookies nor what is for one visitor by name.
+pub fn comparable(response: &ResponseHead<'_>) -> Head {
     let withheld = CacheControl::of(response.fields).withheld;
     Head::storable(response).without(&["set-cookie"]).without(&withheld)
 }

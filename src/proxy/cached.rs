@@ -1,6 +1,7 @@
 //! A request that the store may answer: from what is stored, or from a fetch that all requests for the key share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pingora::Result;
 use pingora::proxy::Session;
@@ -21,8 +22,9 @@ use crate::rules::invalidate::Facts;
 use crate::rules::key::{CacheKey, Vary};
 use crate::rules::lookup::PassReason;
 use crate::rules::outgoing::Outgoing;
-use crate::rules::policy::CachePolicy;
+use crate::rules::policy::{CachePolicy, QueryPolicy};
 use crate::rules::ranges;
+use crate::rules::route::Route;
 use crate::rules::verdict::{self, Verdict};
 use crate::store::fill::{Failure, News, Opening, Reader, Streaming};
 use crate::store::fills::{Place, Ticket};
@@ -31,6 +33,9 @@ use crate::store::response::{Head, StoredResponse};
 
 /// How often a request looks again, when what it waited for was not for it.
 const MAX_ROUNDS: usize = 4;
+
+/// How long it waits at most where `lock.timeout` is beyond all measure.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// What became of the request.
 pub enum Served {
@@ -60,7 +65,6 @@ enum Share {
 struct Found {
     primary: CacheKey,
     key: CacheKey,
-    facts: Facts,
     /// What of it reaches the origin beside the key.
     inputs: Inputs,
     response: Option<Arc<StoredResponse>>,
@@ -78,10 +82,11 @@ pub async fn serve(app: &App, session: &mut Session, ctx: &mut Context) -> Resul
         return Ok(Served::Pass(PassReason::Off));
     };
     // One for all rounds: the operator's patience is with the request.
-    let deadline = Deadline::from_std(clock::start()) + route.cache.lock_timeout;
+    let started = Deadline::from_std(clock::start());
+    let deadline = started.checked_add(route.cache.lock_timeout).unwrap_or(started + LONGEST_WAIT);
     for _ in 0..MAX_ROUNDS {
         let now = clock::now();
-        let found = look_up(app, session, ctx, &route.cache, now);
+        let found = look_up(app, session, ctx, &route, now);
         ctx.outcome.verdict = Some(found.verdict);
         let round = match (found.verdict, &found.response) {
             (Verdict::Hit, Some(response)) => {
@@ -111,11 +116,11 @@ pub async fn serve(app: &App, session: &mut Session, ctx: &mut Context) -> Resul
     Ok(Served::Pass(PassReason::Unsettled))
 }
 
-fn look_up(app: &App, session: &Session, ctx: &Context, policy: &CachePolicy, now: Timestamp) -> Found {
+fn look_up(app: &App, session: &Session, ctx: &Context, route: &Route, now: Timestamp) -> Found {
     let view = View::new(session.req_header(), &ctx.client);
     let request = view.head();
-    let route = ctx.route_name().unwrap_or_default();
-    let primary = CacheKey::primary(&route, &request, policy);
+    let policy = &route.cache;
+    let primary = CacheKey::primary(&route.name, &request, policy);
     let inputs = Inputs::of(&request, ctx.client.address, policy);
     let found = stored_for(app, &request, &inputs, policy, &primary);
     let client = ClientControl::heeded(request.fields, policy);
@@ -126,7 +131,6 @@ fn look_up(app: &App, session: &Session, ctx: &Context, policy: &CachePolicy, no
         verdict = Verdict::Pass(PassReason::Encoding);
     }
     Found {
-        facts: Facts::new(&request, &policy.query, &policy.tags),
         inputs,
         wants_part: request.method == "GET" && !ranges::begins_at_zero(request.fields),
         as_head: request.method == "HEAD" && found.response.is_some(),
@@ -135,6 +139,16 @@ fn look_up(app: &App, session: &Session, ctx: &Context, policy: &CachePolicy, no
         response: found.response,
         verdict,
         client,
+    }
+}
+
+/// What a fetch for the request is known by until its head arrives.
+fn facts(session: &Session, ctx: &Context) -> Facts {
+    let view = View::new(session.req_header(), &ctx.client);
+    let request = view.head();
+    match &ctx.route {
+        Some(route) => Facts::new(&request, &route.cache.query, &route.cache.tags),
+        None => Facts::new(&request, &QueryPolicy::default(), &[]),
     }
 }
 
@@ -179,8 +193,8 @@ async fn share_a_fetch(
     }
     let begun = app.store.memory.begin();
     let key = if found.as_head { found.key.of_head() } else { found.key.clone() };
-    let key = fetch::fill_key(&key, &found.inputs);
-    match app.store.fills.enter(&key, || found.facts.clone(), begun) {
+    let key = fetch::fill_key(&key, &found.inputs, found.response.is_some());
+    match app.store.fills.enter(&key, || facts(session, ctx), begun) {
         Ticket::Full => pass(PassReason::FillLimit),
         Ticket::Lead(place, mut reader) => {
             lead(app, session, ctx, &found, found.as_head, place)?;
@@ -236,7 +250,8 @@ async fn serve_opening(
     let now = clock::now();
     match opening {
         Opening::Streaming(streaming) => {
-            let kept = if streaming.witness.is_some() { Fate::OnProbation } else { Fate::Stored };
+            let is_decided = streaming.witness.is_none() && !streaming.is_sealed;
+            let kept = if is_decided { Fate::Stored } else { Fate::OnProbation };
             ctx.outcome.fate = Some(streaming.discard.map_or(kept, Fate::Discarded));
             let head = streaming.for_leader.as_ref().filter(|_| leads).unwrap_or(&streaming.head);
             answer::streaming(session, ctx, &streaming, head, reader).await?;
@@ -276,6 +291,10 @@ fn share(session: &Session, ctx: &Context, found: &Found, opening: &Opening) -> 
         Opening::Validated(response, _) | Opening::StandIn(response, _)
             if !covered(response.witness.as_deref()) =>
         {
+            return Share::Never(Round::LookAgain);
+        }
+        // It holds for who led, and may not for others.
+        Opening::Validated(_, Some(reason)) if reason.is_of_one_exchange() => {
             return Share::Never(Round::LookAgain);
         }
         _ => return Share::Now,
@@ -319,7 +338,8 @@ fn lead(
         place.filler.open(Opening::Again);
         return Ok(());
     }
-    let target = fetch::Target { primary: found.primary.clone(), stored: now_stored, as_head };
+    let inputs = found.inputs.clone();
+    let target = fetch::Target { primary: found.primary.clone(), stored: now_stored, inputs, as_head };
     fetch::Job::new(app, ctx, target, place).start(session, ctx)
 }
 
@@ -330,8 +350,7 @@ fn is_readable(request: Fields<'_>, head: &Head) -> bool {
 /// Fetches an expired response anew while it is still served, unless that is under way already.
 fn refresh(app: &App, session: &Session, ctx: &Context, found: &Found) {
     let begun = app.store.memory.begin();
-    let key = fetch::fill_key(&found.key, &found.inputs);
-    if let Ticket::Lead(place, _) = app.store.fills.enter(&key, || found.facts.clone(), begun)
+    if let Ticket::Lead(place, _) = app.store.fills.enter(&found.key, || facts(session, ctx), begun)
         && let Err(error) = lead(app, session, ctx, found, false, place)
     {
         tracing::error!(%error, key = %found.key, "a background refresh could not be started");

@@ -22,7 +22,7 @@ use super::{App, Live, upstream};
 use crate::clock::{self, Timestamp};
 use crate::rules::admission::{self, Admission, DiscardReason, Kept};
 use crate::rules::freshness::{Exchange, OriginFailure, age_value, date_value};
-use crate::rules::guard::{self, Comparison, Inputs, Witness};
+use crate::rules::guard::{Inputs, Settled, Witness};
 use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::identity;
 use crate::rules::invalidate::Facts;
@@ -87,6 +87,8 @@ pub struct Target {
     pub primary: CacheKey,
     /// What is stored under the key that the request selects.
     pub stored: Found,
+    /// What of the request reaches the origin and is not in the key.
+    pub inputs: Inputs,
     /// Whether only the head is asked for, to freshen what is stored.
     pub as_head: bool,
 }
@@ -135,7 +137,7 @@ impl Job {
             as_head: target.as_head && target.stored.response.is_some(),
             authorized: false,
             expired: target.stored.response,
-            inputs: Inputs::default(),
+            inputs: target.inputs,
             secrets: Secrets::default(),
             begun: place.begun,
             requested_at: clock::now(),
@@ -149,7 +151,6 @@ impl Job {
         let policy = &self.route.cache;
         let view = View::new(session.req_header(), &ctx.client);
         let head = view.head();
-        self.inputs = Inputs::of(&head, ctx.client.address, policy);
         self.secrets = Secrets::of_request(&head, policy);
         self.authorized = identity::is_authorized(head.fields, policy);
         let mut request = upstream::for_fetch(&view, policy, self.expired.as_deref(), ctx)?;
@@ -290,16 +291,20 @@ impl Job {
         } else {
             let fields: Vec<_> =
                 request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-            self.app.store.memory.note_vary(&self.primary, &kept.vary);
+            if Witness::of(&self.inputs, kept.ambient, &self.route.cache).is_none() {
+                // A watched one has first to be compared with what lies there.
+                self.app.store.memory.note_vary(&self.primary, &kept.vary);
+            }
             self.primary.variant(&kept.vary, Fields(&fields))
         };
-        self.lease.move_to(&fill_key(&key, &self.inputs));
+        self.lease.move_to(&fill_key(&key, &self.inputs, self.expired.is_some()));
         key
     }
 
     /// A response that is not stored replaces what was, and the next requests need not wait for its like.
     fn forget(&self, reason: DiscardReason, status: u16) {
-        if self.authorized || !reason.ends_the_page(status) {
+        // What it says to one person is no news to the others.
+        if self.authorized || self.inputs.person().is_some() || !reason.ends_the_page(status) {
             return;
         }
         if let Some(expired) = &self.expired {
@@ -428,14 +433,15 @@ impl Job {
         }
         let witness = match Witness::of(&self.inputs, kept.ambient, &self.route.cache) {
             None => None,
-            Some(own) => Some(self.proven(key, &head, &body, own)?),
+            Some(own) => Some(self.witnessed(key, &head, &body, own)?),
         };
         let response = self.response(head, body, kept, witness.as_ref());
         self.store(key, &response)
     }
 
-    /// What is proven of a response by what is stored under its key: before this fetch, or since by another.
-    fn proven(
+    /// The witness with which a response is stored, by what is stored under its key: before this fetch, or since by
+    /// another.
+    fn witnessed(
         &self,
         key: &CacheKey,
         head: &Head,
@@ -447,24 +453,24 @@ impl Job {
             // It is older than a purge, and what is stored may be newer.
             return Err(DiscardReason::Purged);
         }
-        let Some(stored) = memory.stored(key).or_else(|| self.expired.clone()) else { return Ok(own) };
-        let Some(witness) = stored.witness.as_deref() else { return Ok(own) };
-        let compared = head.with(|new| {
-            stored.head.with(|old| guard::compare((witness, old, &stored.body), (new, body), &self.inputs))
+        // Another's may be stored under the primary key still, without variants.
+        let places = [key, &self.primary];
+        let stored = places.into_iter().find_map(|place| Some((place, memory.stored(place)?)));
+        let stored = stored.or_else(|| Some((key, self.expired.clone()?)));
+        let settled = stored.as_ref().map_or(Settled::Store(own.clone()), |(_, stored)| {
+            stored.settle(&self.inputs, self.requested_at, (head, body), own)
         });
-        let is_fresh = stored.freshness.remaining(self.requested_at).is_some();
-        match compared {
-            Comparison::Same(proven) => Ok(proven),
-            Comparison::OtherCredential if is_fresh => {
-                self.app.observer.metrics.personalised(&self.route.name, "credential");
-                Err(DiscardReason::Personalised)
-            }
-            Comparison::Personalised(difference) if is_fresh && memory.remove(key, &stored) => {
+        match (settled, stored) {
+            (Settled::Store(witness), _) => Ok(witness),
+            (Settled::Mark(difference), Some((place, stored))) if memory.remove(place, &stored) => {
                 let message = format!("another visitor got another {difference}");
                 Err(self.personalised(key, "difference", &message))
             }
-            // What has expired, or has been removed meanwhile, may just have changed.
-            Comparison::Changed | Comparison::OtherCredential | Comparison::Personalised(_) => Ok(own),
+            // Gone meanwhile: then the next one is compared.
+            (Settled::Mark(_) | Settled::Refuse, _) => {
+                self.app.observer.metrics.personalised(&self.route.name, "refused");
+                Err(DiscardReason::Personalised)
+            }
         }
     }
 
@@ -498,6 +504,7 @@ impl Job {
     }
 
     fn store(&self, key: &CacheKey, response: &Arc<StoredResponse>) -> Result<(), DiscardReason> {
+        self.app.store.memory.note_vary(&self.primary, &response.vary);
         let max_variants = self.route.cache.max_variants;
         self.app.store.memory.insert(key, response.clone(), self.begun, max_variants).map_err(|refused| {
             match refused {
@@ -546,10 +553,12 @@ impl Job {
     }
 }
 
-/// The key under which a fetch of `key` can be joined by requests with these inputs: those of another person wait for
-/// nothing, since what this one gets is not for them.
-pub fn fill_key(key: &CacheKey, inputs: &Inputs) -> CacheKey {
-    inputs.person().map_or_else(|| key.clone(), |person| key.of_person(&person))
+/// The key under which a fetch of `key` can be joined by requests with these inputs. Where something is stored for them
+/// all share one, to validate it; else another person's fetch is nothing to wait for, since what it brings is not for
+/// them.
+pub fn fill_key(key: &CacheKey, inputs: &Inputs, has_stored: bool) -> CacheKey {
+    let person = if has_stored { None } else { inputs.person() };
+    person.map_or_else(|| key.clone(), |person| key.of_person(&person))
 }
 
 /// The fields with a `Date`: whoever receives a response without one records when it came (RFC 9110 section 6.6.1).

@@ -9,20 +9,21 @@ use std::sync::Arc;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
+use super::audit::comparable;
 use super::context::Context;
 use super::view::{self, View};
 use super::{App, cached};
 use crate::clock;
 use crate::observe::outcome::Shadowed;
-use crate::rules::admission::{self, Admission, DiscardReason, Kept};
-use crate::rules::cache_control::CacheControl;
+use crate::rules::admission::{self, Admission, Kept};
 use crate::rules::client_control::ClientControl;
 use crate::rules::freshness::Exchange;
-use crate::rules::guard::{self, Comparison, Inputs, Witness};
-use crate::rules::head::{Fields, ResponseHead};
+use crate::rules::guard::{self, Inputs, Settled, Witness};
+use crate::rules::head::{Field, Fields, ResponseHead};
 use crate::rules::identity;
 use crate::rules::invalidate::Facts;
 use crate::rules::key::CacheKey;
+use crate::rules::lookup::PassReason;
 use crate::rules::outgoing::Outgoing;
 use crate::rules::route::Route;
 use crate::rules::secrets::Secrets;
@@ -89,7 +90,11 @@ impl Shadow {
             max_object_size: ctx.live.plan.memory.max_object_size,
             is_get: request.method == "GET",
             hit: found.response.filter(|_| would_hit),
-            result: if would_hit { Shadowed::Unseen } else { Shadowed::NotStored },
+            result: match app.store.memo.reason(&found.key, now) {
+                Some(_) => Shadowed::Passed,
+                None if would_hit => Shadowed::Unseen,
+                None => Shadowed::NotStored,
+            },
             response: None,
             primary,
             begun,
@@ -106,7 +111,7 @@ impl Shadow {
     pub fn head(&mut self, app: &App, response: &ResponseHeader) {
         let status = response.status.as_u16();
         // A part, and what is not modified, cannot be compared with the whole.
-        if !self.is_get || matches!(status, 206 | 304) {
+        if self.result == Shadowed::Passed || !self.is_get || matches!(status, 206 | 304) {
             return;
         }
         self.exchange.received_at = clock::now();
@@ -123,15 +128,16 @@ impl Shadow {
             self.secrets.set_by(head.fields);
         }
         // A response with a cookie, or one that is not to be stored, is still compared with what would have been served.
-        let withheld = CacheControl::of(head.fields).withheld;
-        let head = Head::storable(&head).without(&["set-cookie"]).without(&withheld);
+        let head = comparable(&head);
         if kept.is_none() && self.hit.is_none() {
             // Nothing to store, and nothing to compare with.
             return;
         }
         let body = app.store.fills.collect(self.max_object_size);
         self.response = Some(Coming { head, kept, body });
-        if lent.iter().any(|(name, value)| name.eq_ignore_ascii_case("content-length") && *value == b"0") {
+        let is_empty =
+            |(name, value): &Field<'_>| name.eq_ignore_ascii_case("content-length") && *value == b"0";
+        if status == 204 || lent.iter().any(is_empty) {
             // No body will come.
             self.body(app, &[], true);
         }
@@ -140,8 +146,8 @@ impl Shadow {
     /// Takes a part of its body in.
     pub fn body(&mut self, app: &App, chunk: &[u8], ends: bool) {
         let Some(coming) = &mut self.response else { return };
-        if coming.body.push(chunk).is_err() {
-            app.observer.metrics.limit(DiscardReason::FillLimit.as_str());
+        if let Err(reason) = coming.body.push(chunk) {
+            app.observer.metrics.limit(reason.as_str());
             self.response = None;
             return;
         }
@@ -165,32 +171,38 @@ impl Shadow {
         if coming.head.with(|head| self.secrets.shown_by(head.fields, coming.body.bytes())).is_some() {
             return Shadowed::Personalised;
         }
-        let key = self.key(app, kept);
+        let key = self.key(kept);
         let Some(own) = Witness::of(&self.inputs, kept.ambient, &self.route.cache) else {
             self.store(app, &key, coming, None);
             return Shadowed::Miss;
         };
-        let (witness, result) = match self.compared(app, &key, &coming) {
-            Some(Comparison::Same(proven)) => (proven, Shadowed::Miss),
-            Some(Comparison::Personalised(difference)) => {
-                self.tell(&format!("another visitor got another {difference}"));
-                (own, Shadowed::Personalised)
+        let stored = [&key, &self.primary]
+            .into_iter()
+            .find_map(|place| Some((place, app.store.memory.stored(place)?)));
+        let new = (&coming.head, coming.body.bytes());
+        let settled = stored.as_ref().map_or(Settled::Store(own.clone()), |(_, stored)| {
+            stored.settle(&self.inputs, self.exchange.requested_at, new, own)
+        });
+        match (settled, stored) {
+            (Settled::Store(witness), _) => {
+                self.store(app, &key, coming, Some(witness));
+                Shadowed::Miss
             }
-            Some(Comparison::Changed | Comparison::OtherCredential) | None => (own, Shadowed::Miss),
-        };
-        self.store(app, &key, coming, Some(witness));
-        result
+            (Settled::Mark(difference), Some((place, stored))) => {
+                app.store.memory.remove(place, &stored);
+                self.mark(app, &key);
+                self.tell(&format!("another visitor got another {difference}"));
+                Shadowed::Personalised
+            }
+            (Settled::Mark(_) | Settled::Refuse, _) => Shadowed::Personalised,
+        }
     }
 
-    /// What the response says about a fresh one that is stored for others.
-    fn compared(&self, app: &App, key: &CacheKey, coming: &Coming) -> Option<Comparison> {
-        let stored = app.store.memory.stored(key)?;
-        let witness = stored.witness.as_deref()?;
-        stored.freshness.remaining(self.exchange.requested_at)?;
-        let new = coming.body.bytes();
-        Some(coming.head.with(|head| {
-            stored.head.with(|old| guard::compare((witness, old, &stored.body), (head, new), &self.inputs))
-        }))
+    /// The key would pass from now on.
+    fn mark(&self, app: &App, key: &CacheKey) {
+        let period = self.route.cache.personalised_ttl;
+        let facts = Arc::new(self.facts.clone());
+        app.store.memo.note(key, facts, PassReason::Personalised, period, clock::now());
     }
 
     fn tell(&self, message: &str) {
@@ -198,11 +210,10 @@ impl Shadow {
     }
 
     /// The key of the response's variant.
-    fn key(&self, app: &App, kept: &Kept) -> CacheKey {
+    fn key(&self, kept: &Kept) -> CacheKey {
         if kept.vary.is_empty() {
             return self.primary.clone();
         }
-        app.store.memory.note_vary(&self.primary, &kept.vary);
         self.primary.variant(&kept.vary, Fields(&view::lend(&self.outgoing)))
     }
 
@@ -216,6 +227,7 @@ impl Shadow {
             vary: kept.vary,
             witness: witness.map(Box::new),
         };
+        app.store.memory.note_vary(&self.primary, &response.vary);
         // Refused when a purge came meanwhile, or it does not fit: then the next request is one more miss.
         let _ = app.store.memory.insert(key, Arc::new(response), self.begun, self.route.cache.max_variants);
     }

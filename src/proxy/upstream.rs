@@ -6,12 +6,13 @@ use pingora::{Error, ErrorType, OrErr, Result};
 
 use super::context::Context;
 use super::view::View;
+use crate::rules::cookies::{self, Role};
 use crate::rules::directives::digits;
 use crate::rules::forwarding::is_claim;
 use crate::rules::head::Fields;
 use crate::rules::identity::{DEVICE_FIELD, Device};
 use crate::rules::outgoing::Outgoing;
-use crate::rules::policy::{CachePolicy, Patterns};
+use crate::rules::policy::{CachePolicy, OriginControl};
 use crate::rules::target::normal_host;
 use crate::rules::validation;
 use crate::store::response::StoredResponse;
@@ -153,14 +154,24 @@ pub fn for_audit(view: &View<'_>, policy: &CachePolicy, ctx: &Context) -> Result
     Ok(request)
 }
 
-/// Makes the head of a request for the same page that has nothing of this client but what is in the key.
+/// Makes the head of a request for the same page that has nothing of this client that could be left out: its address is
+/// its connection's, and what the key holds has to be sent.
 pub fn for_anyone(view: &View<'_>, policy: &CachePolicy, ctx: &Context) -> Result<RequestHeader> {
-    let mut anonymous = policy.clone();
-    anonymous.forward_cookies = Patterns::default();
-    anonymous.query.forward_excluded = false;
-    let mut request = for_fetch(view, &anonymous, None, ctx)?;
-    for name in &policy.ignore_vary {
+    let mut unforwarding = policy.clone();
+    unforwarding.query.forward_excluded = false;
+    let mut request = for_fetch(view, &unforwarding, None, ctx)?;
+    let keyed = cookies::with_role(view.fields(), policy, Role::Keyed).map(|pair| pair.to_string());
+    let keyed: Vec<String> = keyed.collect();
+    request.remove_header("cookie");
+    if !keyed.is_empty() {
+        request.insert_header("Cookie", keyed.join("; "))?;
+    }
+    let ignored = policy.ignore_vary.iter().filter(|name| *name != "cookie");
+    for name in ignored.filter(|name| !policy.identity.headers.contains(name)) {
         request.remove_header(name.as_str());
+    }
+    if policy.origin_cache_control == OriginControl::Override || policy.identity.device {
+        request.insert_header("User-Agent", Device::of(view.fields()).agent())?;
     }
     Ok(request)
 }

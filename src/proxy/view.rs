@@ -81,8 +81,13 @@ impl<'a> View<'a> {
     /// Whether the client named a host that is one.
     pub fn has_valid_host(&self) -> bool {
         let is_text = |value: &[u8]| std::str::from_utf8(value).is_ok();
-        let mut named = self.fields.iter().filter(|(name, _)| *name == "host").chain(&self.believed);
-        named.all(|(_, value)| is_text(value)) && is_host(self.own_host()) && is_host(self.host())
+        let own = self.fields.iter().filter(|(name, _)| *name == "host");
+        let mut named = own.chain(self.believed.iter().filter(|(name, _)| *name == FORWARDED_HOST));
+        let names_none = self.host().is_empty() && !self.own_host().is_empty();
+        named.all(|(_, value)| is_text(value))
+            && is_host(self.own_host())
+            && is_host(self.host())
+            && !names_none
     }
 
     /// The target in origin form; `/` for an absolute one without a path.

@@ -1,7 +1,7 @@
 //! Whether a response may be stored (RFC 9111 section 3), and if not, why.
 //!
-//! The request has already passed [`super::lookup`]: it was a GET without identity, or its route lets requests
-//! with `Authorization` take part. What is left is what the response says of itself.
+//! The request has already passed [`super::lookup`]: it was a GET without identity, or with one that the route has a rule
+//! for. What is left is what the response says of itself.
 
 use std::sync::Arc;
 
@@ -101,6 +101,12 @@ impl DiscardReason {
         }
     }
 
+    /// Whether the response is refused for what it is, and not for lack of room or a purge: then it may be for the one who
+    /// got it only.
+    pub fn is_of_one_exchange(self) -> bool {
+        !matches!(self, Self::Purged | Self::TooLarge | Self::FillLimit)
+    }
+
     /// Whether a response with this status, refused for this reason, is news of the page: what is stored has been
     /// replaced by it (RFC 9111 section 4.3.3), and the next response is likely to be refused too, so that its
     /// requests had better not wait for each other.
@@ -194,7 +200,7 @@ fn admit(
 /// Errors that fields of one request can provoke: too long ones, characters that only the origin refuses, a body or
 /// a protocol claimed in a field. Stored, one such request would take the page from everyone ("cache-poisoned denial of
 /// service"). A route that names such a status in `status_ttl` stores it all the same.
-fn is_provoked(status: u16) -> bool {
+pub fn is_provoked(status: u16) -> bool {
     matches!(status, 400 | 408 | 411..=413 | 415 | 417 | 421 | 425 | 426 | 505)
 }
 

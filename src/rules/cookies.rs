@@ -56,8 +56,14 @@ pub fn role(name: &str, policy: &CachePolicy) -> Role {
     closest.map_or(Role::Identifying, |(_, role)| role)
 }
 
+/// The most cookies of one request that are looked at; browsers keep fewer per site. With more it passes.
+const MAX_COOKIES: usize = 256;
+
 /// The name of the first cookie that may name a visitor.
 pub fn first_identifying<'a>(fields: Fields<'a>, policy: &CachePolicy) -> Option<&'a str> {
+    if all(fields).nth(MAX_COOKIES).is_some() {
+        return Some("(too many)");
+    }
     for value in fields.all("cookie") {
         let Ok(value) = std::str::from_utf8(value) else {
             return Some("(not text)");
@@ -127,6 +133,18 @@ mod tests {
         ] {
             let fields: Vec<_> = lines.iter().map(|line| ("Cookie", line.as_bytes())).collect();
             assert_eq!(first_identifying(Fields(&fields), &policy), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn of_too_many_cookies_any_may_identify() {
+        let many = "_ga=1;".repeat(MAX_COOKIES);
+        let one_more = many.clone() + "_ga=1";
+        for (cookies, expected) in [(many, None), (one_more, Some("(too many)"))] {
+            assert_eq!(
+                first_identifying(Fields(&[("cookie", cookies.as_bytes())]), &testing::policy()),
+                expected
+            );
         }
     }
 

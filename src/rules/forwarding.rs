@@ -33,13 +33,21 @@ const CLAIMS: &[&str] = &[
     "front-end-https",
     "proxy",
     "script-name",
+    "rsc",
     "x-country-code",
     "x-host",
+    "x-http-destinationurl",
     "x-http-host-override",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-middleware-prefetch",
+    "x-middleware-subrequest",
+    "x-nextjs-data",
+    "x-path-override",
     "x-real-ip",
+    "x-scheme",
+    "x-ssl",
     "x-url-scheme",
 ];
 
@@ -62,12 +70,21 @@ pub fn names_a_person(name: &str) -> bool {
 pub fn is_claim(name: &str) -> bool {
     let name = folded(name);
     CLAIMS.contains(&name.as_str())
-        || ["ssl-client-", "x-forwarded-", "x-original-", "x-rewrite-", "x-ssl-"]
+        || ["ssl-client-", "x-forwarded-", "x-original-", "x-rewrite-", "x-invoke-", "x-ssl-"]
             .iter()
             .any(|family| name.starts_with(family))
-        || ["client-ip", "connecting-ip", "remote-user", "remote-addr", "authenticated-user", "webauth-user"]
-            .iter()
-            .any(|family| name.ends_with(family))
+        || [
+            "client-ip",
+            "connecting-ip",
+            "originating-ip",
+            "remote-ip",
+            "remote-user",
+            "remote-addr",
+            "authenticated-user",
+            "webauth-user",
+        ]
+        .iter()
+        .any(|family| name.ends_with(family))
 }
 
 /// A field's name as a WSGI or CGI application sees it, but for its case.

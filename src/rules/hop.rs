@@ -30,9 +30,12 @@ const OF_THE_FRAMING: &[&str] = &["connection", "content-length", "host", "trans
 /// The fields of a request that reach the next hop: those that `Connection` nominates are not there, for the key as
 /// little as for the origin. Otherwise a client could have a page stored under a value that the origin never saw.
 pub fn end_to_end<'a>(fields: &[Field<'a>]) -> Vec<Field<'a>> {
-    let head = Fields(fields);
+    let nominated: Vec<&str> = Fields(fields).list("connection").collect();
+    if nominated.is_empty() {
+        return fields.to_vec();
+    }
     let is_nominated = |name: &str| {
-        head.list("connection").any(|nominated| nominated.eq_ignore_ascii_case(name))
+        nominated.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
             && !OF_THE_FRAMING.iter().any(|kept| kept.eq_ignore_ascii_case(name))
     };
     fields.iter().filter(|(name, _)| !is_nominated(name)).copied().collect()

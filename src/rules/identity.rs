@@ -4,6 +4,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use memchr::memmem;
 use sha2::{Digest, Sha256};
 
 use super::cookies::{self, Role};
@@ -115,10 +116,19 @@ impl Device {
         }
     }
 
+    /// A `User-Agent` of such a device that is nobody's.
+    pub fn agent(self) -> &'static str {
+        match self {
+            Self::Mobile => "Mozilla/5.0 (Mobile)",
+            Self::Tablet => "Mozilla/5.0 (Tablet)",
+            Self::Desktop => "Mozilla/5.0",
+        }
+    }
+
     /// Reads `User-Agent` as browsers agree to write it: phones say `Mobi`, Android tablets do not.
     pub fn of(fields: Fields<'_>) -> Self {
-        let agent = fields.text("user-agent").unwrap_or_default();
-        let says = |word: &str| agent.contains(word);
+        let lines: Vec<&[u8]> = fields.all("user-agent").collect();
+        let says = |word: &str| lines.iter().any(|line| memmem::find(line, word.as_bytes()).is_some());
         if says("iPad") || says("Tablet") || says("Silk/") || (says("Android") && !says("Mobi")) {
             Self::Tablet
         } else if says("Mobi") || says("iPhone") || says("iPod") || says("Opera Mini") {
@@ -250,5 +260,8 @@ mod tests {
             assert_eq!(Device::of(Fields(&[("User-Agent", agent.as_bytes())])), device, "{agent}");
         }
         assert_eq!(Device::of(Fields::default()), Device::Desktop);
+        for device in [Device::Mobile, Device::Tablet, Device::Desktop] {
+            assert_eq!(Device::of(Fields(&[("user-agent", device.agent().as_bytes())])), device);
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! as a digest, because they may be secrets and keys are shown to operators.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -42,7 +42,8 @@ impl CacheKey {
         let mut key = String::with_capacity(96);
         key.push_str(route);
         key.push(STAMP);
-        key.push_str(&format!("{:08x}", policy.stamp));
+        // Writing to a String cannot fail.
+        let _ = write!(key, "{:08x}", policy.stamp);
         for part in [target.scheme.as_str(), &target.host, &target.path] {
             key.push(SEPARATOR);
             key.push_str(part);
@@ -85,6 +86,11 @@ impl CacheKey {
         key.extend_from_slice(&self.0);
         parts.iter().for_each(|part| key.extend_from_slice(part));
         Self(key.into())
+    }
+
+    /// Whether it is of this route.
+    pub fn is_of_route(&self, route: &str) -> bool {
+        self.0.strip_prefix(route.as_bytes()).is_some_and(|rest| rest.first() == Some(&(STAMP as u8)))
     }
 
     /// Whether its URL can have other entries: for another visitor, or for other wishes.

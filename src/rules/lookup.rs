@@ -3,6 +3,8 @@
 //! This is the first line of the promise: a request that names a person, or that the store cannot answer
 //! rightly, passes to the origin, with the reason. It is decided before any key is made.
 
+use std::borrow::Cow;
+
 use super::cookies;
 use super::forwarding::{folded, names_a_person};
 use super::head::RequestHead;
@@ -26,7 +28,7 @@ pub enum PassReason {
     Body,
     /// It carries a field that names a person (`Authorization`, an API key).
     Authorization,
-    /// It carries a cookie that is not on the ignore list.
+    /// It carries a cookie that no list of the route names.
     Cookie,
     /// Its path may name another resource than it seems to.
     Path,
@@ -85,7 +87,7 @@ impl PassReason {
             Self::Upgrade => "the request asks to change the protocol",
             Self::Body => "a GET or HEAD with content is not covered by the key",
             Self::Authorization => "the request carries a field that names a person",
-            Self::Cookie => "the request carries a cookie that is not on the ignore list",
+            Self::Cookie => "the request carries a cookie that no list of the route names",
             Self::Path => "the path contains dot segments and may name another resource",
             Self::Encoding => "what is stored has a coding that the client does not accept",
             Self::Precondition => "only the origin can check its If-Match or If-Unmodified-Since",
@@ -135,11 +137,17 @@ pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), Pa
 /// responses to requests with `Authorization`; the default is stricter. What is in the key is personal no longer,
 /// if it is spelled as the key reads it.
 fn is_personal(name: &str, request: &RequestHead<'_>, policy: &CachePolicy) -> bool {
+    // As a rule it is lower case with hyphens already.
+    let plain = match name.bytes().any(|byte| byte == b'_' || byte.is_ascii_uppercase()) {
+        true => Cow::Owned(folded(name)),
+        false => Cow::Borrowed(name),
+    };
+    if !is_identity(&plain) && !policy.bypass_headers.iter().any(|listed| *listed == plain) {
+        return false;
+    }
     let name = name.to_ascii_lowercase();
     let takes_part = name == "authorization" && policy.authorization == Authorization::Rfc9111;
-    let plain = folded(&name);
-    let listed = policy.bypass_headers.contains(&plain) || is_identity(&plain);
-    listed && !takes_part && !identity::covers(&name, request.fields, &policy.identity)
+    !takes_part && !identity::covers(&name, request.fields, &policy.identity)
 }
 
 #[cfg(test)]

@@ -158,7 +158,7 @@ pub struct Preferences {
 }
 
 /// How the query string takes part in the key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct QueryPolicy {
     /// The only parameters that change anything in the response; empty: all but the excluded ones do.
     pub include: Patterns,
@@ -285,24 +285,62 @@ pub const CAMPAIGN_PARAMETERS: &[&str] = &[
 /// Request fields that name a person, whatever the route says.
 pub const IDENTITY_HEADERS: &[&str] = &[
     "api-key",
-    "api-token",
+    "apikey",
+    "authentication",
     "authorization",
     "dpop",
     "ocp-apim-subscription-key",
-    "private-token",
-    "proxy-authorization",
+    "session",
+    "token",
+    "x-auth",
+    "x-session",
     "x-session-id",
-    "x-webauth-email",
+];
+
+/// How such names end, and begin.
+const IDENTITY_ENDS: &[&str] = &[
+    "-access-key",
+    "-api-key",
+    "-apikey",
+    "-assertion",
+    "-auth-key",
+    "-authorization",
+    "-client-cert",
+    "-email",
+    "-principal",
+    "-secret",
+    "-session",
+    "-token",
+    "-user",
+    "-user-id",
+    "-userid",
+    "-username",
+];
+const IDENTITY_BEGINNINGS: &[&str] = &[
+    "cf-access-",
+    "remote-",
+    "tailscale-user-",
+    "x-amzn-oidc-",
+    "x-auth-",
+    "x-authenticated-",
+    "x-authentik-",
+    "x-consumer-",
+    "x-credential-",
+    "x-goog-authenticated-",
+    "x-goog-iap-",
+    "x-hasura-",
+    "x-pomerium-",
+    "x-token-",
+    "x-vouch-",
+    "x-webauth-",
 ];
 
 /// Whether a field of this name, in lower case and with hyphens, names a person by its usual form: API keys, tokens, and
 /// what gateways say of who is logged in.
 pub fn is_identity(name: &str) -> bool {
-    let ends = ["-api-key", "-apikey", "-assertion", "-auth-key", "-token", "-principal"];
-    let begins = ["x-amzn-oidc-", "x-auth-request-", "x-authentik-", "x-goog-authenticated-", "x-goog-iap-"];
     IDENTITY_HEADERS.contains(&name)
-        || ends.iter().any(|end| name.ends_with(end))
-        || begins.iter().any(|begin| name.starts_with(begin))
+        || IDENTITY_ENDS.iter().any(|end| name.ends_with(end))
+        || IDENTITY_BEGINNINGS.iter().any(|begin| name.starts_with(begin))
 }
 
 #[cfg(test)]
@@ -341,6 +379,26 @@ mod tests {
             [("_ga", true), ("_ga_X1", true), ("_gax", false), ("_GA", false), ("sessionid", false)]
         {
             assert_eq!(patterns.matches(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_usual_names_of_identities_are_known() {
+        for name in [
+            "apikey",
+            "x-api-key",
+            "private-token",
+            "x-auth-user",
+            "remote-email",
+            "x-csrf-token",
+            "x-user-id",
+        ] {
+            assert!(is_identity(name), "{name}");
+        }
+        for name in
+            ["accept", "user-agent", "x-requested-with", "x-tenant", "sec-fetch-user-x", "priority", "from"]
+        {
+            assert!(!is_identity(name), "{name}");
         }
     }
 

@@ -14,8 +14,9 @@ use super::target::decoded;
 const MIN_SENT: usize = 16;
 /// The same for a cookie that the response itself sets: the coincidence would be a larger one.
 const MIN_SET: usize = 8;
-/// The most values looked for.
-const MAX_SECRETS: usize = 64;
+/// The most values, and the most parts of them, that are looked for: each is a pass over the body. A response to a request
+/// with more is refused.
+const MAX_NEEDLES: usize = 64;
 
 /// Names of form fields that hold a token against forged requests, as frameworks call them. Their value is often masked
 /// anew for each page, so that only the name can be found.
@@ -49,6 +50,8 @@ pub struct Secrets {
     set: Vec<Vec<u8>>,
     /// Whether the response sets a cookie: then a form with a token was made for one visitor.
     sets_cookie: bool,
+    /// Whether there are more than can be looked for.
+    are_too_many: bool,
 }
 
 impl Secrets {
@@ -69,6 +72,7 @@ impl Secrets {
                 add(sent, line.rsplit(|byte| *byte == b' ').next().unwrap_or(line), MIN_SENT);
             }
         }
+        secrets.count();
         secrets
     }
 
@@ -83,6 +87,12 @@ impl Secrets {
                 add(&mut self.set, unquoted.unwrap_or(value), MIN_SET);
             }
         }
+        self.count();
+    }
+
+    fn count(&mut self) {
+        let needles = self.sent.iter().chain(&self.set).map(|value| needles(value).len());
+        self.are_too_many = needles.sum::<usize>() > MAX_NEEDLES;
     }
 
     /// Whether there is nothing to look for.
@@ -91,19 +101,23 @@ impl Secrets {
     }
 
     /// What a response with these fields, as it is stored, and this body shows of them: as it is, percent-decoded or in
-    /// part, escaped for HTML or JSON, or behind a mask as Django's form tokens are. A coded body cannot be read, and
-    /// may show anything.
+    /// part, escaped for HTML or JSON, or behind a mask as Django's form tokens are. A coded body cannot be read, nor can
+    /// be looked for any number of values: then it may show anything.
     pub fn shown_by(&self, fields: Fields<'_>, body: &[u8]) -> Option<Shown> {
         if self.is_empty() {
             return None;
         }
-        if fields.list("content-encoding").any(|coding| !coding.eq_ignore_ascii_case("identity")) {
+        let is_coded = fields.list("content-encoding").any(|coding| !coding.eq_ignore_ascii_case("identity"));
+        let media_type = fields.text("content-type").unwrap_or_default().to_ascii_lowercase();
+        let is_wide = ["utf-16", "utf-32", "ucs-2"].iter().any(|charset| media_type.contains(charset));
+        if is_wide || is_coded || self.are_too_many {
             return Some(if self.sets_cookie { Shown::Set } else { Shown::Sent });
         }
-        let plain = unescaped(body);
+        let (plain, unquoted) = (unescaped(body), percent_decoded(body));
         // A cookie that everyone gets, because the route says so, is in its own field.
         let others = fields.0.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("set-cookie"));
-        let texts: Vec<&[u8]> = [body, &plain].into_iter().chain(others.map(|(_, value)| *value)).collect();
+        let texts: Vec<&[u8]> =
+            [body, &plain, &unquoted].into_iter().chain(others.map(|(_, value)| *value)).collect();
         let found = |needle: &[u8]| texts.iter().any(|text| memmem::find(text, needle).is_some());
         let shown = |values: &[Vec<u8>]| {
             values.iter().any(|value| needles(value).iter().any(|needle| found(needle)))
@@ -121,16 +135,16 @@ impl Secrets {
 }
 
 fn add(values: &mut Vec<Vec<u8>>, value: &[u8], min: usize) {
-    if value.len() >= min && values.len() < MAX_SECRETS {
+    if value.len() >= min {
         values.push(value.to_vec());
     }
 }
 
-/// What to look for: a value as it is and decoded, and the longer parts of one that is put together.
+/// What to look for: a value as it is and decoded, and its longer words, which every way of writing it leaves alone.
 fn needles(value: &[u8]) -> Vec<Vec<u8>> {
     let decoded = decoded(&String::from_utf8_lossy(value));
-    let parts = decoded.split(|byte| b".|:%$,& ".contains(byte)).filter(|part| part.len() >= MIN_SENT);
-    let mut needles: Vec<Vec<u8>> = parts.map(<[u8]>::to_vec).collect();
+    let words = decoded.split(|byte| !byte.is_ascii_alphanumeric()).filter(|word| word.len() >= MIN_SENT);
+    let mut needles: Vec<Vec<u8>> = words.map(<[u8]>::to_vec).collect();
     needles.extend([value.to_vec(), decoded]);
     needles
 }
@@ -197,11 +211,25 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What stands behind an ampersand, and how long it is.
+/// A text without percent-encoding; empty when it has none.
+fn percent_decoded(text: &[u8]) -> Vec<u8> {
+    match memchr::memchr(b'%', text) {
+        Some(_) => decoded(&String::from_utf8_lossy(text)),
+        None => Vec::new(),
+    }
+}
+
+/// What stands behind an ampersand, and how long it is. Browsers read it without its semicolon too.
 fn entity(text: &[u8]) -> Option<(char, usize)> {
     /// `#x10FFFF`.
     const LONGEST: usize = 8;
-    let end = text.iter().take(LONGEST + 1).position(|byte| *byte == b';')?;
+    let (from, is_part): (usize, fn(&u8) -> bool) = match text {
+        [b'#', b'x' | b'X', ..] => (2, u8::is_ascii_hexdigit),
+        [b'#', ..] => (1, u8::is_ascii_digit),
+        _ => (0, u8::is_ascii_alphabetic),
+    };
+    let end = from + text[from..].iter().take(LONGEST).take_while(|byte| is_part(byte)).count();
+    let has_semicolon = text.get(end) == Some(&b';');
     let name = std::str::from_utf8(&text[..end]).ok()?;
     let number = |digits: &str, radix| u32::from_str_radix(digits, radix).ok().and_then(char::from_u32);
     let c = match name {
@@ -215,12 +243,16 @@ fn entity(text: &[u8]) -> Option<(char, usize)> {
             decimal => number(decimal, 10)?,
         },
     };
-    Some((c, end + 1))
+    Some((c, end + usize::from(has_semicolon)))
 }
 
 /// What stands behind a backslash, and how long it is.
 fn json_escape(text: &[u8]) -> Option<(char, usize)> {
     match text.first()? {
+        b'x' => {
+            let digits = std::str::from_utf8(text.get(1..3)?).ok()?;
+            Some((char::from(u8::from_str_radix(digits, 16).ok()?), 3))
+        }
         b'u' => {
             let digits = std::str::from_utf8(text.get(1..5)?).ok()?;
             Some((char::from_u32(u32::from_str_radix(digits, 16).ok()?)?, 5))
@@ -282,6 +314,10 @@ mod tests {
             ("next=0123456789abcdef%7Chash-of-it", "the token is 0123456789abcdef", true),
             ("id=eyJhbGciOiJub25lIn0.0123456789abcdef.s", "0123456789abcdef", true),
             ("a=1", "&#xFFFFFFFF; &amp &;\\", false),
+            ("csrf=ZGVmYWNlZG9m/+f4CBgg==", "?t=ZGVmYWNlZG9m%2F%2Bf4CBgg%3D%3D", true),
+            ("csrf=abcdef+ghijk", "abcdef\\x2bghijk", true),
+            ("csrf=abcdef+ghijk", "abcdef&#43ghijk", true),
+            ("csrf=0123456789abcdef+f4", "0123456789abcdef&plus;f4", true),
         ] {
             let shows = set(cookie).shown_by(Fields::default(), body.as_bytes());
             assert_eq!(shows, shown.then_some(Shown::Set), "{cookie} {body}");
@@ -327,8 +363,21 @@ mod tests {
         assert_eq!(secrets.shown_by(Fields(&in_field), b"page"), Some(Shown::Set));
         assert_eq!(secrets.shown_by(Fields(&[("Content-Encoding", b"gzip")]), b"\x1f\x8b"), Some(Shown::Set));
         assert_eq!(secrets.shown_by(Fields(&[("Content-Encoding", b"identity")]), b"page"), None);
+        let wide = [("Content-Type", &b"text/html; charset=UTF-16"[..])];
+        assert_eq!(secrets.shown_by(Fields(&wide), b"page"), Some(Shown::Set));
         let nothing = Secrets::default();
         assert_eq!(nothing.shown_by(Fields(&[("Content-Encoding", b"gzip")]), b"csrf_token"), None);
+    }
+
+    #[test]
+    fn of_too_many_secrets_any_may_be_shown() {
+        let policy = CachePolicy { forward_cookies: Patterns::new(&["*"]).unwrap(), ..testing::policy() };
+        let parts: Vec<String> = (0..100).map(|n| format!("part0number0{n:05}")).collect();
+        let cookie = format!("many={}", parts.join("|"));
+        assert_eq!(
+            sent(&policy, &[("Cookie", &cookie)]).shown_by(Fields::default(), b"page"),
+            Some(Shown::Sent)
+        );
     }
 
     #[test]

@@ -125,6 +125,8 @@ pub fn is_host(host: &str) -> bool {
 /// Lower case, without the scheme's default port (RFC 3986 section 6.2.3).
 pub fn normal_host(scheme: Scheme, host: &str) -> Cow<'_, str> {
     let host = host.strip_suffix(scheme.default_port()).unwrap_or(host);
+    // A fully qualified name is the same host.
+    let host = host.strip_suffix('.').unwrap_or(host);
     if host.bytes().any(|b| b.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() }
 }
 
@@ -221,6 +223,8 @@ mod tests {
             (Scheme::Http, "example.com:8080", "example.com:8080"),
             (Scheme::Http, "[::1]:80", "[::1]"),
             (Scheme::Http, "", ""),
+            (Scheme::Http, "example.com.", "example.com"),
+            (Scheme::Http, "example.com.:80", "example.com"),
         ] {
             assert_eq!(normal_host(scheme, given), normal, "{given}");
         }

@@ -92,6 +92,12 @@ impl Index {
         }
     }
 
+    /// The stored responses of a route. Looks at all: for what happens rarely.
+    pub fn find_route(&self, route: &str) -> Vec<EntryId> {
+        let of_route = self.entries.iter().filter(|(_, entry)| entry.key.is_of_route(route));
+        of_route.map(|(id, _)| *id).collect()
+    }
+
     /// Whether this response is indexed.
     pub fn contains(&self, id: EntryId) -> bool {
         self.entries.contains_key(&id)

@@ -188,7 +188,7 @@ impl Memory {
             return Err(Refused::Purged);
         }
         let added = self.add(&mut books, key, response);
-        if let Some(oldest) = books.index.oldest_beyond(key, max_variants) {
+        while let Some(oldest) = books.index.oldest_beyond(key, max_variants) {
             self.take_out(&mut books, oldest);
             self.crowded_out.fetch_add(1, Ordering::Relaxed);
         }
@@ -209,11 +209,10 @@ impl Memory {
             return Err(Refused::Purged);
         }
         match self.map.peek(key) {
-            Some(Slot::Response { response, .. }) if !Arc::ptr_eq(&response, old) => {
-                return Err(Refused::Superseded);
-            }
+            Some(Slot::Response { response, .. }) if Arc::ptr_eq(&response, old) => {}
             // Evicted: then it is stored anew.
-            _ => {}
+            None => {}
+            Some(_) => return Err(Refused::Superseded),
         }
         self.add(&mut books, key, new.clone())
     }
@@ -234,6 +233,14 @@ impl Memory {
         match self.map.remove_if(key, same) {
             Some((_, Slot::Response { id, .. })) => books.index.remove(id).is_some(),
             _ => false,
+        }
+    }
+
+    /// Removes all that was stored through a route.
+    pub fn remove_route(&self, route: &str) {
+        let mut books = self.books.lock();
+        for id in books.index.find_route(route) {
+            self.take_out(&mut books, id);
         }
     }
 

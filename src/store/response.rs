@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::clock::Timestamp;
 use crate::rules::freshness::Freshness;
-use crate::rules::guard::Witness;
+use crate::rules::guard::{self, Inputs, Settled, Stored, Witness};
 use crate::rules::head::{Field, Fields, ResponseHead};
 use crate::rules::hop;
 use crate::rules::invalidate::Facts;
@@ -94,11 +95,29 @@ pub struct StoredResponse {
     pub facts: Arc<Facts>,
     /// What selects among its variants.
     pub vary: Vary,
-    /// Whom it may be given to besides those it was made for; `None` for everyone.
+    /// Whom it may be given to; `None`: everyone.
     pub witness: Option<Box<Witness>>,
 }
 
 impl StoredResponse {
+    /// Settles a new response under the same key, which came of a request with `inputs` at `requested_at`.
+    pub fn settle(
+        &self,
+        inputs: &Inputs,
+        requested_at: Timestamp,
+        (head, body): (&Head, &[u8]),
+        own: Witness,
+    ) -> Settled {
+        let Some(witness) = self.witness.as_deref() else { return Settled::Store(own) };
+        let is_fresh = self.freshness.remaining(requested_at).is_some();
+        head.with(|new| {
+            self.head.with(|head| {
+                let stored = Stored { witness, head, body: &self.body, is_fresh };
+                guard::settle(&stored, (new, body), own, inputs)
+            })
+        })
+    }
+
     /// What it occupies in the process, in bytes, an allowance for allocator gaps and bookkeeping included.
     ///
     /// A body is charged an eighth more than its length: size classes of the allocator are that far apart.

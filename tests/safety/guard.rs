@@ -53,6 +53,54 @@ fn the_page_of_one_person_stays_theirs_however_many_devices_they_have() {
 }
 
 #[test]
+fn who_lacks_one_of_two_keys_is_no_stranger() {
+    let rig = Rig::new("routes: [{name: all, cache: {ttl: 1m, forward_cookies: [sessionid, remember]}}]");
+    rig.origin.on_each("/", |request| match seen(request, "cookie") {
+        cookie if cookie.contains("ada") => Reply::ok("the page of ada"),
+        _ => Reply::ok("log in"),
+    });
+    for cookie in ["sessionid=ada-1; remember=ada", "remember=ada", "sessionid=ada-1", "sessionid=ada-2"] {
+        assert_eq!(with_cookie(&rig, "/", cookie).text(), "the page of ada", "{cookie}");
+    }
+    for cookie in ["sessionid=bob", "remember=bob", ""] {
+        assert_eq!(with_cookie(&rig, "/", cookie).text(), "log in", "{cookie}");
+    }
+}
+
+#[test]
+fn many_with_a_session_refresh_a_proven_page_once() {
+    let rig =
+        Rig::new("routes: [{name: all, cache: {forward_cookies: [sessionid], stale_while_revalidate: 1h}}]");
+    let expired = || Reply::ok("public").field("Cache-Control", "max-age=60").field("Age", "61");
+    rig.origin.on("/", expired());
+    for cookie in ["", "sessionid=1", "sessionid=2"] {
+        with_cookie(&rig, "/", cookie);
+    }
+    let gate = Gate::new();
+    let before = rig.origin.count("/");
+    rig.origin.on("/", expired().behind(&gate));
+    for (_, response) in crowd(&rig, "/", 30) {
+        assert_eq!((response.verdict(), response.text().as_str()), ("stale", "public"));
+    }
+    gate.open();
+    assert_eq!(rig.origin.count("/") - before, 1);
+}
+
+#[test]
+fn what_one_person_is_told_ends_the_page_for_nobody_else() {
+    let rig = Rig::new("routes: [{name: all, cache: {forward_cookies: [sessionid], stale_if_error: 1h}}]");
+    let fresh = |age: &str| Reply::ok("public").field("Cache-Control", "max-age=60").field("Age", age);
+    rig.origin.on("/", fresh("61"));
+    for cookie in ["", "sessionid=1", "sessionid=2"] {
+        with_cookie(&rig, "/", cookie);
+    }
+    rig.origin.on("/", Reply::ok("yours").field("Cache-Control", "private"));
+    assert_eq!(with_cookie(&rig, "/", "sessionid=3").text(), "yours");
+    rig.origin.on("/", Reply::status(503, "down"));
+    assert_eq!((rig.get("/").status, rig.get("/").detail()), (200, "stale-if-error".to_owned()));
+}
+
+#[test]
 fn a_page_that_differs_by_visitor_is_marked_and_shared_with_nobody() {
     let rig = Rig::new(FORWARDING);
     rig.origin.on_each("/", |request| Reply::ok(seen(request, "cookie")));
@@ -183,7 +231,9 @@ fn a_body_with_the_visitors_own_secret_is_refused_and_nobody_else_pays_for_it() 
     rig.origin.on_each("/debug", |request| Reply::ok(format!("you sent: {}", seen(request, "cookie"))));
     let own = "sessionid=0123456789abcdef0123";
     for _ in 0..2 {
-        assert_eq!(short(&with_cookie(&rig, "/debug", own)), told("miss", "probation"));
+        let response = with_cookie(&rig, "/debug", own);
+        assert_eq!(short(&response), told("miss", "probation"));
+        assert!(!response.cache_status().contains("stored"), "{}", response.head);
     }
     assert_eq!(rig.parvis.metric("parvis_personalised_total", "found=\"secret\""), 2.0);
     // A piece of a public page is no secret, whoever sends it.

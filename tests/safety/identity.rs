@@ -85,7 +85,11 @@ fn a_claim_finds_the_page_of_its_user_and_a_forged_token_never_gets_it() {
     }
     // Who forges tokens takes nothing from the one they are forged for.
     assert_eq!((ask("good-1").verdict(), ask("good-1").text().as_str()), ("hit", "the page of ada"));
-    assert_eq!(rig.parvis.metric("parvis_personalised_total", "found=\"credential\""), 3.0);
+    assert_eq!(rig.parvis.metric("parvis_personalised_total", "found=\"refused\""), 3.0);
+    // Nor by an answer that varies otherwise.
+    rig.origin.on("/me", Reply::ok("another").field("Vary", "Accept"));
+    assert_eq!(ask("forged-again").text(), "another");
+    assert_eq!((ask("good-1").verdict(), ask("good-1").text().as_str()), ("hit", "the page of ada"));
     let none = rig.get_with("/me", &[("Authorization", "Token opaque")]);
     assert_eq!(short(&none), told("pass", "authorization"));
 }

@@ -91,3 +91,21 @@ fn only_listed_parameters_count_and_others_are_forwarded_only_under_the_guard() 
         ("/echo?utm_source=c", told("pass", "personalised"))
     );
 }
+
+#[test]
+fn a_host_with_a_dot_at_its_end_is_the_same_host() {
+    let rig = Rig::new("routes: [{name: all, cache: {ttl: 1m}}]");
+    rig.origin.on_each("/", |request| Reply::ok(seen(request, "host")));
+    assert_eq!(rig.get_with("/", &[("Host", "shop.test.")]).text(), "shop.test");
+    assert_eq!(rig.get("/").verdict(), "hit");
+    rig.purge(r#"{"urls": ["http://shop.test/"]}"#);
+    assert_eq!(rig.get_with("/", &[("Host", "shop.test.:80")]).verdict(), "miss");
+}
+
+#[test]
+fn a_second_browser_line_is_another_browser() {
+    let rig = Rig::new("routes: [{name: all, cache: {ttl: 1m, key: {device_class: true}}}]");
+    rig.origin.on_each("/", |request| Reply::ok(seen(request, "user-agent")).field("Vary", "User-Agent"));
+    rig.get_with("/", &[("User-Agent", "Firefox"), ("User-Agent", "evil")]);
+    assert_eq!(rig.get_with("/", &[("User-Agent", "Firefox")]).text(), "Firefox");
+}
