@@ -197,7 +197,7 @@ async fn share_a_fetch(
     match app.store.fills.enter(&key, || facts(session, ctx), begun) {
         Ticket::Full => pass(PassReason::FillLimit),
         Ticket::Lead(place, mut reader) => {
-            lead(app, session, ctx, &found, found.as_head, place)?;
+            let as_stranger = lead(app, session, ctx, &found, found.as_head, place)?;
             let opening = loop {
                 match reader.news().await {
                     News::Interim(head) => answer::interim(session, &head).await?,
@@ -205,14 +205,18 @@ async fn share_a_fetch(
                 }
             };
             ctx.outcome.origin = Some(ctx.outcome.elapsed());
+            if as_stranger {
+                return hand_out(app, session, ctx, &found, opening, reader, deadline).await;
+            }
             serve_opening(session, ctx, opening, reader, true).await
         }
-        Ticket::Follow(reader) => follow(session, ctx, &found, reader, deadline).await,
+        Ticket::Follow(reader) => follow(app, session, ctx, &found, reader, deadline).await,
     }
 }
 
 /// Reads along with another request's fetch.
 async fn follow(
+    app: &App,
     session: &mut Session,
     ctx: &mut Context,
     found: &Found,
@@ -222,22 +226,51 @@ async fn follow(
     let Ok(opening) = tokio::time::timeout_at(deadline, reader.opening()).await else {
         return Ok(Round::Served(Served::Pass(PassReason::LockTimeout)));
     };
-    match share(session, ctx, found, &opening) {
-        Share::Now => {}
-        Share::Later => {
-            let settled = tokio::time::timeout_at(deadline, reader.settled()).await;
-            return Ok(
-                settled.map_or(Round::Served(Served::Pass(PassReason::LockTimeout)), |()| Round::LookAgain)
-            );
-        }
-        Share::Never(round) => return Ok(round),
-    }
     ctx.outcome.collapsed = true;
-    let round = serve_opening(session, ctx, opening, reader, false).await;
+    let round = hand_out(app, session, ctx, found, opening, reader, deadline).await;
     if !matches!(round, Ok(Round::Served(Served::Answered))) {
         ctx.outcome.collapsed = false;
     }
     round
+}
+
+/// Serves what came of a fetch that was not made as this request would have made it, as far as it may have it.
+async fn hand_out(
+    app: &App,
+    session: &mut Session,
+    ctx: &mut Context,
+    found: &Found,
+    opening: Opening,
+    reader: Reader,
+    deadline: Deadline,
+) -> Result<Round> {
+    match share(session, ctx, found, &opening) {
+        Share::Now => {}
+        Share::Later => {
+            if tokio::time::timeout_at(deadline, reader.settled()).await.is_err() {
+                return Ok(Round::Served(Served::Pass(PassReason::LockTimeout)));
+            }
+            return serve_settled(app, session, ctx, found).await;
+        }
+        Share::Never(round) => return Ok(round),
+    }
+    serve_opening(session, ctx, opening, reader, false).await
+}
+
+/// Serves what has been stored since the request came, be it fresh or not: it was fetched for it too.
+async fn serve_settled(app: &App, session: &mut Session, ctx: &mut Context, found: &Found) -> Result<Round> {
+    let Some(route) = ctx.route.clone() else { return Ok(Round::LookAgain) };
+    let view = View::new(session.req_header(), &ctx.client);
+    let stored = stored_for(app, &view.head(), &found.inputs, &route.cache, &found.primary).response;
+    let is_new = |stored: &Arc<StoredResponse>| stored.freshness.stored_at >= ctx.outcome.received_at;
+    match stored.filter(is_new) {
+        Some(response) if is_readable(view.fields(), &response.head) => {
+            ctx.outcome.collapsed = true;
+            answer::stored(session, ctx, &response, clock::now()).await?;
+            Ok(Round::Served(Served::Answered))
+        }
+        _ => Ok(Round::LookAgain),
+    }
 }
 
 async fn serve_opening(
@@ -299,6 +332,9 @@ fn share(session: &Session, ctx: &Context, found: &Found, opening: &Opening) -> 
         }
         _ => return Share::Now,
     };
+    if streaming.discard.is_some() && streaming.is_personal {
+        return Share::Never(Round::LookAgain);
+    }
     if streaming.discard.is_some() {
         return Share::Never(Round::Served(Served::Pass(PassReason::Uncacheable)));
     }
@@ -320,7 +356,8 @@ fn share(session: &Session, ctx: &Context, found: &Found, opening: &Opening) -> 
 
 /// Begins the fetch of a fill that can be joined now, after a second look at what is stored. A purge may have come
 /// since the first: what it removed must not come back by way of a validation or a failing origin (one from now on
-/// detaches the fill). Or another fetch may have ended: then there is nothing left to fetch.
+/// detaches the fill). Or another fetch may have ended: then there is nothing left to fetch. Tells whether it is fetched as a
+/// stranger would.
 fn lead(
     app: &App,
     session: &Session,
@@ -328,19 +365,19 @@ fn lead(
     found: &Found,
     as_head: bool,
     place: Place,
-) -> Result<()> {
+) -> Result<bool> {
+    let Some(route) = &ctx.route else { return Ok(false) };
     let view = View::new(session.req_header(), &ctx.client);
-    let Some(route) = &ctx.route else { return Ok(()) };
     let now_stored = stored_for(app, &view.head(), &found.inputs, &route.cache, &found.primary);
     let freshness = now_stored.response.as_ref().map(|response| &response.freshness);
     let verdict = verdict::judge(freshness, &found.client, clock::now());
     if verdict == Verdict::Hit {
         place.filler.open(Opening::Again);
-        return Ok(());
+        return Ok(false);
     }
     let inputs = found.inputs.clone();
     let target = fetch::Target { primary: found.primary.clone(), stored: now_stored, inputs, as_head };
-    fetch::Job::new(app, ctx, target, place).start(session, ctx)
+    fetch::start(app, session, ctx, route, target, place)
 }
 
 fn is_readable(request: Fields<'_>, head: &Head) -> bool {

@@ -188,13 +188,19 @@ impl Shadow {
                 self.store(app, &key, coming, Some(witness));
                 Shadowed::Miss
             }
+            (Settled::Admit(witness), Some((place, stored))) => {
+                let admitting = coming.head.with(|new| stored.admitting(witness, new.fields));
+                // Another has taken its place meanwhile: then this visitor is one more miss.
+                let _ = app.store.memory.renew(place, &stored, &Arc::new(admitting), self.begun);
+                Shadowed::Miss
+            }
             (Settled::Mark(difference), Some((place, stored))) => {
                 app.store.memory.remove(place, &stored);
                 self.mark(app, &key);
                 self.tell(&format!("another visitor got another {difference}"));
                 Shadowed::Personalised
             }
-            (Settled::Mark(_) | Settled::Refuse, _) => Shadowed::Personalised,
+            (Settled::Mark(_) | Settled::Admit(_) | Settled::Refuse, _) => Shadowed::Personalised,
         }
     }
 

@@ -154,18 +154,28 @@ pub fn for_audit(view: &View<'_>, policy: &CachePolicy, ctx: &Context) -> Result
     Ok(request)
 }
 
-/// Makes the head of a request for the same page that has nothing of this client that could be left out: its address is
-/// its connection's, and what the key holds has to be sent.
-pub fn for_anyone(view: &View<'_>, policy: &CachePolicy, ctx: &Context) -> Result<RequestHeader> {
+/// Makes the head of a fetch that has nothing personal of who caused it but what is in the key.
+pub fn for_stranger(
+    view: &View<'_>,
+    policy: &CachePolicy,
+    expired: Option<&StoredResponse>,
+    ctx: &Context,
+) -> Result<RequestHeader> {
     let mut unforwarding = policy.clone();
     unforwarding.query.forward_excluded = false;
-    let mut request = for_fetch(view, &unforwarding, None, ctx)?;
+    let mut request = for_fetch(view, &unforwarding, expired, ctx)?;
     let keyed = cookies::with_role(view.fields(), policy, Role::Keyed).map(|pair| pair.to_string());
     let keyed: Vec<String> = keyed.collect();
     request.remove_header("cookie");
     if !keyed.is_empty() {
         request.insert_header("Cookie", keyed.join("; "))?;
     }
+    Ok(request)
+}
+
+/// The same without what tells browsers apart, as far as it can be left out: the address is the connection's.
+pub fn for_anyone(view: &View<'_>, policy: &CachePolicy, ctx: &Context) -> Result<RequestHeader> {
+    let mut request = for_stranger(view, policy, None, ctx)?;
     let ignored = policy.ignore_vary.iter().filter(|name| *name != "cookie");
     for name in ignored.filter(|name| !policy.identity.headers.contains(name)) {
         request.remove_header(name.as_str());

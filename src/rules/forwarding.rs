@@ -33,7 +33,6 @@ const CLAIMS: &[&str] = &[
     "front-end-https",
     "proxy",
     "script-name",
-    "rsc",
     "x-country-code",
     "x-host",
     "x-http-destinationurl",
@@ -41,9 +40,7 @@ const CLAIMS: &[&str] = &[
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
-    "x-middleware-prefetch",
     "x-middleware-subrequest",
-    "x-nextjs-data",
     "x-path-override",
     "x-real-ip",
     "x-scheme",
@@ -108,6 +105,18 @@ pub const NOT_FETCHED_WITH: &[&str] = &[
     "pragma",
     "range",
     "x-request-id",
+];
+
+/// By these a framework's router asks for a fragment of a page, or for its data, under the page's own URL; few origins vary
+/// by them.
+pub const FRAGMENT_FIELDS: &[&str] = &[
+    "hx-request",
+    "next-router-state-tree",
+    "rsc",
+    "turbo-frame",
+    "x-middleware-prefetch",
+    "x-nextjs-data",
+    "x-pjax",
 ];
 
 /// Identifies the client of a connection from `peer` over `scheme`.

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::forwarding::{NOT_FETCHED_WITH, is_claim};
 use super::head::{Fields, RequestHead, is_token};
 use super::identity::{self, DEVICE_FIELD, Stand};
-use super::policy::CachePolicy;
+use super::policy::{CachePolicy, FORGERY_TOKENS};
 
 const SEPARATOR: char = '\0';
 /// Stands between the name of a route and the stamp of its rules.
@@ -195,7 +195,7 @@ impl Vary {
             return Err(VaryError::PerClient);
         }
         // What is dropped from every upstream request selects nothing either.
-        let fixed = [NOT_SELECTING, NOT_FETCHED_WITH].concat();
+        let fixed = [NOT_SELECTING, NOT_FETCHED_WITH, FORGERY_TOKENS].concat();
         names.retain(|name| !fixed.contains(&name.as_str()) && !is_claim(name) && !name.contains('_'));
         names.sort_unstable();
         names.dedup();

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::cookies;
-use super::forwarding::{folded, names_a_person};
+use super::forwarding::{FRAGMENT_FIELDS, folded, names_a_person};
 use super::head::RequestHead;
 use super::identity;
 use super::policy::{Authorization, CachePolicy, Mode, is_identity};
@@ -32,6 +32,8 @@ pub enum PassReason {
     Cookie,
     /// Its path may name another resource than it seems to.
     Path,
+    /// It asks for a fragment of the page, as a framework's router does.
+    Fragment,
     /// It asks for a part of a response that is not stored.
     Range,
     /// What is stored has a coding that the client does not accept.
@@ -65,6 +67,7 @@ impl PassReason {
             Self::Authorization => "authorization",
             Self::Cookie => "cookie",
             Self::Path => "path",
+            Self::Fragment => "fragment",
             Self::Range => "range",
             Self::Encoding => "encoding",
             Self::Precondition => "precondition",
@@ -89,6 +92,7 @@ impl PassReason {
             Self::Authorization => "the request carries a field that names a person",
             Self::Cookie => "the request carries a cookie that no list of the route names",
             Self::Path => "the path contains dot segments and may name another resource",
+            Self::Fragment => "the request asks for a fragment of the page, as a framework's router does",
             Self::Encoding => "what is stored has a coding that the client does not accept",
             Self::Precondition => "only the origin can check its If-Match or If-Unmodified-Since",
             Self::NoStore => "nothing usable is stored and the client forbids to store what comes",
@@ -125,6 +129,9 @@ pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), Pa
     }
     if request.target.is_ambiguous() {
         return Err(PassReason::Path);
+    }
+    if FRAGMENT_FIELDS.iter().any(|name| request.fields.has(name)) {
+        return Err(PassReason::Fragment);
     }
     // A cache may ignore these (RFC 9110 section 13.1.1), but who resumes a download relies on them.
     if ["if-match", "if-unmodified-since"].iter().any(|name| request.fields.has(name)) {
@@ -190,6 +197,7 @@ mod tests {
             ("GET", "/", &[("X-Auth-Request-User", &b"ada"[..])][..], false, Authorization),
             ("GET", "/", &[("Cookie", &b"sessionid=1"[..])][..], false, Cookie),
             ("GET", "/static/../me", &[][..], false, Path),
+            ("GET", "/", &[("RSC", &b"1"[..])][..], false, Fragment),
             ("GET", "/", &[("If-Match", &b"\"a\""[..])][..], false, Precondition),
             ("HEAD", "/", &[("if-unmodified-since", &b"x"[..])][..], false, Precondition),
         ] {

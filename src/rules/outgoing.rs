@@ -10,7 +10,7 @@ use super::forwarding::{NOT_FETCHED_WITH, is_claim};
 use super::head::{Field, RequestHead};
 use super::hop;
 use super::identity::{DEVICE_FIELD, Device};
-use super::policy::CachePolicy;
+use super::policy::{CachePolicy, FORGERY_TOKENS};
 use super::preferences;
 
 /// The fields that a fetch takes over from the request that caused it.
@@ -51,7 +51,7 @@ fn is_taken(name: &str, request: &RequestHead<'_>, policy: &CachePolicy) -> bool
         || (is("accept") && !policy.preferences.media_types.is_empty())
         || (is(DEVICE_FIELD) && policy.identity.device);
     let left_out = hop::is_hop_by_hop(name, request.fields)
-        || NOT_FETCHED_WITH.iter().any(|other| is(other))
+        || NOT_FETCHED_WITH.iter().chain(FORGERY_TOKENS).any(|other| is(other))
         || is_claim(name)
         // To an application it may be the same as another field, with a hyphen.
         || name.contains('_');
@@ -95,6 +95,7 @@ mod tests {
                 ("Connection", "X-Hop"),
                 ("X-Hop", "1"),
                 ("X-Other", "2"),
+                ("X-XSRF-TOKEN", "of-one-visitor"),
             ],
         );
         assert_eq!(sent, owned(&[("Accept", "text/html"), ("X-Other", "2")]));

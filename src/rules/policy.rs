@@ -297,6 +297,9 @@ pub const IDENTITY_HEADERS: &[&str] = &[
     "x-session-id",
 ];
 
+/// Tokens against forged writes. Some scripts send them with every request: a fetch leaves them out.
+pub const FORGERY_TOKENS: &[&str] = &["x-csrf-token", "x-csrftoken", "x-xsrf-token"];
+
 /// How such names end, and begin.
 const IDENTITY_ENDS: &[&str] = &[
     "-access-key",
@@ -338,6 +341,10 @@ const IDENTITY_BEGINNINGS: &[&str] = &[
 /// Whether a field of this name, in lower case and with hyphens, names a person by its usual form: API keys, tokens, and
 /// what gateways say of who is logged in.
 pub fn is_identity(name: &str) -> bool {
+    // The browser's own, such as `Sec-Fetch-User`; and tokens against forged writes, which a read has no use for.
+    if name.starts_with("sec-") || FORGERY_TOKENS.contains(&name) {
+        return false;
+    }
     IDENTITY_HEADERS.contains(&name)
         || IDENTITY_ENDS.iter().any(|end| name.ends_with(end))
         || IDENTITY_BEGINNINGS.iter().any(|begin| name.starts_with(begin))
@@ -384,20 +391,18 @@ mod tests {
 
     #[test]
     fn the_usual_names_of_identities_are_known() {
-        for name in [
-            "apikey",
-            "x-api-key",
-            "private-token",
-            "x-auth-user",
-            "remote-email",
-            "x-csrf-token",
-            "x-user-id",
-        ] {
+        for name in ["apikey", "x-api-key", "private-token", "x-auth-user", "remote-email", "x-user-id"] {
             assert!(is_identity(name), "{name}");
         }
-        for name in
-            ["accept", "user-agent", "x-requested-with", "x-tenant", "sec-fetch-user-x", "priority", "from"]
-        {
+        for name in [
+            "accept",
+            "user-agent",
+            "x-requested-with",
+            "x-tenant",
+            "sec-fetch-user",
+            "priority",
+            "x-xsrf-token",
+        ] {
             assert!(!is_identity(name), "{name}");
         }
     }

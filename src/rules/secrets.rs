@@ -124,9 +124,11 @@ impl Secrets {
                 || shows_masked(body, values)
         };
         let has_form = || FORM_TOKENS.iter().any(|name| found(name));
+        // Scripts name the fields too, and are everybody's.
+        let is_page = media_type.is_empty() || media_type.contains("html");
         if self.sets_cookie && (has_form() || shown(&self.set)) {
             Some(Shown::Set)
-        } else if !self.sent.is_empty() && (has_form() || shown(&self.sent)) {
+        } else if !self.sent.is_empty() && ((is_page && has_form()) || shown(&self.sent)) {
             Some(Shown::Sent)
         } else {
             None
@@ -145,7 +147,8 @@ fn needles(value: &[u8]) -> Vec<Vec<u8>> {
     let decoded = decoded(&String::from_utf8_lossy(value));
     let words = decoded.split(|byte| !byte.is_ascii_alphanumeric()).filter(|word| word.len() >= MIN_SENT);
     let mut needles: Vec<Vec<u8>> = words.map(<[u8]>::to_vec).collect();
-    needles.extend([value.to_vec(), decoded]);
+    needles.push(value.to_vec());
+    needles.extend(Some(decoded).filter(|decoded| decoded.len() >= MIN_SET));
     needles
 }
 
@@ -221,8 +224,8 @@ fn percent_decoded(text: &[u8]) -> Vec<u8> {
 
 /// What stands behind an ampersand, and how long it is. Browsers read it without its semicolon too.
 fn entity(text: &[u8]) -> Option<(char, usize)> {
-    /// `#x10FFFF`.
-    const LONGEST: usize = 8;
+    /// `10FFFF`, and some zeros before it.
+    const LONGEST: usize = 16;
     let (from, is_part): (usize, fn(&u8) -> bool) = match text {
         [b'#', b'x' | b'X', ..] => (2, u8::is_ascii_hexdigit),
         [b'#', ..] => (1, u8::is_ascii_digit),
@@ -314,6 +317,8 @@ mod tests {
             ("next=0123456789abcdef%7Chash-of-it", "the token is 0123456789abcdef", true),
             ("id=eyJhbGciOiJub25lIn0.0123456789abcdef.s", "0123456789abcdef", true),
             ("a=1", "&#xFFFFFFFF; &amp &;\\", false),
+            ("cart=%5B%22%22%5D", "var x = [\"\"]", false),
+            ("csrf=abcdef+ghijk", "abcdef&#00000000043;ghijk", true),
             ("csrf=ZGVmYWNlZG9m/+f4CBgg==", "?t=ZGVmYWNlZG9m%2F%2Bf4CBgg%3D%3D", true),
             ("csrf=abcdef+ghijk", "abcdef\\x2bghijk", true),
             ("csrf=abcdef+ghijk", "abcdef&#43ghijk", true),

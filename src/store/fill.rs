@@ -57,6 +57,8 @@ pub struct Streaming {
     pub age: Option<u64>,
     /// Who may read along; `None`: everyone.
     pub witness: Option<Witness>,
+    /// Whether it is for the one who caused it only, if it is not stored: others look again.
+    pub is_personal: bool,
     /// Whether nobody may before the whole body has been looked at.
     pub is_sealed: bool,
 }

@@ -195,7 +195,7 @@ impl Memory {
         added
     }
 
-    /// Puts `new` in the place of `old`, which it renews, unless another has taken that place meanwhile or a purge since
+    /// Puts `new` in the place of `old`, which it renews, unless `old` has lost that place meanwhile or a purge since
     /// `begun` covers it.
     pub fn renew(
         &self,
@@ -210,9 +210,7 @@ impl Memory {
         }
         match self.map.peek(key) {
             Some(Slot::Response { response, .. }) if Arc::ptr_eq(&response, old) => {}
-            // Evicted: then it is stored anew.
-            None => {}
-            Some(_) => return Err(Refused::Superseded),
+            _ => return Err(Refused::Superseded),
         }
         self.add(&mut books, key, new.clone())
     }

@@ -118,6 +118,20 @@ impl StoredResponse {
         })
     }
 
+    /// The same response, for those of `witness` now. What the new one among them got has the fields `new`: fields of the
+    /// moment in which the two differ may tell of one visitor, and go.
+    pub fn admitting(&self, witness: Witness, new: Fields<'_>) -> Self {
+        let differing = guard::of_the_moment(Fields(&self.head.fields()), new);
+        Self {
+            head: self.head.without(&differing),
+            body: self.body.clone(),
+            freshness: self.freshness,
+            facts: self.facts.clone(),
+            vary: self.vary.clone(),
+            witness: Some(Box::new(witness)),
+        }
+    }
+
     /// What it occupies in the process, in bytes, an allowance for allocator gaps and bookkeeping included.
     ///
     /// A body is charged an eighth more than its length: size classes of the allocator are that far apart.

@@ -73,7 +73,7 @@ fn many_with_a_session_refresh_a_proven_page_once() {
         Rig::new("routes: [{name: all, cache: {forward_cookies: [sessionid], stale_while_revalidate: 1h}}]");
     let expired = || Reply::ok("public").field("Cache-Control", "max-age=60").field("Age", "61");
     rig.origin.on("/", expired());
-    for cookie in ["", "sessionid=1", "sessionid=2"] {
+    for cookie in ["sessionid=1", "sessionid=2", ""] {
         with_cookie(&rig, "/", cookie);
     }
     let gate = Gate::new();
@@ -89,13 +89,20 @@ fn many_with_a_session_refresh_a_proven_page_once() {
 #[test]
 fn what_one_person_is_told_ends_the_page_for_nobody_else() {
     let rig = Rig::new("routes: [{name: all, cache: {forward_cookies: [sessionid], stale_if_error: 1h}}]");
-    let fresh = |age: &str| Reply::ok("public").field("Cache-Control", "max-age=60").field("Age", age);
-    rig.origin.on("/", fresh("61"));
-    for cookie in ["", "sessionid=1", "sessionid=2"] {
+    let aged = || Reply::ok("public").field("Cache-Control", "max-age=60").field("Age", "61");
+    rig.origin.on("/", aged());
+    for cookie in ["sessionid=1", "sessionid=2", ""] {
         with_cookie(&rig, "/", cookie);
     }
-    rig.origin.on("/", Reply::ok("yours").field("Cache-Control", "private"));
-    assert_eq!(with_cookie(&rig, "/", "sessionid=3").text(), "yours");
+    // Whoever refreshes it does so as a stranger would, once; a session that has proven nothing asks for itself.
+    rig.origin.on_each("/", move |request| match request.field("cookie") {
+        Some(_) => Reply::ok("yours").field("Cache-Control", "private"),
+        None => aged(),
+    });
+    let before = rig.origin.count("/");
+    assert_eq!(with_cookie(&rig, "/", "sessionid=3").text(), "public");
+    assert_eq!(rig.origin.count("/") - before, 1);
+    assert_eq!(with_cookie(&rig, "/", "sessionid=3; x=1").detail(), "cookie");
     rig.origin.on("/", Reply::status(503, "down"));
     assert_eq!((rig.get("/").status, rig.get("/").detail()), (200, "stale-if-error".to_owned()));
 }
@@ -343,4 +350,106 @@ fn what_was_stored_under_other_rules_is_not_served_after_a_reload() {
     rig.parvis.signal("HUP");
     eventually("it is taken over", || rig.parvis.metric("parvis_reloads_total", "result=\"ok\"") == 1.0);
     assert_eq!(short(&rig.get("/")), told("miss", "set-cookie"));
+}
+
+/// A page that has expired and is proven public, of which a stranger and two visitors know.
+fn proven(rig: &Rig, path: &str, reply: Reply) {
+    rig.origin.on(path, reply.field("Cache-Control", "max-age=60").field("Age", "61").field("ETag", "\"1\""));
+    // The stranger last: who refreshes an expired page shows only that they may have it.
+    for cookie in ["sessionid=1", "sessionid=2", ""] {
+        with_cookie(rig, path, cookie);
+    }
+}
+
+const FORWARDING_ONLY: &str = "routes: [{name: all, cache: {forward_cookies: [sessionid]}}]";
+
+#[test]
+fn what_a_304_says_to_one_visitor_is_theirs() {
+    let rig = Rig::new(FORWARDING_ONLY);
+    proven(&rig, "/", Reply::ok("public"));
+    rig.origin.on_each("/", |request| {
+        let fresh = Reply::status(304, "").field("Cache-Control", "max-age=60").field("ETag", "\"1\"");
+        match request.field("cookie") {
+            Some(cookie) => fresh.field("X-User", &cookie).field("Server-Timing", &cookie),
+            None => fresh,
+        }
+    });
+    let own = with_cookie(&rig, "/", "sessionid=0123456789-of-ada");
+    assert_eq!(own.text(), "public");
+    for cookie in ["", "sessionid=bob", "sessionid=1"] {
+        let response = with_cookie(&rig, "/", cookie);
+        assert_eq!(response.text(), "public");
+        assert!(!response.head.contains("ada"), "{cookie}: {}", response.head);
+    }
+}
+
+#[test]
+fn a_304_that_sets_a_cookie_and_shows_it_renews_nothing() {
+    let rig = Rig::new("routes: [{name: all, cache: {set_cookie: strip}}]");
+    let page = |reply: Reply, age: &str| {
+        reply.field("Cache-Control", "max-age=60").field("Age", age).field("ETag", "\"1\"")
+    };
+    rig.origin.on("/", page(Reply::ok("page"), "61"));
+    rig.get("/");
+    let shows = page(Reply::status(304, ""), "0")
+        .field("Set-Cookie", "csrf=0123456789")
+        .field("X-CSRF", "0123456789");
+    rig.origin.on("/", shows);
+    rig.get("/");
+    let next = rig.get("/");
+    assert!(next.verdict() != "hit" && next.detail() == "personalised", "{}", next.head);
+}
+
+#[test]
+fn a_public_page_that_becomes_a_members_is_no_longer_a_strangers() {
+    let rig = Rig::new(FORWARDING_ONLY);
+    proven(&rig, "/", Reply::ok("the same bytes"));
+    rig.origin.on_each("/", |request| match request.field("cookie") {
+        Some(_) => Reply::ok("the same bytes").field("Cache-Control", "max-age=60"),
+        None => Reply::status(403, "members only"),
+    });
+    for cookie in ["sessionid=1", "sessionid=2", "sessionid=3"] {
+        assert_eq!(with_cookie(&rig, "/", cookie).text(), "the same bytes", "{cookie}");
+        assert_eq!(rig.get("/").status, 403);
+    }
+}
+
+#[test]
+fn who_joins_a_page_does_not_make_it_younger() {
+    let rig = Rig::new(FORWARDING_ONLY);
+    let aged = |age: &str| Reply::ok("x").field("Cache-Control", "max-age=100").field("Age", age);
+    rig.origin.on("/", aged("90"));
+    with_cookie(&rig, "/", "sessionid=1");
+    rig.origin.on("/", aged("0"));
+    with_cookie(&rig, "/", "sessionid=2");
+    let age = |cookie: &str| {
+        let response = with_cookie(&rig, "/", cookie);
+        assert_eq!(response.verdict(), "hit", "{cookie}");
+        response.field("age").expect("an age").parse::<u32>().expect("a number")
+    };
+    assert!(age("sessionid=1") >= 90 && age("sessionid=2") >= 90);
+    // A stranger's shows that it is still public.
+    rig.get("/");
+    assert!(age("") < 90);
+}
+
+#[test]
+fn a_crowd_does_not_pay_for_what_one_visitor_is_told() {
+    let rig = Rig::new(FORWARDING_ONLY);
+    proven(&rig, "/", Reply::ok("public"));
+    let before = rig.origin.count("/");
+    let slow = std::time::Duration::from_millis(150);
+    rig.origin.on_each("/", move |request| match request.field("cookie") {
+        Some(_) => Reply::ok("yours").field("Cache-Control", "private").delayed(slow),
+        None => Reply::ok("public").field("Cache-Control", "max-age=60").delayed(slow),
+    });
+    thread::scope(|scope| {
+        scope.spawn(|| with_cookie(&rig, "/", "sessionid=ada"));
+        eventually("ada asks", || rig.origin.count("/") > before);
+        let strangers: Vec<_> = (0..20).map(|_| scope.spawn(|| rig.get("/"))).collect();
+        for stranger in strangers {
+            assert_eq!(stranger.join().expect("a page").text(), "public");
+        }
+    });
+    assert!(rig.origin.count("/") - before <= 4, "{}", rig.origin.count("/") - before);
 }

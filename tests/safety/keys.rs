@@ -109,3 +109,14 @@ fn a_second_browser_line_is_another_browser() {
     rig.get_with("/", &[("User-Agent", "Firefox"), ("User-Agent", "evil")]);
     assert_eq!(rig.get_with("/", &[("User-Agent", "Firefox")]).text(), "Firefox");
 }
+
+#[test]
+fn what_browsers_and_routers_send_of_themselves_is_no_identity() {
+    let rig = Rig::new("routes: [{name: all, cache: {ttl: 1m}}]");
+    rig.origin.on_each("/", |request| Reply::ok(seen(request, "rsc") + &seen(request, "x-xsrf-token")));
+    let browser = [("Sec-Fetch-User", "?1"), ("Sec-Fetch-Mode", "navigate"), ("X-XSRF-TOKEN", "of-ada")];
+    assert_eq!(rig.get_with("/", &browser).text(), "nothingnothing");
+    assert_eq!(rig.get_with("/", &browser).verdict(), "hit");
+    let fragment = rig.get_with("/", &[("RSC", "1")]);
+    assert_eq!((fragment.text().as_str(), short(&fragment)), ("1nothing", told("pass", "fragment")));
+}

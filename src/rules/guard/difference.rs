@@ -76,10 +76,24 @@ pub fn difference(
     (one_body != other_body).then_some(Difference::Body)
 }
 
+/// The names, in lower case, of the fields of the moment in which two responses differ: how long one took, or who asked.
+/// Those that every response has anew are left out.
+pub fn of_the_moment(one: Fields<'_>, other: Fields<'_>) -> Vec<String> {
+    const ALWAYS_NEW: &[&str] = &["age", "date", "expires"];
+    let names = one.0.iter().chain(other.0).map(|(name, _)| name.to_ascii_lowercase());
+    let mut differing: Vec<String> = names
+        .filter(|name| is_momentary(name) && !ALWAYS_NEW.contains(&name.as_str()))
+        .filter(|name| !one.all(name).eq(other.all(name)))
+        .collect();
+    differing.dedup();
+    differing
+}
+
+fn is_momentary(name: &str) -> bool {
+    OF_THE_MOMENT.contains(&name) || FAMILIES_OF_THE_MOMENT.iter().any(|family| name.starts_with(family))
+}
+
 fn lasting(fields: Fields<'_>) -> Vec<(String, &[u8])> {
     let named = fields.0.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.trim_ascii()));
-    let is_momentary = |name: &str| {
-        OF_THE_MOMENT.contains(&name) || FAMILIES_OF_THE_MOMENT.iter().any(|family| name.starts_with(family))
-    };
     named.filter(|(name, _)| !is_momentary(name)).collect()
 }

@@ -105,6 +105,12 @@ impl Inputs {
         (!personal.is_empty()).then(|| stand(parts))
     }
 
+    /// The inputs of the same client if it had nothing personal.
+    pub fn of_stranger(&self) -> Self {
+        let personal = |input: &&Input| matches!(input.kind, Kind::Credential | Kind::Personal);
+        Self(self.0.iter().filter(|input| !personal(input)).cloned().collect())
+    }
+
     pub(super) fn personal(&self) -> impl Iterator<Item = &Input> {
         self.0.iter().filter(|input| matches!(input.kind, Kind::Credential | Kind::Personal))
     }

@@ -21,7 +21,7 @@ mod inputs;
 mod tests;
 mod witness;
 
-pub use difference::{Difference, difference};
+pub use difference::{Difference, difference, of_the_moment};
 pub use inputs::Inputs;
 pub use witness::{Ambient, Witness};
 
@@ -49,6 +49,9 @@ pub struct Stored<'a> {
 pub enum Settled {
     /// It is stored, for these.
     Store(Witness),
+    /// It is the stored one, which stays as it is, for these now. It grows no younger by that: who refreshes a page for
+    /// themselves does not show that the others may still have it.
+    Admit(Witness),
     /// It is not stored, and what is stored stays. The request has a credential of its own: anyone can forge one, and
     /// must not end a page by that.
     Refuse,
@@ -58,8 +61,11 @@ pub enum Settled {
 
 /// Settles a response that came of a request with `inputs`; `own` is its witness as long as nothing is known of others.
 pub fn settle(stored: &Stored<'_>, new: (ResponseHead<'_>, &[u8]), own: Witness, inputs: &Inputs) -> Settled {
+    let is_stranger = inputs.person().is_none();
     match difference((stored.head, stored.body), new) {
-        None => Settled::Store(stored.witness.joined_by(inputs)),
+        None if stored.is_fresh && !is_stranger => Settled::Admit(stored.witness.joined_by(inputs)),
+        None if stored.is_fresh => Settled::Store(stored.witness.joined_by(inputs)),
+        None => Settled::Store(stored.witness.renewed_by(inputs)),
         // For one who might have had the stored one: the page has changed.
         Some(_) if !stored.is_fresh || stored.witness.covers(inputs) => Settled::Store(own),
         Some(_) if inputs.has_credential() => Settled::Refuse,

@@ -82,6 +82,25 @@ fn what_a_stranger_and_two_sessions_got_is_public() {
 }
 
 #[test]
+fn a_renewal_by_one_person_ends_what_was_proven_for_others() {
+    let public = witness(&["", "id=1", "id=2"]);
+    let by_member = public.renewed_by(&with_cookies("id=1"));
+    assert!(by_member.covers(&with_cookies("id=1")));
+    for cookies in ["", "id=2", "id=3"] {
+        assert!(!by_member.covers(&with_cookies(cookies)), "{cookies}");
+    }
+    let by_stranger = public.renewed_by(&with_cookies("id=1").of_stranger());
+    assert!(["", "id=1", "id=3"].iter().all(|cookies| by_stranger.covers(&with_cookies(cookies))));
+}
+
+#[test]
+fn fields_of_the_moment_that_differ_are_named() {
+    let one = [("Server-Timing", &b"auth;desc=ada"[..]), ("Date", b"1"), ("ETag", b"1"), ("X-A", b"1")];
+    let other = [("date", &b"2"[..]), ("etag", b"1"), ("x-a", b"2"), ("X-Debug-User", b"bob")];
+    assert_eq!(of_the_moment(Fields(&one), Fields(&other)), ["server-timing", "x-debug-user"]);
+}
+
+#[test]
 fn who_lacks_one_cookie_but_has_another_is_no_stranger() {
     let theirs = witness(&["id=1", "remember=1", "id=2", "remember=2"]);
     for cookies in ["", "id=bob", "remember=bob", "id=1; remember=2"] {
@@ -190,7 +209,12 @@ fn other_bytes_mean_a_change_a_forged_token_or_a_personal_page() {
     let forged = with("Bearer b", "theme=dark");
     assert_eq!(settled(b"new", &forged, true), Settled::Refuse);
     assert_eq!(settled(b"new", &forged, false), own(&forged), "it may have changed");
-    assert_eq!(settled(b"page", &forged, true), Settled::Store(witness.joined_by(&forged)));
+    assert_eq!(settled(b"page", &forged, true), Settled::Admit(witness.joined_by(&forged)));
+    let renewed = witness.renewed_by(&forged);
+    assert_eq!(settled(b"page", &forged, false), Settled::Store(renewed.clone()));
+    assert!(renewed.covers(&forged) && !renewed.covers(&first), "the first token may have been withdrawn");
+    let stranger = Inputs::default();
+    assert_eq!(settled(b"page", &stranger, true), Settled::Store(witness.joined_by(&stranger)));
     let other = inputs_from("192.0.2.1", &policy, "/", &[("Cookie", "theme=light")]);
     assert_eq!(settled(b"new", &other, true), Settled::Mark(Difference::Body));
 }

@@ -119,6 +119,19 @@ impl Witness {
         joined
     }
 
+    /// The witness once the response has expired and a request with `inputs` got the same bytes again. Whether the others
+    /// would too is to be seen: a page may have become a member's, and a token may have been withdrawn.
+    pub fn renewed_by(&self, inputs: &Inputs) -> Self {
+        let mut renewed = Self { is_public: false, persons: Vec::new(), ..self.joined_by(inputs) };
+        renewed.admit_person(inputs);
+        renewed
+    }
+
+    /// Whether a stranger got the response.
+    pub fn is_public(&self) -> bool {
+        self.is_public
+    }
+
     fn admit_person(&mut self, inputs: &Inputs) {
         let Some(person) = inputs.person() else {
             self.is_public = true;

@@ -1,7 +1,10 @@
 //! A fetch for the store: one subrequest of our own, whose response goes into a fill.
 //!
 //! It runs in its own task. The client that caused it reads the fill like every other, so it may leave, or read
-//! slowly, without harm to the response or to those who wait for it.
+//! slowly, without harm to the response or to those who wait for it. What becomes of a complete response is in
+//! [`settle`].
+
+mod settle;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +28,6 @@ use crate::rules::freshness::{Exchange, OriginFailure, age_value, date_value};
 use crate::rules::guard::{Inputs, Settled, Witness};
 use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::identity;
-use crate::rules::invalidate::Facts;
 use crate::rules::key::CacheKey;
 use crate::rules::lookup::PassReason;
 use crate::rules::policy::SetCookie;
@@ -108,7 +110,7 @@ pub struct Job {
     /// What no shared body may show.
     secrets: Secrets,
     as_head: bool,
-    /// Whether it carries `Authorization`: then what it finds out may be true for one person only.
+    /// Whether it carries `Authorization` that is not in the key (RFC 9111 section 3.5).
     authorized: bool,
     begun: Sequence,
     requested_at: Timestamp,
@@ -124,47 +126,61 @@ enum Next {
     Body { key: CacheKey, head: Head, kept: Option<Box<Kept>>, length: Option<u64> },
 }
 
+/// Starts the fetch of `target`, for the route of the request, in a task of its own. Tells whether it is sent as a
+/// stranger would: then what it brings may not be for who caused it.
+pub fn start(
+    app: &App,
+    session: &Session,
+    ctx: &Context,
+    route: &Arc<Route>,
+    target: Target,
+    place: Place,
+) -> Result<bool> {
+    let view = View::new(session.req_header(), &ctx.client);
+    let head = view.head();
+    let expired = target.stored.response;
+    let is_stranger = target.inputs.person().is_none();
+    let as_stranger = !is_stranger && is_public(expired.as_deref());
+    let secrets = Secrets::of_request(&head, &route.cache);
+    let job = Job {
+        app: app.clone(),
+        live: ctx.live.clone(),
+        route: route.clone(),
+        primary: target.primary,
+        key: target.stored.key,
+        // Nothing stored: then the whole is fetched.
+        as_head: target.as_head && expired.is_some(),
+        authorized: identity::is_authorized(head.fields, &route.cache),
+        secrets: if as_stranger { Secrets::default() } else { secrets },
+        expired,
+        inputs: if as_stranger { target.inputs.of_stranger() } else { target.inputs },
+        begun: place.begun,
+        requested_at: clock::now(),
+        filler: place.filler,
+        lease: place.lease,
+    };
+    let expired = job.expired.as_deref();
+    let mut request = match as_stranger {
+        true => upstream::for_stranger(&view, &route.cache, expired, ctx)?,
+        false => upstream::for_fetch(&view, &route.cache, expired, ctx)?,
+    };
+    if job.as_head {
+        request.set_method(Method::HEAD);
+    }
+    let (subrequest, handle) = subrequest(session, request.clone(), route.clone(), job.live.clone())?;
+    tokio::spawn(async move {
+        tokio::join!(subrequest.run(), job.receive(handle, request));
+    });
+    Ok(as_stranger)
+}
+
+/// Whether a stranger got what is stored. Then it is refreshed as a stranger, so that whoever refreshes it shows that it is
+/// still public.
+fn is_public(stored: Option<&StoredResponse>) -> bool {
+    stored.and_then(|stored| stored.witness.as_deref()).is_some_and(Witness::is_public)
+}
+
 impl Job {
-    /// A fetch of `target` for the route of `ctx`.
-    pub fn new(app: &App, ctx: &Context, target: Target, place: Place) -> Self {
-        Self {
-            app: app.clone(),
-            live: ctx.live.clone(),
-            route: ctx.route.clone().expect("only a routed request is looked up"),
-            primary: target.primary,
-            key: target.stored.key,
-            // Nothing stored: then the whole is fetched.
-            as_head: target.as_head && target.stored.response.is_some(),
-            authorized: false,
-            expired: target.stored.response,
-            inputs: target.inputs,
-            secrets: Secrets::default(),
-            begun: place.begun,
-            requested_at: clock::now(),
-            filler: place.filler,
-            lease: place.lease,
-        }
-    }
-
-    /// Starts the fetch in a task of its own.
-    pub fn start(mut self, session: &Session, ctx: &Context) -> Result<()> {
-        let policy = &self.route.cache;
-        let view = View::new(session.req_header(), &ctx.client);
-        let head = view.head();
-        self.secrets = Secrets::of_request(&head, policy);
-        self.authorized = identity::is_authorized(head.fields, policy);
-        let mut request = upstream::for_fetch(&view, policy, self.expired.as_deref(), ctx)?;
-        if self.as_head {
-            request.set_method(Method::HEAD);
-        }
-        let (subrequest, handle) =
-            subrequest(session, request.clone(), self.route.clone(), self.live.clone())?;
-        tokio::spawn(async move {
-            tokio::join!(subrequest.run(), self.receive(handle, request));
-        });
-        Ok(())
-    }
-
     /// Takes the response in.
     async fn receive(mut self, mut handle: SubrequestHandle, request: RequestHeader) {
         let app = self.app.clone();
@@ -191,7 +207,8 @@ impl Job {
         let head = ResponseHead { status: response.status.as_u16(), fields: Fields(&lent) };
         if let Some(expired) = self.expired.clone() {
             if head.status == 304 {
-                self.filler.open(self.validate(&expired, head, exchange));
+                let opening = self.validate(&expired, head, exchange);
+                self.filler.open(opening);
                 return Next::Settled;
             }
             let failure = OriginFailure::told_by(head.status);
@@ -214,7 +231,8 @@ impl Job {
             (Admission::Keep(_), Some(expired)) if self.as_head => {
                 // It freshens what is stored, or shows that it has been replaced (RFC 9111 section 4.3.5).
                 if self.is_freshened_by(&expired, head) {
-                    self.filler.open(self.validate(&expired, head, exchange));
+                    let opening = self.validate(&expired, head, exchange);
+                    self.filler.open(opening);
                     return Next::Settled;
                 }
                 self.app.store.memory.remove(&self.key, &expired);
@@ -224,6 +242,11 @@ impl Job {
         };
         // The response to a HEAD is over with its head.
         if self.as_head { Next::Settled } else { next }
+    }
+
+    /// Whether what it finds out may be true for one person only, and no news to the others.
+    fn is_personal(&self) -> bool {
+        self.authorized || self.inputs.person().is_some()
     }
 
     /// Whether nobody has read along for too long.
@@ -269,6 +292,7 @@ impl Job {
                 .as_ref()
                 .and_then(|kept| Witness::of(&self.inputs, kept.ambient, &self.route.cache)),
             is_sealed: kept.is_some() && !self.secrets.is_empty(),
+            is_personal: self.is_personal(),
         };
         self.filler.open(Opening::Streaming(Arc::new(streaming)));
         Next::Body { key, head: stored_head, kept, length }
@@ -303,8 +327,8 @@ impl Job {
 
     /// A response that is not stored replaces what was, and the next requests need not wait for its like.
     fn forget(&self, reason: DiscardReason, status: u16) {
-        // What it says to one person is no news to the others.
-        if self.authorized || self.inputs.person().is_some() || !reason.ends_the_page(status) {
+        let was_public = is_public(self.expired.as_deref()) && status < 500;
+        if self.is_personal() || !(was_public || reason.ends_the_page(status)) {
             return;
         }
         if let Some(expired) = &self.expired {
@@ -315,8 +339,49 @@ impl Job {
         self.app.store.memo.note(&self.key, facts, PassReason::Uncacheable, period, clock::now());
     }
 
+    /// Renews what is stored, with the fields that a 304 has brought: they are a visitor's as those of any response.
+    fn renew(&mut self, expired: &Arc<StoredResponse>, merged: &ResponseHead<'_>, kept: Kept) -> Opening {
+        let (head, _) = self.shared(Head::storable(merged), &kept);
+        match head.with(|head| self.secrets.shown_by(head.fields, &expired.body)) {
+            Some(Shown::Set) => {
+                self.app.store.memory.remove(&self.key, expired);
+                let key = self.key.clone();
+                let reason = self.personalised(&key, "secret", "it shows a cookie that it sets");
+                return Opening::Validated(expired.clone(), Some(reason));
+            }
+            Some(Shown::Sent) => {
+                return Opening::Validated(expired.clone(), Some(DiscardReason::Personalised));
+            }
+            None => {}
+        }
+        let own = Witness::of(&self.inputs, kept.ambient, &self.route.cache);
+        let settled =
+            own.map(|own| expired.settle(&self.inputs, self.requested_at, (&head, &expired.body), own));
+        let response = match settled {
+            None => self.response(head, expired.body.clone(), kept, None),
+            Some(Settled::Store(witness)) => self.response(head, expired.body.clone(), kept, Some(witness)),
+            Some(Settled::Admit(witness)) => {
+                Arc::new(head.with(|new| expired.admitting(witness, new.fields)))
+            }
+            Some(Settled::Refuse | Settled::Mark(_)) => {
+                return Opening::Validated(expired.clone(), Some(DiscardReason::Personalised));
+            }
+        };
+        match self.app.store.memory.renew(&self.key, expired, &response, self.begun) {
+            Ok(()) => Opening::Validated(response, None),
+            Err(Refused::Superseded) => Opening::Again,
+            Err(Refused::Purged) => Opening::Validated(response, Some(DiscardReason::Purged)),
+            Err(Refused::TooLarge) => Opening::Validated(response, Some(DiscardReason::TooLarge)),
+        }
+    }
+
     /// Applies a 304 (RFC 9111 section 4.3.4).
-    fn validate(&self, expired: &Arc<StoredResponse>, head: ResponseHead<'_>, exchange: Exchange) -> Opening {
+    fn validate(
+        &mut self,
+        expired: &Arc<StoredResponse>,
+        head: ResponseHead<'_>,
+        exchange: Exchange,
+    ) -> Opening {
         let stored = expired.head.fields();
         let mut fields = match validation::apply(Fields(&stored), head.fields) {
             Validation::Holds(fields) => fields,
@@ -325,6 +390,7 @@ impl Job {
                 return Opening::Again;
             }
         };
+        self.secrets.set_by(head.fields);
         // It is not stored, but counts: the 304 may come out of a cache further in.
         fields.extend(head.fields.first("age").map(|age| ("age", age)));
         let merged = ResponseHead { status: expired.head.status, fields: Fields(&fields) };
@@ -336,20 +402,9 @@ impl Job {
                 self.app.store.memory.remove(&self.key, expired);
                 Opening::Again
             }
-            Admission::Keep(kept) => {
-                let (head, _) = self.shared(Head::storable(&merged), &kept);
-                let new = || Witness::of(&self.inputs, kept.ambient, &self.route.cache);
-                let witness = expired.witness.as_deref().cloned().or_else(new);
-                let response = self.response(head, expired.body.clone(), kept, witness.as_ref());
-                match self.app.store.memory.renew(&self.key, expired, &response, self.begun) {
-                    Ok(()) => Opening::Validated(response, None),
-                    Err(Refused::Superseded) => Opening::Again,
-                    Err(Refused::Purged) => Opening::Validated(response, Some(DiscardReason::Purged)),
-                    Err(Refused::TooLarge) => Opening::Validated(response, Some(DiscardReason::TooLarge)),
-                }
-            }
+            Admission::Keep(kept) => self.renew(expired, &merged, kept),
             // It holds for one person, and says nothing to the others.
-            Admission::Discard(reason) if self.authorized => {
+            Admission::Discard(reason) if self.is_personal() => {
                 Opening::Validated(expired.clone(), Some(reason))
             }
             // What it has become (private, with a cookie) is for the client that asks for it without conditions.
@@ -417,101 +472,6 @@ impl Job {
             Some(Err(reason)) => reason.as_str(),
             None => "discarded",
         }
-    }
-
-    /// Stores a complete response, unless it turns out to be personal.
-    fn settle(&self, key: &CacheKey, head: Head, body: Bytes, kept: Kept) -> Result<(), DiscardReason> {
-        match head.with(|head| self.secrets.shown_by(head.fields, &body)) {
-            Some(Shown::Set) => {
-                return Err(self.personalised(key, "secret", "it shows a cookie that it sets"));
-            }
-            Some(Shown::Sent) => {
-                self.app.observer.metrics.personalised(&self.route.name, "secret");
-                return Err(DiscardReason::Personalised);
-            }
-            None => {}
-        }
-        let witness = match Witness::of(&self.inputs, kept.ambient, &self.route.cache) {
-            None => None,
-            Some(own) => Some(self.witnessed(key, &head, &body, own)?),
-        };
-        let response = self.response(head, body, kept, witness.as_ref());
-        self.store(key, &response)
-    }
-
-    /// The witness with which a response is stored, by what is stored under its key: before this fetch, or since by
-    /// another.
-    fn witnessed(
-        &self,
-        key: &CacheKey,
-        head: &Head,
-        body: &[u8],
-        own: Witness,
-    ) -> Result<Witness, DiscardReason> {
-        let memory = &self.app.store.memory;
-        if !memory.admits(self.begun, &self.filler.0.facts) {
-            // It is older than a purge, and what is stored may be newer.
-            return Err(DiscardReason::Purged);
-        }
-        // Another's may be stored under the primary key still, without variants.
-        let places = [key, &self.primary];
-        let stored = places.into_iter().find_map(|place| Some((place, memory.stored(place)?)));
-        let stored = stored.or_else(|| Some((key, self.expired.clone()?)));
-        let settled = stored.as_ref().map_or(Settled::Store(own.clone()), |(_, stored)| {
-            stored.settle(&self.inputs, self.requested_at, (head, body), own)
-        });
-        match (settled, stored) {
-            (Settled::Store(witness), _) => Ok(witness),
-            (Settled::Mark(difference), Some((place, stored))) if memory.remove(place, &stored) => {
-                let message = format!("another visitor got another {difference}");
-                Err(self.personalised(key, "difference", &message))
-            }
-            // Gone meanwhile: then the next one is compared.
-            (Settled::Mark(_) | Settled::Refuse, _) => {
-                self.app.observer.metrics.personalised(&self.route.name, "refused");
-                Err(DiscardReason::Personalised)
-            }
-        }
-    }
-
-    /// Marks the key as personalised.
-    fn personalised(&self, key: &CacheKey, found: &str, message: &str) -> DiscardReason {
-        let (route, period) = (&self.route.name, self.route.cache.personalised_ttl);
-        tracing::warn!(%route, %key, message, "personalised: not shared for {period:?}");
-        self.app.observer.metrics.personalised(route, found);
-        let facts = Arc::new(self.filler.0.facts.clone());
-        self.app.store.memo.note(key, facts, PassReason::Personalised, period, clock::now());
-        DiscardReason::Personalised
-    }
-
-    fn response(
-        &self,
-        head: Head,
-        body: Bytes,
-        kept: Kept,
-        witness: Option<&Witness>,
-    ) -> Arc<StoredResponse> {
-        let known = &self.filler.0.facts;
-        let facts = Facts { tags: kept.tags.into(), ..known.clone() };
-        Arc::new(StoredResponse {
-            head,
-            body,
-            freshness: kept.freshness,
-            facts: Arc::new(facts),
-            vary: kept.vary,
-            witness: witness.cloned().map(Box::new),
-        })
-    }
-
-    fn store(&self, key: &CacheKey, response: &Arc<StoredResponse>) -> Result<(), DiscardReason> {
-        self.app.store.memory.note_vary(&self.primary, &response.vary);
-        let max_variants = self.route.cache.max_variants;
-        self.app.store.memory.insert(key, response.clone(), self.begun, max_variants).map_err(|refused| {
-            match refused {
-                Refused::Purged | Refused::Superseded => DiscardReason::Purged,
-                Refused::TooLarge => DiscardReason::TooLarge,
-            }
-        })
     }
 
     /// No head came: something stored stands in, or the readers hear of the failure.
