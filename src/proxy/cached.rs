@@ -34,6 +34,10 @@ use crate::store::response::{Head, StoredResponse};
 /// How often a request looks again, when what it waited for was not for it.
 const MAX_ROUNDS: usize = 4;
 
+/// How much longer a request waits for a fetch that it has caused, where it has to be complete first: the fetch ends by itself
+/// before.
+const OWN_FETCH: Duration = Duration::from_secs(60);
+
 /// How long it waits at most where `lock.timeout` is beyond all measure.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
@@ -205,13 +209,19 @@ async fn share_a_fetch(
                 }
             };
             ctx.outcome.origin = Some(ctx.outcome.elapsed());
-            if as_stranger {
+            if as_stranger && !is_failure(&opening) {
+                let deadline = deadline + OWN_FETCH;
                 return hand_out(app, session, ctx, &found, opening, reader, deadline).await;
             }
             serve_opening(session, ctx, opening, reader, true).await
         }
         Ticket::Follow(reader) => follow(app, session, ctx, &found, reader, deadline).await,
     }
+}
+
+/// Whether the origin cannot answer now, whoever asks.
+fn is_failure(opening: &Opening) -> bool {
+    matches!(opening, Opening::Streaming(streaming) if streaming.head.status >= 500)
 }
 
 /// Reads along with another request's fetch.
@@ -265,7 +275,7 @@ async fn serve_settled(app: &App, session: &mut Session, ctx: &mut Context, foun
     let is_new = |stored: &Arc<StoredResponse>| stored.freshness.stored_at >= ctx.outcome.received_at;
     match stored.filter(is_new) {
         Some(response) if is_readable(view.fields(), &response.head) => {
-            ctx.outcome.collapsed = true;
+            ctx.outcome.fate = Some(Fate::Stored);
             answer::stored(session, ctx, &response, clock::now()).await?;
             Ok(Round::Served(Served::Answered))
         }

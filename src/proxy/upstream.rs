@@ -170,12 +170,21 @@ pub fn for_stranger(
     if !keyed.is_empty() {
         request.insert_header("Cookie", keyed.join("; "))?;
     }
+    if !policy.identity.headers.iter().any(|name| name == "authorization") {
+        request.remove_header("authorization");
+    }
     Ok(request)
 }
 
 /// The same without what tells browsers apart, as far as it can be left out: the address is the connection's.
 pub fn for_anyone(view: &View<'_>, policy: &CachePolicy, ctx: &Context) -> Result<RequestHeader> {
     let mut request = for_stranger(view, policy, None, ctx)?;
+    if policy.identity.jwt_claim.is_some()
+        && let Some(token) = view.fields().first("authorization")
+    {
+        // The entry is its user's.
+        request.insert_header("Authorization", token)?;
+    }
     let ignored = policy.ignore_vary.iter().filter(|name| *name != "cookie");
     for name in ignored.filter(|name| !policy.identity.headers.contains(name)) {
         request.remove_header(name.as_str());

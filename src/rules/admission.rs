@@ -111,9 +111,18 @@ impl DiscardReason {
     /// replaced by it (RFC 9111 section 4.3.3), and the next response is likely to be refused too, so that its
     /// requests had better not wait for each other.
     pub fn ends_the_page(self, status: u16) -> bool {
-        let is_lasting = !matches!(self, Self::Purged | Self::FillLimit | Self::Authorization | Self::Head);
         // What the origin refuses one client (400, 406, 413, 431) or cannot do now says nothing of the page.
-        is_lasting && (status < 400 || matches!(status, 404 | 410))
+        self.is_lasting() && (status < 400 || matches!(status, 404 | 410))
+    }
+
+    /// Whether a response with this status, refused for this reason, keeps who asked from the page: it asks for a login, or
+    /// forbids.
+    pub fn hides_the_page(self, status: u16) -> bool {
+        self.is_lasting() && matches!(status, 300..=399 | 401 | 403 | 404 | 410 | 451)
+    }
+
+    fn is_lasting(self) -> bool {
+        !matches!(self, Self::Purged | Self::FillLimit | Self::Authorization | Self::Head)
     }
 }
 
@@ -427,6 +436,17 @@ mod tests {
             (DiscardReason::FillLimit, 200, false),
         ] {
             assert_eq!(reason.ends_the_page(status), expected, "{reason:?} {status}");
+        }
+        for (reason, status, expected) in [
+            (DiscardReason::NoTtl, 403, true),
+            (DiscardReason::NoTtl, 302, true),
+            (DiscardReason::NoTtl, 406, false),
+            (DiscardReason::Status, 429, false),
+            (DiscardReason::Provoked, 400, false),
+            (DiscardReason::NoTtl, 503, false),
+            (DiscardReason::Head, 403, false),
+        ] {
+            assert_eq!(reason.hides_the_page(status), expected, "{reason:?} {status}");
         }
     }
 

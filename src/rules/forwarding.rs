@@ -114,6 +114,7 @@ pub const FRAGMENT_FIELDS: &[&str] = &[
     "next-router-state-tree",
     "rsc",
     "turbo-frame",
+    "x-inertia",
     "x-middleware-prefetch",
     "x-nextjs-data",
     "x-pjax",

@@ -453,3 +453,54 @@ fn a_crowd_does_not_pay_for_what_one_visitor_is_told() {
     });
     assert!(rig.origin.count("/") - before <= 4, "{}", rig.origin.count("/") - before);
 }
+
+#[test]
+fn a_token_is_not_what_a_stranger_has() {
+    let rig = Rig::new(
+        "routes: [{name: all, cache: {authorization: rfc9111, forward_cookies: [sessionid], stale_while_revalidate: 1s}}]",
+    );
+    proven(&rig, "/", Reply::ok("public"));
+    rig.origin.on_each("/", |request| {
+        let reply = Reply::ok("public").field("Cache-Control", "public, max-age=60").field("ETag", "\"1\"");
+        match request.field("authorization") {
+            Some(token) => reply.field("X-Echo", &token),
+            None => reply,
+        }
+    });
+    let fields = [("Authorization", "Bearer secret-of-ada-0123"), ("Cookie", "sessionid=1")];
+    rig.get_with("/", &fields);
+    rig.get_with("/", &fields);
+    for cookie in ["", "sessionid=1", "sessionid=9"] {
+        let response = with_cookie(&rig, "/", cookie);
+        assert!(!response.head.contains("ada"), "{cookie}: {}", response.head);
+    }
+}
+
+#[test]
+fn what_the_origin_refuses_one_client_ends_no_public_page() {
+    let rig = Rig::new(FORWARDING);
+    rig.origin.on_each("/", |request| match request.field("accept").as_deref() {
+        Some("x/y") => Reply::status(406, "no"),
+        Some("x/z") => Reply::status(429, "later"),
+        _ => Reply::ok("public"),
+    });
+    for cookie in ["", "sessionid=1", "sessionid=2"] {
+        with_cookie(&rig, "/", cookie);
+    }
+    for accept in ["x/y", "x/z"] {
+        rig.get_with("/", &[("Accept", accept), ("Cache-Control", "no-cache")]);
+        assert_eq!(rig.get("/").verdict(), "hit", "{accept}");
+    }
+}
+
+#[test]
+fn an_origin_that_fails_is_asked_once_by_each() {
+    let rig = Rig::new(FORWARDING_ONLY);
+    proven(&rig, "/", Reply::ok("public"));
+    rig.origin.on("/", Reply::status(503, "down"));
+    for n in 0..3 {
+        let before = rig.origin.count("/");
+        assert_eq!(with_cookie(&rig, "/", "sessionid=1").status, 503);
+        assert_eq!(rig.origin.count("/") - before, 1, "{n}");
+    }
+}

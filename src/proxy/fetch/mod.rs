@@ -141,7 +141,6 @@ pub fn start(
     let expired = target.stored.response;
     let is_stranger = target.inputs.person().is_none();
     let as_stranger = !is_stranger && is_public(expired.as_deref());
-    let secrets = Secrets::of_request(&head, &route.cache);
     let job = Job {
         app: app.clone(),
         live: ctx.live.clone(),
@@ -150,8 +149,8 @@ pub fn start(
         key: target.stored.key,
         // Nothing stored: then the whole is fetched.
         as_head: target.as_head && expired.is_some(),
-        authorized: identity::is_authorized(head.fields, &route.cache),
-        secrets: if as_stranger { Secrets::default() } else { secrets },
+        authorized: !as_stranger && identity::is_authorized(head.fields, &route.cache),
+        secrets: Secrets::of_request(&head, &route.cache),
         expired,
         inputs: if as_stranger { target.inputs.of_stranger() } else { target.inputs },
         begun: place.begun,
@@ -327,12 +326,17 @@ impl Job {
 
     /// A response that is not stored replaces what was, and the next requests need not wait for its like.
     fn forget(&self, reason: DiscardReason, status: u16) {
-        let was_public = is_public(self.expired.as_deref()) && status < 500;
-        if self.is_personal() || !(was_public || reason.ends_the_page(status)) {
+        // A stranger is kept from what was public.
+        let hides = is_public(self.expired.as_deref()) && reason.hides_the_page(status);
+        if self.is_personal() || !(hides || reason.ends_the_page(status)) {
             return;
         }
         if let Some(expired) = &self.expired {
             self.app.store.memory.remove(&self.key, expired);
+            if expired.freshness.remaining(self.requested_at).is_some() {
+                // One client asked for fresher: the others need not pay for what it got.
+                return;
+            }
         }
         let period = self.route.cache.uncacheable_ttl;
         let facts = Arc::new(self.filler.0.facts.clone());

@@ -45,7 +45,6 @@ impl Job {
         // Another's may be stored under the primary key still, without variants.
         let places = [key, &self.primary];
         let stored = places.into_iter().find_map(|place| Some((place, memory.stored(place)?)));
-        let stored = stored.or_else(|| Some((key, self.expired.clone()?)));
         let Some((place, stored)) = stored else {
             return self.store(key, &self.response(head, body, kept, Some(own)));
         };

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::witness::Ambient;
+use super::witness::{Ambient, leaves_out};
 use crate::rules::cookies::{self, Role};
 use crate::rules::head::{Fields, RequestHead};
 use crate::rules::identity::{Stand, stand};
@@ -68,7 +68,9 @@ impl Inputs {
                 }
             }
         }
-        if policy.identity.jwt_claim.is_some() && fields.has("authorization") {
+        // Where only a claim of it is keyed, or where it takes part without being keyed.
+        let keyed = policy.identity.headers.iter().any(|name| name == "authorization");
+        if leaves_out(policy) && !keyed && fields.has("authorization") {
             inputs.add("field authorization".to_owned(), &lines(fields, "authorization"), Kind::Credential);
         }
         let forces = policy.origin_cache_control == OriginControl::Override;
@@ -84,7 +86,9 @@ impl Inputs {
 
     fn add(&mut self, name: String, value: &[u8], kind: Kind) {
         let is_known = self.0.iter().any(|input| *input.name == name);
-        let fits = name.len() <= Self::MAX_NAME && (self.0.len() < Self::MAX || is_known);
+        let is_trait = !matches!(kind, Kind::Credential | Kind::Personal);
+        // Of traits there are as many as the operator names; they are sent to the origin whoever asks.
+        let fits = is_trait || (name.len() <= Self::MAX_NAME && (self.0.len() < Self::MAX || is_known));
         let (name, kind) = if fits { (name.as_str(), kind) } else { ("others", Kind::Credential) };
         match self.0.iter_mut().find(|input| &*input.name == name) {
             // Sent twice alike it is one value.

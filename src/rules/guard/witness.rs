@@ -25,7 +25,7 @@ impl Ambient {
 }
 
 /// Whether a route lets anything reach the origin that its key does not hold.
-fn leaves_out(policy: &CachePolicy) -> bool {
+pub(super) fn leaves_out(policy: &CachePolicy) -> bool {
     !policy.forward_cookies.is_empty()
         || !policy.ignore_vary.is_empty()
         || policy.query.forward_excluded
