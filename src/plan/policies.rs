@@ -89,8 +89,9 @@ pub(super) fn compile(
         stale_on_disconnect: window(|cache| cache.stale_on_disconnect, zero),
     };
     refuse_open_claims(&policy, path, mistakes);
-    let place = path.key(if written.audit.is_some() { "audit" } else { "mode" });
-    warn_of_idle_audits(&policy, &place, mistakes);
+    if written.audit.is_some() {
+        warn_of_idle_audits(&policy, &path.key("audit"), mistakes);
+    }
     policy.stamp = stamp(&policy);
     Some(policy)
 }
@@ -168,7 +169,7 @@ fn warn_of_idle_audits(policy: &CachePolicy, path: &Path, mistakes: &mut Mistake
         mistakes.warn(
             path,
             "nothing is served from the store in this mode, so there is nothing to audit",
-            "write `audit: 0%` here, or `mode: enforce`",
+            "remove it, or write `mode: enforce`",
         );
     }
 }
