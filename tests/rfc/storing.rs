@@ -129,6 +129,13 @@ fn what_one_person_is_told_changes_nothing_for_the_others() {
 
 #[test]
 fn who_waits_for_anothers_authorized_page_gets_its_own() {
+    waits_and_gets_its_own(&["ada", "bob", "cyd"]);
+    // By itself: what a stranger gets is stored, and then is for the others too on such a route.
+    waits_and_gets_its_own(&["ada", ""]);
+}
+
+/// The first of these leads, and the others wait for it.
+fn waits_and_gets_its_own(names: &[&str]) {
     let rig = Rig::new("routes: [{name: all, cache: {authorization: rfc9111, ttl: 1m}}]");
     let gate = Gate::new();
     let held = gate.clone();
@@ -136,7 +143,6 @@ fn who_waits_for_anothers_authorized_page_gets_its_own() {
         let reply = Reply::ok(request.field("authorization").unwrap_or_default());
         if request.field("authorization").as_deref() == Some("ada") { reply.behind(&held) } else { reply }
     });
-    let names = ["ada", "bob", "cyd", ""];
     let pages: Vec<String> = std::thread::scope(|scope| {
         let ada = scope.spawn(|| rig.get_with("/", &[("Authorization", "ada")]).text());
         eventually("ada leads", || rig.origin.count("/") == 1);
