@@ -61,38 +61,12 @@ impl Answer {
 
 /// As near to the RFC as a route can be.
 static POLICY: LazyLock<CachePolicy> = LazyLock::new(|| CachePolicy {
-    mode: Mode::Enforce,
-    ttl: Duration::ZERO,
-    status_ttl: BTreeMap::new(),
-    origin_cache_control: OriginControl::Honour,
     heuristic: Some(Heuristic { percent: 10, max: Duration::MAX }),
     set_cookie: SetCookie::Store,
     authorization: Authorization::Rfc9111,
-    client_cache_control: ClientCacheControl::Honour,
-    tags: Vec::new(),
-    ignore_cookies: Patterns::default(),
-    forward_cookies: Patterns::default(),
-    ignore_vary: Vec::new(),
-    bypass_headers: Vec::new(),
-    identity: IdentityPolicy::default(),
-    query: QueryPolicy {
-        include: Patterns::default(),
-        exclude: Patterns::default(),
-        forward_excluded: false,
-        sort: false,
-    },
-    preferences: Preferences::default(),
-    max_variants: usize::MAX,
     guard: Guard::Off,
-    personalised_ttl: Duration::ZERO,
     extension_must_match: false,
-    stamp: 0,
-    audit: 0.0,
-    lock_timeout: Duration::ZERO,
-    uncacheable_ttl: Duration::ZERO,
-    stale_while_revalidate: Duration::ZERO,
-    stale_if_error: Duration::ZERO,
-    stale_on_disconnect: Duration::ZERO,
+    ..CachePolicy::default()
 });
 
 fn lend(lines: &[Line]) -> Vec<Field<'_>> {

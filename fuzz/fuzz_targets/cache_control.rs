@@ -14,7 +14,6 @@ mod rules;
 
 mod clean;
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -47,38 +46,17 @@ const NOON: Timestamp = Timestamp(1_784_289_600_000);
 
 /// Permissive, so that as little as possible is refused before it is looked at.
 static POLICY: LazyLock<CachePolicy> = LazyLock::new(|| CachePolicy {
-    mode: Mode::Enforce,
-    ttl: Duration::from_secs(60),
-    status_ttl: BTreeMap::new(),
-    origin_cache_control: OriginControl::Honour,
     heuristic: Some(Heuristic { percent: 10, max: Duration::MAX }),
     set_cookie: SetCookie::Store,
     authorization: Authorization::Rfc9111,
-    client_cache_control: ClientCacheControl::Honour,
-    tags: Vec::new(),
-    ignore_cookies: Patterns::default(),
-    forward_cookies: Patterns::default(),
-    ignore_vary: Vec::new(),
-    bypass_headers: Vec::new(),
-    identity: IdentityPolicy::default(),
-    query: QueryPolicy {
-        include: Patterns::default(),
-        exclude: Patterns::default(),
-        forward_excluded: false,
-        sort: true,
-    },
-    preferences: Preferences::default(),
-    max_variants: usize::MAX,
     guard: Guard::Off,
-    personalised_ttl: Duration::ZERO,
     extension_must_match: false,
-    stamp: 0,
-    audit: 0.0,
-    lock_timeout: Duration::ZERO,
-    uncacheable_ttl: Duration::ZERO,
+    ttl: Duration::from_secs(60),
+    query: QueryPolicy { sort: true, ..QueryPolicy::default() },
     stale_while_revalidate: Duration::from_secs(30),
     stale_if_error: Duration::from_secs(60),
     stale_on_disconnect: Duration::from_secs(90),
+    ..CachePolicy::default()
 });
 
 fuzz_target!(|bytes: &[u8]| {

@@ -12,11 +12,12 @@ use super::routes::{MAX_ITEMS, patterns};
 use crate::config::locate::Path;
 use crate::config::schema::{self, Cache};
 use crate::rules::admission::is_of_the_exchange;
-use crate::rules::forwarding::{NOT_FETCHED_WITH, folded, is_claim};
+use crate::rules::forwarding::folded;
 use crate::rules::head::{Fields, is_token};
 use crate::rules::hop;
 use crate::rules::identity::DEVICE_FIELD;
 use crate::rules::invalidate::Selector;
+use crate::rules::outgoing::is_left_out;
 use crate::rules::policy::{
     ANALYTICS_COOKIES, Authorization, CAMPAIGN_PARAMETERS, CachePolicy, ClientCacheControl, Guard, Heuristic,
     IdentityPolicy, Mode, OriginControl, Patterns, Preferences, QueryPolicy, SetCookie, is_identity,
@@ -217,7 +218,8 @@ fn ignored_names(written: Option<&Vec<String>>, path: &Path, mistakes: &mut Mist
 /// Names of fields that a fetch sends on as they came: only by these can pages differ.
 fn sent_names(written: Option<&Vec<String>>, path: &Path, mistakes: &mut Mistakes) -> Vec<String> {
     let names = names(written, path, mistakes);
-    for (index, name) in names.iter().enumerate() {
+    // Of those with an underscore the operator has been told.
+    for (index, name) in names.iter().enumerate().filter(|(_, name)| !name.contains('_')) {
         let remedy = match name.as_str() {
             "cookie" => "write `key: {cookies: [sessionid]}`",
             "host" => "the host is part of every key",
@@ -225,11 +227,8 @@ fn sent_names(written: Option<&Vec<String>>, path: &Path, mistakes: &mut Mistake
             "x-device-class" => "write `key: {device_class: true}`",
             _ => "key on what the application is sent",
         };
-        let is_sent = !(NOT_FETCHED_WITH.contains(&name.as_str())
-            || ["cookie", "host", DEVICE_FIELD].contains(&name.as_str())
-            || hop::is_hop_by_hop(name, Fields::default())
-            || is_claim(name));
-        if !is_sent {
+        let is_replaced = ["cookie", "host", DEVICE_FIELD].contains(&name.as_str());
+        if is_replaced || is_left_out(name) || hop::is_hop_by_hop(name, Fields::default()) {
             let message = format!("`{name}` is not sent on as it came, so pages cannot differ by it");
             mistakes.error(&path.item(index), message, remedy);
         }

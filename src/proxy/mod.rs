@@ -375,7 +375,7 @@ impl App {
         if !session.req_header().raw_path_is_utf8() {
             return Err(PassReason::Path);
         }
-        if ctx.live.tripped.holds(&route.name) {
+        if route.cache.audit > 0.0 && ctx.live.tripped.holds(&route.name) {
             return Err(PassReason::Tripped);
         }
         lookup::allowed(&View::new(session.req_header(), &ctx.client).head(), &route.cache)

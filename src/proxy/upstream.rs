@@ -170,7 +170,7 @@ pub fn for_stranger(
     if !keyed.is_empty() {
         request.insert_header("Cookie", keyed.join("; "))?;
     }
-    if !policy.identity.headers.iter().any(|name| name == "authorization") {
+    if !policy.identity.keys_on("authorization") {
         request.remove_header("authorization");
     }
     Ok(request)
@@ -186,7 +186,7 @@ pub fn for_anyone(view: &View<'_>, policy: &CachePolicy, ctx: &Context) -> Resul
         request.insert_header("Authorization", token)?;
     }
     let ignored = policy.ignore_vary.iter().filter(|name| *name != "cookie");
-    for name in ignored.filter(|name| !policy.identity.headers.contains(name)) {
+    for name in ignored.filter(|name| !policy.identity.keys_on(name)) {
         request.remove_header(name.as_str());
     }
     if policy.origin_cache_control == OriginControl::Override || policy.identity.device {

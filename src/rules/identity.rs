@@ -67,7 +67,7 @@ pub fn of(request: &RequestHead<'_>, policy: &CachePolicy) -> Option<Stand> {
 /// Whether a field of this name, in lower case, has a part in the key that makes its requests no longer personal.
 pub fn covers(name: &str, fields: Fields<'_>, policy: &IdentityPolicy) -> bool {
     let by_claim = || policy.jwt_claim.as_ref().is_some_and(|wanted| claim(fields, wanted).is_some());
-    policy.headers.iter().any(|keyed| keyed == name) || (name == "authorization" && by_claim())
+    policy.keys_on(name) || (name == "authorization" && by_claim())
 }
 
 /// Whether the request carries `Authorization` that the key does not cover: then RFC 9111 section 3.5 applies.

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::forwarding::{NOT_FETCHED_WITH, is_claim};
 use super::head::{Fields, RequestHead, is_token};
 use super::identity::{self, DEVICE_FIELD, Stand};
-use super::policy::{CachePolicy, FORGERY_TOKENS};
+use super::outgoing::is_left_out;
+use super::policy::CachePolicy;
 
 const SEPARATOR: char = '\0';
 /// Stands between the name of a route and the stamp of its rules.
@@ -195,8 +195,7 @@ impl Vary {
             return Err(VaryError::PerClient);
         }
         // What is dropped from every upstream request selects nothing either.
-        let fixed = [NOT_SELECTING, NOT_FETCHED_WITH, FORGERY_TOKENS].concat();
-        names.retain(|name| !fixed.contains(&name.as_str()) && !is_claim(name) && !name.contains('_'));
+        names.retain(|name| !NOT_SELECTING.contains(&name.as_str()) && !is_left_out(name));
         names.sort_unstable();
         names.dedup();
         if names.len() > Self::MAX {
@@ -246,8 +245,8 @@ fn is_settled(name: &str, policy: &CachePolicy) -> bool {
     let by_device = identity.device && (name == DEVICE_FIELD || name == "user-agent");
     // Of the cookies that are sent, those that are keyed are in the key.
     let no_cookie = name == "cookie" && policy.forward_cookies.is_empty();
-    let listed = |names: &[String]| names.iter().any(|other| other == name);
-    by_device || no_cookie || listed(&identity.headers) || listed(&policy.ignore_vary)
+    let is_ignored = policy.ignore_vary.iter().any(|other| other == name);
+    by_device || no_cookie || is_ignored || identity.keys_on(name)
 }
 
 /// The members of a list; commas inside a quoted string belong to it.

@@ -43,6 +43,15 @@ impl<'a> Outgoing<'a> {
     }
 }
 
+/// Whether a field of this name is left out of every fetch, or written anew by parvis: then pages cannot differ by it, and
+/// it selects no variant.
+pub fn is_left_out(name: &str) -> bool {
+    NOT_FETCHED_WITH.iter().chain(FORGERY_TOKENS).any(|other| other.eq_ignore_ascii_case(name))
+        || is_claim(name)
+        // To an application it may be the same as another field, with a hyphen.
+        || name.contains('_')
+}
+
 /// Whether a field goes as it is.
 fn is_taken(name: &str, request: &RequestHead<'_>, policy: &CachePolicy) -> bool {
     let is = |other: &str| name.eq_ignore_ascii_case(other);
@@ -50,12 +59,7 @@ fn is_taken(name: &str, request: &RequestHead<'_>, policy: &CachePolicy) -> bool
         || (is("accept-language") && !policy.preferences.languages.is_empty())
         || (is("accept") && !policy.preferences.media_types.is_empty())
         || (is(DEVICE_FIELD) && policy.identity.device);
-    let left_out = hop::is_hop_by_hop(name, request.fields)
-        || NOT_FETCHED_WITH.iter().chain(FORGERY_TOKENS).any(|other| is(other))
-        || is_claim(name)
-        // To an application it may be the same as another field, with a hyphen.
-        || name.contains('_');
-    !replaced && !left_out
+    !replaced && !hop::is_hop_by_hop(name, request.fields) && !is_left_out(name)
 }
 
 #[cfg(test)]

@@ -126,6 +126,41 @@ pub struct CachePolicy {
     pub stale_on_disconnect: Duration,
 }
 
+impl Default for CachePolicy {
+    /// The strictest: nothing has a lifetime but by the origin's word, every cookie identifies, nothing is forwarded.
+    fn default() -> Self {
+        Self {
+            mode: Mode::Enforce,
+            ttl: Duration::ZERO,
+            status_ttl: BTreeMap::new(),
+            origin_cache_control: OriginControl::Honour,
+            heuristic: None,
+            set_cookie: SetCookie::Uncacheable,
+            authorization: Authorization::Pass,
+            client_cache_control: ClientCacheControl::Honour,
+            tags: Vec::new(),
+            ignore_cookies: Patterns::default(),
+            forward_cookies: Patterns::default(),
+            ignore_vary: Vec::new(),
+            bypass_headers: Vec::new(),
+            identity: IdentityPolicy::default(),
+            query: QueryPolicy::default(),
+            preferences: Preferences::default(),
+            max_variants: usize::MAX,
+            guard: Guard::On,
+            personalised_ttl: Duration::ZERO,
+            extension_must_match: true,
+            stamp: 0,
+            audit: 0.0,
+            lock_timeout: Duration::ZERO,
+            uncacheable_ttl: Duration::ZERO,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            stale_on_disconnect: Duration::ZERO,
+        }
+    }
+}
+
 /// Whether the personalisation guard watches a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
@@ -146,6 +181,13 @@ pub struct IdentityPolicy {
     pub jwt_claim: Option<String>,
     /// The kind of device that `User-Agent` tells of.
     pub device: bool,
+}
+
+impl IdentityPolicy {
+    /// Whether the value of a field of this name, in lower case, is in the key.
+    pub fn keys_on(&self, name: &str) -> bool {
+        self.headers.iter().any(|keyed| keyed == name)
+    }
 }
 
 /// Lists that the preferences of clients are reduced to, so that few variants answer many wishes. Empty: as sent.

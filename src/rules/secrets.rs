@@ -50,8 +50,6 @@ pub struct Secrets {
     set: Vec<Vec<u8>>,
     /// Whether the response sets a cookie: then a form with a token was made for one visitor.
     sets_cookie: bool,
-    /// Whether there are more than can be looked for.
-    are_too_many: bool,
 }
 
 impl Secrets {
@@ -65,14 +63,13 @@ impl Secrets {
         for pair in cookies::with_role(request.fields, policy, Role::Forwarded) {
             add(sent, pair.value.unwrap_or_default().trim_matches('"').as_bytes(), MIN_SENT);
         }
-        let keyed = policy.identity.headers.iter().any(|name| name == "authorization");
+        let keyed = policy.identity.keys_on("authorization");
         if !keyed && (policy.identity.jwt_claim.is_some() || identity::is_authorized(request.fields, policy))
         {
             for line in request.fields.all("authorization") {
                 add(sent, line.rsplit(|byte| *byte == b' ').next().unwrap_or(line), MIN_SENT);
             }
         }
-        secrets.count();
         secrets
     }
 
@@ -87,12 +84,6 @@ impl Secrets {
                 add(&mut self.set, unquoted.unwrap_or(value), MIN_SET);
             }
         }
-        self.count();
-    }
-
-    fn count(&mut self) {
-        let needles = self.sent.iter().chain(&self.set).map(|value| needles(value).len());
-        self.are_too_many = needles.sum::<usize>() > MAX_NEEDLES;
     }
 
     /// Whether there is nothing to look for.
@@ -110,7 +101,8 @@ impl Secrets {
         let is_coded = fields.list("content-encoding").any(|coding| !coding.eq_ignore_ascii_case("identity"));
         let media_type = fields.text("content-type").unwrap_or_default().to_ascii_lowercase();
         let is_wide = ["utf-16", "utf-32", "ucs-2"].iter().any(|charset| media_type.contains(charset));
-        if is_wide || is_coded || self.are_too_many {
+        let (sent, set) = (needles(&self.sent), needles(&self.set));
+        if is_wide || is_coded || sent.len() + set.len() > MAX_NEEDLES {
             return Some(if self.sets_cookie { Shown::Set } else { Shown::Sent });
         }
         let (plain, unquoted) = (unescaped(body), percent_decoded(body));
@@ -119,16 +111,15 @@ impl Secrets {
         let texts: Vec<&[u8]> =
             [body, &plain, &unquoted].into_iter().chain(others.map(|(_, value)| *value)).collect();
         let found = |needle: &[u8]| texts.iter().any(|text| memmem::find(text, needle).is_some());
-        let shown = |values: &[Vec<u8>]| {
-            values.iter().any(|value| needles(value).iter().any(|needle| found(needle)))
-                || shows_masked(body, values)
+        let shown = |needles: &[Vec<u8>], values: &[Vec<u8>]| {
+            needles.iter().any(|needle| found(needle)) || shows_masked(body, values)
         };
         let has_form = || FORM_TOKENS.iter().any(|name| found(name));
         // Scripts name the fields too, and are everybody's.
         let is_page = media_type.is_empty() || media_type.contains("html");
-        if self.sets_cookie && (has_form() || shown(&self.set)) {
+        if self.sets_cookie && (has_form() || shown(&set, &self.set)) {
             Some(Shown::Set)
-        } else if !self.sent.is_empty() && ((is_page && has_form()) || shown(&self.sent)) {
+        } else if !self.sent.is_empty() && ((is_page && has_form()) || shown(&sent, &self.sent)) {
             Some(Shown::Sent)
         } else {
             None
@@ -142,13 +133,15 @@ fn add(values: &mut Vec<Vec<u8>>, value: &[u8], min: usize) {
     }
 }
 
-/// What to look for: a value as it is and decoded, and its longer words, which every way of writing it leaves alone.
-fn needles(value: &[u8]) -> Vec<Vec<u8>> {
-    let decoded = decoded(&String::from_utf8_lossy(value));
-    let words = decoded.split(|byte| !byte.is_ascii_alphanumeric()).filter(|word| word.len() >= MIN_SENT);
-    let mut needles: Vec<Vec<u8>> = words.map(<[u8]>::to_vec).collect();
-    needles.push(value.to_vec());
-    needles.extend(Some(decoded).filter(|decoded| decoded.len() >= MIN_SET));
+/// What to look for: each value as it is and decoded, and its longer words, which every way of writing it leaves alone.
+fn needles(values: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut needles = values.to_vec();
+    for value in values {
+        let decoded = decoded(&String::from_utf8_lossy(value));
+        let words = decoded.split(|byte| !byte.is_ascii_alphanumeric());
+        needles.extend(words.filter(|word| word.len() >= MIN_SENT).map(<[u8]>::to_vec));
+        needles.extend(Some(decoded).filter(|decoded| decoded.len() >= MIN_SET));
+    }
     needles
 }
 

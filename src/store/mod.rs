@@ -6,7 +6,7 @@
 //! | [`memory`] | the byte-budgeted memory tier, its index by path and tag, and the fence |
 //! | [`fence`] | which purges a fetch under way has missed |
 //! | [`index`] | which keys a purge means, without a scan |
-//! | [`memo`] | which keys proved uncacheable a moment ago |
+//! | [`memo`] | which keys proved uncacheable or personalised a moment ago |
 //! | [`fill`] | one response on its way from the origin, and its readers |
 //! | [`collect`] | a body that is collected for a comparison |
 //! | [`fills`] | all of them, so that one fetch serves all who ask for the same key |
@@ -31,7 +31,7 @@ pub struct Store {
     pub memory: memory::Memory,
     /// Responses on their way.
     pub fills: Arc<fills::Fills>,
-    /// Keys that proved uncacheable.
+    /// Keys that proved uncacheable or personalised.
     pub memo: memo::Memo,
 }
 

@@ -121,7 +121,7 @@ impl StoredResponse {
     /// The same response, for those of `witness` now. What the new one among them got has the fields `new`: fields of the
     /// moment in which the two differ may tell of one visitor, and go.
     pub fn admitting(&self, witness: Witness, new: Fields<'_>) -> Self {
-        let differing = guard::of_the_moment(Fields(&self.head.fields()), new);
+        let differing = guard::difference::of_the_moment(Fields(&self.head.fields()), new);
         Self {
             head: self.head.without(&differing),
             body: self.body.clone(),

@@ -264,13 +264,12 @@ impl Job {
         let length = head.fields.text("content-length").and_then(|length| length.trim().parse().ok());
         let length = length.filter(|_| !head.fields.has("transfer-encoding"));
         let mut stored_head = Head::storable(&head);
-        let mut for_leader = None;
+        let (mut for_leader, mut witness) = (None, None);
         let (key, kept, discard) = match admission {
             Admission::Keep(kept) => {
-                let key = self.settle_variant(&kept, request);
-                if kept.sets_cookie {
-                    self.secrets.set_by(head.fields);
-                }
+                witness = Witness::of(&self.inputs, kept.ambient, &self.route.cache);
+                let key = self.settle_variant(&kept, witness.is_some(), request);
+                self.secrets.set_by(head.fields);
                 (stored_head, for_leader) = self.shared(stored_head, &kept);
                 (key, Some(Box::new(kept)), None)
             }
@@ -287,9 +286,7 @@ impl Job {
             key: key.clone(),
             discard,
             age: head.fields.has("age").then(|| age_value(head.fields).as_secs()),
-            witness: kept
-                .as_ref()
-                .and_then(|kept| Witness::of(&self.inputs, kept.ambient, &self.route.cache)),
+            witness,
             is_sealed: kept.is_some() && !self.secrets.is_empty(),
             is_personal: self.is_personal(),
         };
@@ -308,13 +305,13 @@ impl Job {
     }
 
     /// The key of the response's variant; requests for other variants stop waiting for this one.
-    fn settle_variant(&mut self, kept: &Kept, request: &RequestHeader) -> CacheKey {
+    fn settle_variant(&mut self, kept: &Kept, is_watched: bool, request: &RequestHeader) -> CacheKey {
         let key = if kept.vary.is_empty() {
             self.primary.clone()
         } else {
             let fields: Vec<_> =
                 request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-            if Witness::of(&self.inputs, kept.ambient, &self.route.cache).is_none() {
+            if !is_watched {
                 // A watched one has first to be compared with what lies there.
                 self.app.store.memory.note_vary(&self.primary, &kept.vary);
             }
@@ -344,19 +341,13 @@ impl Job {
     }
 
     /// Renews what is stored, with the fields that a 304 has brought: they are a visitor's as those of any response.
-    fn renew(&mut self, expired: &Arc<StoredResponse>, merged: &ResponseHead<'_>, kept: Kept) -> Opening {
+    fn renew(&self, expired: &Arc<StoredResponse>, merged: &ResponseHead<'_>, kept: Kept) -> Opening {
         let (head, _) = self.shared(Head::storable(merged), &kept);
-        match head.with(|head| self.secrets.shown_by(head.fields, &expired.body)) {
-            Some(Shown::Set) => {
+        if let Some((shown, reason)) = self.shows_a_secret(&self.key, &head, &expired.body) {
+            if shown == Shown::Set {
                 self.app.store.memory.remove(&self.key, expired);
-                let key = self.key.clone();
-                let reason = self.personalised(&key, "secret", "it shows a cookie that it sets");
-                return Opening::Validated(expired.clone(), Some(reason));
             }
-            Some(Shown::Sent) => {
-                return Opening::Validated(expired.clone(), Some(DiscardReason::Personalised));
-            }
-            None => {}
+            return Opening::Validated(expired.clone(), Some(reason));
         }
         let own = Witness::of(&self.inputs, kept.ambient, &self.route.cache);
         let settled =

@@ -24,15 +24,8 @@ impl Job {
         body: Bytes,
         kept: Kept,
     ) -> Result<(), DiscardReason> {
-        match head.with(|head| self.secrets.shown_by(head.fields, &body)) {
-            Some(Shown::Set) => {
-                return Err(self.personalised(key, "secret", "it shows a cookie that it sets"));
-            }
-            Some(Shown::Sent) => {
-                self.app.observer.metrics.personalised(&self.route.name, "secret");
-                return Err(DiscardReason::Personalised);
-            }
-            None => {}
+        if let Some((_, reason)) = self.shows_a_secret(key, &head, &body) {
+            return Err(reason);
         }
         let Some(own) = Witness::of(&self.inputs, kept.ambient, &self.route.cache) else {
             return self.store(key, &self.response(head, body, kept, None));
@@ -63,6 +56,24 @@ impl Job {
         }
     }
 
+    /// Whether a response shows a secret of its visitor, and why it is not stored then. One that it sets itself marks the key.
+    pub(super) fn shows_a_secret(
+        &self,
+        key: &CacheKey,
+        head: &Head,
+        body: &[u8],
+    ) -> Option<(Shown, DiscardReason)> {
+        let shown = head.with(|head| self.secrets.shown_by(head.fields, body))?;
+        let reason = match shown {
+            Shown::Set => self.personalised(key, "secret", "it shows a cookie that it sets"),
+            Shown::Sent => {
+                self.app.observer.metrics.personalised(&self.route.name, "secret");
+                DiscardReason::Personalised
+            }
+        };
+        Some((shown, reason))
+    }
+
     /// Lets one more visitor have what is stored.
     fn admit(
         &self,
@@ -78,7 +89,7 @@ impl Job {
     }
 
     /// Marks the key as personalised.
-    pub(super) fn personalised(&self, key: &CacheKey, found: &str, message: &str) -> DiscardReason {
+    fn personalised(&self, key: &CacheKey, found: &str, message: &str) -> DiscardReason {
         let (route, period) = (&self.route.name, self.route.cache.personalised_ttl);
         tracing::warn!(%route, %key, message, "personalised: not shared for {period:?}");
         self.app.observer.metrics.personalised(route, found);

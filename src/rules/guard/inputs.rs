@@ -33,6 +33,13 @@ pub(super) enum Kind {
     Agent,
 }
 
+impl Kind {
+    /// Whether it may name a person.
+    fn is_personal(self) -> bool {
+        matches!(self, Self::Credential | Self::Personal)
+    }
+}
+
 /// The inputs of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inputs(pub(super) Vec<Input>);
@@ -69,8 +76,7 @@ impl Inputs {
             }
         }
         // Where only a claim of it is keyed, or where it takes part without being keyed.
-        let keyed = policy.identity.headers.iter().any(|name| name == "authorization");
-        if leaves_out(policy) && !keyed && fields.has("authorization") {
+        if leaves_out(policy) && !policy.identity.keys_on("authorization") && fields.has("authorization") {
             inputs.add("field authorization".to_owned(), &lines(fields, "authorization"), Kind::Credential);
         }
         let forces = policy.origin_cache_control == OriginControl::Override;
@@ -86,9 +92,9 @@ impl Inputs {
 
     fn add(&mut self, name: String, value: &[u8], kind: Kind) {
         let is_known = self.0.iter().any(|input| *input.name == name);
-        let is_trait = !matches!(kind, Kind::Credential | Kind::Personal);
         // Of traits there are as many as the operator names; they are sent to the origin whoever asks.
-        let fits = is_trait || (name.len() <= Self::MAX_NAME && (self.0.len() < Self::MAX || is_known));
+        let fits =
+            !kind.is_personal() || (name.len() <= Self::MAX_NAME && (self.0.len() < Self::MAX || is_known));
         let (name, kind) = if fits { (name.as_str(), kind) } else { ("others", Kind::Credential) };
         match self.0.iter_mut().find(|input| &*input.name == name) {
             // Sent twice alike it is one value.
@@ -111,12 +117,11 @@ impl Inputs {
 
     /// The inputs of the same client if it had nothing personal.
     pub fn of_stranger(&self) -> Self {
-        let personal = |input: &&Input| matches!(input.kind, Kind::Credential | Kind::Personal);
-        Self(self.0.iter().filter(|input| !personal(input)).cloned().collect())
+        Self(self.0.iter().filter(|input| !input.kind.is_personal()).cloned().collect())
     }
 
     pub(super) fn personal(&self) -> impl Iterator<Item = &Input> {
-        self.0.iter().filter(|input| matches!(input.kind, Kind::Credential | Kind::Personal))
+        self.0.iter().filter(|input| input.kind.is_personal())
     }
 
     pub(super) fn has_credential(&self) -> bool {
@@ -125,9 +130,7 @@ impl Inputs {
 
     /// The names of those that count for a response, for a person.
     pub fn names(&self, ambient: Ambient) -> impl Iterator<Item = &str> {
-        let counts = move |input: &&Input| {
-            ambient.counts(input.kind) || matches!(input.kind, Kind::Credential | Kind::Personal)
-        };
+        let counts = move |input: &&Input| ambient.counts(input.kind) || input.kind.is_personal();
         self.0.iter().filter(counts).map(|input| &*input.name)
     }
 

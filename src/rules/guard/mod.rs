@@ -12,16 +12,17 @@
 //! stranger, who has nothing of the kind: what a stranger gets is public. A token whose claim is keyed is never proven,
 //! since anyone can write one.
 //!
-//! A proof belongs to the bytes: what replaces them has to be proven anew. Two visitors may have the same empty
-//! basket today.
+//! A proof belongs to the bytes and their lifetime. What replaces them has to be proven anew: two visitors may have the
+//! same empty basket today. And what has expired may be a member's by now: who refreshes it shows that for themselves
+//! only, unless they are a stranger.
 
-mod difference;
+pub mod difference;
 mod inputs;
 #[cfg(test)]
 mod tests;
 mod witness;
 
-pub use difference::{Difference, difference, of_the_moment};
+pub use difference::{Difference, difference};
 pub use inputs::Inputs;
 pub use witness::{Ambient, Witness};
 

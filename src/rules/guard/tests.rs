@@ -97,7 +97,7 @@ fn a_renewal_by_one_person_ends_what_was_proven_for_others() {
 fn fields_of_the_moment_that_differ_are_named() {
     let one = [("Server-Timing", &b"auth;desc=ada"[..]), ("Date", b"1"), ("ETag", b"1"), ("X-A", b"1")];
     let other = [("date", &b"2"[..]), ("etag", b"1"), ("x-a", b"2"), ("X-Debug-User", b"bob")];
-    assert_eq!(of_the_moment(Fields(&one), Fields(&other)), ["server-timing", "x-debug-user"]);
+    assert_eq!(difference::of_the_moment(Fields(&one), Fields(&other)), ["server-timing", "x-debug-user"]);
 }
 
 #[test]
