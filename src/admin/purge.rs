@@ -29,25 +29,56 @@ pub struct Request {
     /// `/path` on every host, or `http://host/path`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub prefixes: Vec<String>,
+    /// The same with `*`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub wildcards: Vec<String>,
     /// Labels.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+    /// Everything of a host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    /// Regular expressions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub regex: Vec<String>,
     /// Everything.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
+    /// Expire it instead: it may be shown while it is refreshed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub soft: bool,
+    /// Only tell what would go.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 /// What was removed.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 pub struct Answer {
-    /// The purge's place in the order of purges.
-    pub sequence: u64,
+    /// The purge's place in the order of purges. A dry run has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
+    /// Expired rather than removed.
+    #[serde(default)]
+    pub soft: bool,
+    /// Nothing was removed: this is what would be.
+    #[serde(default)]
+    pub dry_run: bool,
     /// Stored responses removed.
     pub entries: usize,
     /// Bytes they were charged with.
     pub bytes: u64,
     /// The same per selector, in the order given.
     pub selectors: Vec<Removed>,
+    /// Who has acknowledged.
+    #[serde(default)]
+    pub instances: Vec<Acknowledged>,
+    /// Of a dry run: at most so many requests to the origin until all is stored again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin_requests: Option<u64>,
+    /// Of a dry run: some of the URLs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub examples: Vec<String>,
 }
 
 /// What one selector removed.
@@ -59,6 +90,15 @@ pub struct Removed {
     pub entries: usize,
     /// Bytes they were charged with.
     pub bytes: u64,
+}
+
+/// One parvis that has done it.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Acknowledged {
+    /// Its name.
+    pub instance: String,
+    /// Stored responses it removed.
+    pub entries: usize,
 }
 
 pub(super) async fn purge(
@@ -90,7 +130,8 @@ pub(super) async fn purge(
     let removed = names.into_iter().zip(&purged.removed);
     let removed =
         removed.map(|(selector, (entries, bytes))| Removed { selector, entries: *entries, bytes: *bytes });
-    Ok(Json(Answer { sequence: purged.sequence.0, entries, bytes, selectors: removed.collect() }))
+    let sequence = Some(purged.sequence.0);
+    Ok(Json(Answer { sequence, entries, bytes, selectors: removed.collect(), ..Answer::default() }))
 }
 
 /// Finds the token of a request. Every token is compared, each in constant time.
@@ -129,6 +170,11 @@ fn read(body: &[u8]) -> Result<Request, Refusal> {
     // Through an object: serde would also take a struct's fields from a list, in order.
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).map_err(refusal)?;
     let request: Request = serde_json::from_value(object.into()).map_err(refusal)?;
+    let unknown = [&request.wildcards, &request.hosts, &request.regex].iter().any(|list| !list.is_empty());
+    if unknown || request.soft || request.dry_run {
+        let error = "this parvis does not know wildcards, hosts, regex, soft and dry_run yet";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, error, remedy));
+    }
     let count = request.urls.len() + request.prefixes.len() + request.tags.len();
     if count == 0 && !request.all {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "nothing to purge", remedy));

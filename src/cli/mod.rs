@@ -28,8 +28,8 @@ enum Command {
     Check(ConfigFile),
     /// Tell what would happen to a request: its route, its key, what would be cached and why not. Sends nothing.
     Explain(explain::Options),
-    /// Remove stored responses from a running parvis.
-    Purge(purge::Options),
+    /// Remove stored responses from a running parvis; after a deploy: wait for it, warm, and verify.
+    Purge(Box<purge::Options>),
     /// A tour in front of a slow built-in origin.
     Demo(demo::Options),
 }
@@ -44,7 +44,8 @@ struct ConfigFile {
 /// Why a command failed; what `main` prints and exits with.
 #[derive(Debug)]
 pub struct Failure {
-    /// 1: it did not work. 2: what it was given is wrong.
+    /// 1: it did not work. 2: what it was given is wrong. Of `purge` also 3: not within its time. 4: purged, and a
+    /// page is not what the origin shows. 5: purged, and not every page could be warmed.
     pub code: u8,
     /// For the operator; empty when all has been said.
     pub message: String,
@@ -59,6 +60,11 @@ impl Failure {
     /// What it was given is wrong.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { code: 2, message: message.into() }
+    }
+
+    /// It was not done within its time.
+    fn timed_out(message: impl Into<String>) -> Self {
+        Self { code: 3, message: message.into() }
     }
 }
 
