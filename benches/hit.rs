@@ -13,8 +13,8 @@ use parvis::rules::admission::{self, Admission};
 use parvis::rules::client_control::ClientControl;
 use parvis::rules::freshness::Exchange;
 use parvis::rules::head::{Field, Fields, RequestHead, ResponseHead};
-use parvis::rules::invalidate::Facts;
 use parvis::rules::key::{CacheKey, Vary};
+use parvis::rules::selector::Facts;
 use parvis::rules::target::{Scheme, Target};
 use parvis::rules::{lookup, route, verdict};
 use parvis::store::Store;
@@ -72,21 +72,16 @@ fn hit(c: &mut Criterion) {
     let Admission::Keep(kept) = admission::judge("/", &response, policy, 1 << 20, exchange) else {
         panic!("kept")
     };
-    let stored = Arc::new(StoredResponse {
-        head: Head::storable(&response),
-        body: vec![b'x'; 1024].into(),
-        freshness: kept.freshness,
-        facts: Arc::new(Facts::new(&request, &policy.query, &kept.tags)),
-        vary: kept.vary,
-        witness: None,
-    });
+    let (head, body) = (Head::storable(&response), vec![b'x'; 1024].into());
+    let facts = Facts::new(&request, &policy.query, kept.tags);
+    let stored = Arc::new(StoredResponse::new(head, body, kept.freshness, facts, kept.vary, None));
     store.memory.insert(&key, stored, store.memory.begin(), 1000).expect("stored");
     let no_variant = |_: &Vary| key.clone();
     c.bench_function("store lookup", |b| b.iter(|| store.memory.lookup(black_box(&key), no_variant)));
     let found = store.memory.lookup(&key, no_variant).response.expect("found");
     let client = ClientControl::default();
     c.bench_function("verdict", |b| {
-        b.iter(|| verdict::judge(black_box(Some(&found.freshness)), &client, now))
+        b.iter(|| verdict::judge(black_box(Some(&found.freshness())), &client, now))
     });
 }
 

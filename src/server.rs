@@ -24,11 +24,14 @@ use tokio::sync::Semaphore;
 use crate::admin::Admin;
 use crate::front::Front;
 use crate::observe::Observer;
+use crate::observe::audit::{AuditError, AuditLog};
 use crate::observe::log::AccessLog;
 use crate::origin;
 use crate::plan::{LoadError, Plan};
+use crate::proxy::purge::Asker;
 use crate::proxy::{App, Live, MAX_AUDITS, MAX_LATE_PURGES, Parvis};
-use crate::rules::invalidate::Selector;
+use crate::rules::invalidate::Expires;
+use crate::rules::selector::Selector;
 use crate::store::Store;
 
 /// How long requests under way are waited for after TERM.
@@ -60,6 +63,9 @@ pub enum ServeError {
     /// An upstream cannot be looked up.
     #[error(transparent)]
     Lookup(#[from] origin::LookupError),
+    /// The audit log cannot be written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The server's thread could not be started, or ended by itself.
     #[error("the server ended unexpectedly; see the log")]
     Died,
@@ -99,6 +105,7 @@ pub fn start(
     check_addresses(&plan)?;
     let pools = origin::pools(&plan, None)?;
     let store = Arc::new(Store::new(plan.memory));
+    let audit = AuditLog::open(plan.admin.audit_log.as_deref())?;
     let (access_log, access_log_guard) = AccessLog::new(access_log);
     let observer = Observer::new(store.clone(), access_log);
     let addresses: Vec<String> = plan.listen.iter().map(ToString::to_string).collect();
@@ -110,6 +117,7 @@ pub fn start(
         observer,
         active: Arc::default(),
         late_purges: Arc::new(Semaphore::new(MAX_LATE_PURGES)),
+        audit,
         audits: Arc::new(Semaphore::new(MAX_AUDITS)),
     }));
 
@@ -250,7 +258,7 @@ impl BackgroundService for Reload {
         let mut hangup = listen_for(SignalKind::hangup());
         loop {
             tokio::select! {
-                () = next(&mut hangup) => self.reload(),
+                () = next(&mut hangup) => self.reload().await,
                 _ = shutdown.changed() => return,
             }
         }
@@ -259,8 +267,8 @@ impl BackgroundService for Reload {
 
 impl Reload {
     /// Takes the file over if it has no mistakes; otherwise the configuration stays as it is.
-    fn reload(&self) {
-        let result = match self.try_reload() {
+    async fn reload(&self) {
+        let result = match self.try_reload().await {
             Ok(()) => "ok",
             Err(error) => {
                 tracing::error!("the configuration was not reloaded:\n{error}");
@@ -270,7 +278,7 @@ impl Reload {
         self.app.observer.metrics.reload(result);
     }
 
-    fn try_reload(&self) -> Result<(), String> {
+    async fn try_reload(&self) -> Result<(), String> {
         let (plan, _) = Plan::load(&self.file).map_err(|error: LoadError| error.to_string())?;
         let before = self.app.live.load();
         let pools = origin::pools(&plan, Some(&before.pools)).map_err(|error| error.to_string())?;
@@ -282,9 +290,10 @@ impl Reload {
         let elsewhere = before.plan.leads_elsewhere(&plan);
         self.app.live.store(Arc::new(Live::new(plan, pools)));
         if elsewhere {
-            let purged = self.app.store.purge(&[Selector::All]);
+            let asker = Asker { by: "reload".into(), from: self.file.display().to_string(), cause: "reload" };
+            let report = self.app.purge(vec![Selector::All], Expires::No, asker).await;
             tracing::warn!(
-                entries = purged.total().0,
+                entries = report.total.entries,
                 "a route leads to another application: nothing stored is kept"
             );
         }

@@ -1,15 +1,19 @@
-//! The operators' own listener: purge, metrics, health. Loopback unless the configuration says otherwise.
+//! The operators' own listener: purges, metrics, health. Loopback unless the configuration says otherwise.
 
+mod compatible;
+mod idempotency;
 pub mod purge;
+mod token;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use pingora::server::ShutdownWatch;
@@ -61,28 +65,44 @@ impl BackgroundService for Admin {
     }
 }
 
+/// What the endpoints operate.
+#[derive(Clone)]
+struct Admins {
+    app: App,
+    answers: Arc<idempotency::Answers>,
+}
+
+const ENDPOINTS: &str =
+    "POST /purge, GET /purges, GET /metrics, GET /healthz, and those of Fastly, Cloudflare and Souin";
+
 fn router(app: App) -> Router {
     Router::new()
         .route("/purge", post(purge::purge))
+        .route("/purges", get(purge::purges))
+        .route("/purge/{*url}", post(compatible::fastly_url))
+        .route("/service/{id}/purge", post(compatible::fastly_keys))
+        .route("/service/{id}/purge/{*key}", post(compatible::fastly_key))
+        .route("/service/{id}/purge_all", post(compatible::fastly_all))
+        .route("/client/v4/zones/{id}/purge_cache", post(compatible::cloudflare))
+        .route("/souin-api/souin", any(compatible::souin))
+        .route("/souin-api/souin/", any(compatible::souin))
+        .route("/souin-api/souin/{*pattern}", any(compatible::souin_regex))
         .route("/metrics", get(metrics))
         .route("/metrics/", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
-        .fallback(|| async {
-            Refusal::new(StatusCode::NOT_FOUND, "no such endpoint", "POST /purge, GET /metrics, GET /healthz")
-        })
+        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "no such endpoint", ENDPOINTS) })
         .method_not_allowed_fallback(|| async {
-            Refusal::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this endpoint has another method",
-                "POST /purge, GET /metrics, GET /healthz",
-            )
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this endpoint has another method", ENDPOINTS)
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(app)
+        .with_state(Admins { app, answers: Arc::default() })
 }
 
-async fn metrics(State(app): State<App>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.observer.metrics.render())
+async fn metrics(State(admin): State<Admins>) -> impl IntoResponse {
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        admin.app.observer.metrics.render(),
+    )
 }
 
 /// A refusal, told in JSON: what is wrong, and what to do instead.

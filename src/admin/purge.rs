@@ -1,23 +1,33 @@
-//! `POST /purge`: who may, what it names, what went. Every attempt leaves a line in the audit log.
-
-use std::net::SocketAddr;
+//! `POST /purge`: what it names, what went, who has acknowledged. `GET /purges`: what was purged before.
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
-use super::Refusal;
-use crate::config::schema::Scope;
-use crate::plan::{Plan, Token};
-use crate::proxy::App;
-use crate::rules::invalidate::{Selector, SelectorError};
+use super::idempotency::{self, Turn};
+use super::token::Caller;
+use super::{Admins, Refusal};
+use crate::clock;
+use crate::observe::audit::Entry;
+use crate::plan::Plan;
+use crate::rules::invalidate::Expires;
+use crate::rules::selector::{Selector, SelectorError};
 
 /// The most selectors in one request.
 const MAX_SELECTORS: usize = 1000;
+
+/// The most regular expressions and wildcards in one request: each is held against every entry.
+const MAX_PATTERNS: usize = 50;
+
+/// The most URLs that a dry run shows.
+const MAX_EXAMPLES: usize = 20;
+
+/// How many entries of the audit log are shown unless asked otherwise.
+const SHOWN: usize = 100;
 
 /// What to remove.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -29,7 +39,7 @@ pub struct Request {
     /// `/path` on every host, or `http://host/path`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub prefixes: Vec<String>,
-    /// The same with `*`.
+    /// URLs with `*` for any text.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub wildcards: Vec<String>,
     /// Labels.
@@ -38,16 +48,16 @@ pub struct Request {
     /// Everything of a host.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<String>,
-    /// Regular expressions.
+    /// Regular expressions, searched for in path and query.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub regex: Vec<String>,
     /// Everything.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
-    /// Expire it instead: it may be shown while it is refreshed.
+    /// What is named only expires: it is validated before it is served, or served within its stale windows.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub soft: bool,
-    /// Only tell what would go.
+    /// Nothing is removed: the answer tells what would be.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
 }
@@ -58,24 +68,24 @@ pub struct Answer {
     /// The purge's place in the order of purges. A dry run has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,
-    /// Expired rather than removed.
+    /// Whether it only expired.
     #[serde(default)]
     pub soft: bool,
-    /// Nothing was removed: this is what would be.
+    /// Whether nothing was removed, and this is what would be.
     #[serde(default)]
     pub dry_run: bool,
     /// Stored responses removed.
     pub entries: usize,
     /// Bytes they were charged with.
     pub bytes: u64,
-    /// The same per selector, in the order given.
+    /// The same per selector, in the order given; an entry counts where it is named first.
     pub selectors: Vec<Removed>,
-    /// Who has acknowledged.
+    /// Who has acknowledged: nothing older is served there.
     #[serde(default)]
     pub instances: Vec<Acknowledged>,
     /// Of a dry run: at most so many requests to the origin until all is stored again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub origin_requests: Option<u64>,
+    pub origin_requests: Option<usize>,
     /// Of a dry run: some of the URLs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<String>,
@@ -92,7 +102,7 @@ pub struct Removed {
     pub bytes: u64,
 }
 
-/// One parvis that has done it.
+/// An instance that has carried it out.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Acknowledged {
     /// Its name.
@@ -101,67 +111,94 @@ pub struct Acknowledged {
     pub entries: usize,
 }
 
-pub(super) async fn purge(
-    State(app): State<App>,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
-) -> Result<Json<Answer>, Refusal> {
-    let live = app.live.load_full();
-    let refused = |by: &str, refusal: Refusal| {
-        app.observer.metrics.purge("refused", 0);
-        tracing::warn!(target: "parvis::audit", by, %from, status = refusal.status.as_u16(), reason = refusal.error, "purge refused");
-        refusal
-    };
-    let token = authenticate(&live.plan, &headers).map_err(|refusal| refused("unknown", refusal))?;
-    let selectors = body
-        .map_err(|error| {
-            Refusal::new(error.status(), error.body_text(), "send at most 1 MiB; split the purge")
-        })
-        .and_then(|body| read(&body))
-        .and_then(|request| authorize(token, &request).map(|()| request))
-        .and_then(|request| selectors(&request, &live.plan))
-        .map_err(|refusal| refused(&token.name, refusal))?;
-    let purged = app.store.purge(&selectors);
-    let (entries, bytes) = purged.total();
-    app.observer.metrics.purge("api", entries);
-    let names: Vec<String> = selectors.iter().map(ToString::to_string).collect();
-    tracing::info!(target: "parvis::audit", by = token.name, %from, selectors = names.join(", "), entries, bytes, sequence = purged.sequence.0, "purged");
-    let removed = names.into_iter().zip(&purged.removed);
-    let removed =
-        removed.map(|(selector, (entries, bytes))| Removed { selector, entries: *entries, bytes: *bytes });
-    let sequence = Some(purged.sequence.0);
-    Ok(Json(Answer { sequence, entries, bytes, selectors: removed.collect(), ..Answer::default() }))
-}
+type Body = Result<Bytes, BytesRejection>;
 
-/// Finds the token of a request. Every token is compared, each in constant time.
-fn authenticate<'p>(plan: &'p Plan, headers: &HeaderMap) -> Result<&'p Token, Refusal> {
-    let remedy = "send `Authorization: Bearer <secret>` of a token from `admin.tokens`";
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let Some((scheme, secret)) = given.and_then(|value| value.split_once(' ')) else {
-        return Err(Refusal::new(StatusCode::UNAUTHORIZED, "no token", remedy));
+pub(super) async fn purge(
+    State(admin): State<Admins>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let refused = |refusal| caller.refused(&admin.app, refusal);
+    let body = body.map_err(too_large).map_err(refused)?;
+    let Some(key) = idempotency::key(&headers).map_err(refused)? else {
+        return answer(&admin, &caller, &body).await.map(json).map_err(refused);
     };
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(Refusal::new(StatusCode::UNAUTHORIZED, "not a bearer token", remedy));
-    }
-    let digest: [u8; 32] = Sha256::digest(secret.trim()).into();
-    let mut found = None;
-    for token in &plan.admin.tokens {
-        if bool::from(token.digest.ct_eq(&digest)) {
-            found = Some(token);
+    match admin.answers.enter(caller.name(), &key, &body, clock::now()).map_err(refused)? {
+        Turn::Again(answer) => Ok(([("idempotency-replayed", "true")], json(answer)).into_response()),
+        Turn::First => {
+            let result = answer(&admin, &caller, &body).await;
+            admin.answers.leave(caller.name(), &key, result.as_ref().ok().cloned());
+            result.map(json).map_err(refused)
         }
     }
-    found.ok_or_else(|| Refusal::new(StatusCode::UNAUTHORIZED, "unknown token", remedy))
 }
 
-fn authorize(token: &Token, request: &Request) -> Result<(), Refusal> {
-    let (needed, name) = if request.all { (Scope::PurgeAll, "purge_all") } else { (Scope::Purge, "purge") };
-    // Who may remove everything may remove a part.
-    if token.scopes.contains(&needed) || token.scopes.contains(&Scope::PurgeAll) {
-        return Ok(());
-    }
-    let remedy = format!("add `{name}` to the scopes of token `{}`", token.name);
-    Err(Refusal::new(StatusCode::FORBIDDEN, format!("the token does not allow `{name}`"), remedy))
+/// A body that is too large.
+pub(super) fn too_large(error: BytesRejection) -> Refusal {
+    Refusal::new(error.status(), error.body_text(), "send at most 1 MiB; split the purge")
+}
+
+fn json(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// Carries a request out; the answer as JSON.
+async fn answer(admin: &Admins, caller: &Caller, body: &[u8]) -> Result<String, Refusal> {
+    let live = admin.app.live.load_full();
+    let request = read(body)?;
+    let selectors = selectors(&request, &live.plan)?;
+    caller.may_purge(&selectors)?;
+    let answer = match request.dry_run {
+        true => survey(admin, selectors, request.soft).await?,
+        false => {
+            let expires = if request.soft { Expires::Yes } else { Expires::No };
+            let report = admin.app.purge(selectors, expires, caller.asker()).await;
+            let entries = report.total.entries;
+            Answer {
+                sequence: Some(report.sequence),
+                soft: request.soft,
+                entries,
+                bytes: report.total.bytes,
+                selectors: removed(report.named),
+                instances: vec![Acknowledged { instance: live.plan.instance.to_string(), entries }],
+                ..Answer::default()
+            }
+        }
+    };
+    serde_json::to_string(&answer).map_err(|error| internal(&error))
+}
+
+/// Tells what a purge would remove.
+async fn survey(admin: &Admins, selectors: Vec<Selector>, soft: bool) -> Result<Answer, Refusal> {
+    let store = admin.app.store.clone();
+    // It looks at every entry: not on a thread that serves requests.
+    let looking = tokio::task::spawn_blocking(move || {
+        let survey = store.memory.survey(&selectors, clock::now(), MAX_EXAMPLES);
+        (selectors.iter().map(ToString::to_string).collect::<Vec<_>>(), survey)
+    });
+    let (words, survey) = looking.await.map_err(|error| internal(&error))?;
+    let total = survey.named.iter().copied().fold(Default::default(), crate::store::purging::Count::with);
+    Ok(Answer {
+        soft,
+        dry_run: true,
+        entries: total.entries,
+        bytes: total.bytes,
+        selectors: removed(words.into_iter().zip(survey.named).collect()),
+        origin_requests: Some(survey.fresh),
+        examples: survey.examples,
+        ..Answer::default()
+    })
+}
+
+fn internal(error: &dyn std::error::Error) -> Refusal {
+    tracing::error!(%error, "a purge could not be answered");
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong on our side", "see the log")
+}
+
+fn removed(named: Vec<(String, crate::store::purging::Count)>) -> Vec<Removed> {
+    let each = named.into_iter();
+    each.map(|(selector, count)| Removed { selector, entries: count.entries, bytes: count.bytes }).collect()
 }
 
 fn read(body: &[u8]) -> Result<Request, Refusal> {
@@ -170,40 +207,73 @@ fn read(body: &[u8]) -> Result<Request, Refusal> {
     // Through an object: serde would also take a struct's fields from a list, in order.
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).map_err(refusal)?;
     let request: Request = serde_json::from_value(object.into()).map_err(refusal)?;
-    let unknown = [&request.wildcards, &request.hosts, &request.regex].iter().any(|list| !list.is_empty());
-    if unknown || request.soft || request.dry_run {
-        let error = "this parvis does not know wildcards, hosts, regex, soft and dry_run yet";
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, error, remedy));
-    }
-    let count = request.urls.len() + request.prefixes.len() + request.tags.len();
+    let patterns = request.wildcards.len() + request.regex.len();
+    let others = [&request.urls, &request.prefixes, &request.tags, &request.hosts];
+    let count = others.iter().map(|list| list.len()).sum::<usize>() + patterns;
     if count == 0 && !request.all {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "nothing to purge", remedy));
     }
-    if count > MAX_SELECTORS {
-        let error = format!("{count} selectors; at most {MAX_SELECTORS} in one purge");
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, error, "split the purge"));
+    for (found, max, what) in
+        [(count, MAX_SELECTORS, "selectors"), (patterns, MAX_PATTERNS, "wildcards and regular expressions")]
+    {
+        if found > max {
+            let error = format!("{found} {what}; at most {max} in one purge");
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, error, "split the purge"));
+        }
     }
     Ok(request)
 }
 
 fn selectors(request: &Request, plan: &Plan) -> Result<Vec<Selector>, Refusal> {
+    type Read<'r> = &'r dyn Fn(&str) -> Result<Selector, SelectorError>;
+    let lists: [(&[String], Read<'_>); 6] = [
+        (&request.urls, &|text| Selector::url(text, &plan.query_policies)),
+        (&request.prefixes, &Selector::prefix),
+        (&request.wildcards, &Selector::wildcard),
+        (&request.tags, &Selector::tag),
+        (&request.hosts, &Selector::host),
+        (&request.regex, &Selector::regex),
+    ];
     let mut selectors = Vec::new();
-    let mut add = |text: &str, read: Result<Selector, SelectorError>| {
-        let refusal =
-            |error| Refusal::new(StatusCode::BAD_REQUEST, format!("`{text}`: {error}"), "nothing was purged");
-        read.map(|selector| selectors.push(selector)).map_err(refusal)
-    };
-    for url in &request.urls {
-        add(url, Selector::url(url, &plan.query_policies))?;
-    }
-    for prefix in &request.prefixes {
-        add(prefix, Selector::prefix(prefix))?;
-    }
-    for tag in &request.tags {
-        add(tag, Selector::tag(tag))?;
+    for (texts, read) in lists {
+        for text in texts {
+            selectors.push(read(text).map_err(|error| unreadable(text, &error))?);
+        }
     }
     if request.all {
         selectors.push(Selector::All);
     }
     Ok(selectors)
+}
+
+/// A selector that cannot be read.
+pub(super) fn unreadable(text: &str, error: &SelectorError) -> Refusal {
+    let shown: String = text.chars().take(200).collect();
+    Refusal::new(StatusCode::BAD_REQUEST, format!("`{shown}`: {error}"), "nothing was purged")
+}
+
+/// What to show of the audit log.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Shown {
+    #[serde(default = "shown")]
+    limit: usize,
+}
+
+fn shown() -> usize {
+    SHOWN
+}
+
+/// `GET /purges`: the latest, newest first.
+pub(super) async fn purges(
+    State(admin): State<Admins>,
+    caller: Caller,
+    query: Result<Query<Shown>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Vec<Entry>>, Refusal> {
+    let read = query.map_err(|error| {
+        Refusal::new(StatusCode::BAD_REQUEST, error.body_text(), "write `/purges?limit=20`")
+    });
+    let shown = read.and_then(|Query(shown)| caller.may_read().map(|()| shown));
+    let shown = shown.map_err(|refusal| caller.refused(&admin.app, refusal))?;
+    Ok(Json(admin.app.audit.recent(shown.limit)))
 }

@@ -16,7 +16,7 @@ use crate::rules::guard::{Inputs, Witness};
 use crate::rules::head::{Fields, RequestHead, ResponseHead};
 use crate::rules::hop;
 use crate::rules::identity;
-use crate::rules::invalidate::{self, Selector};
+use crate::rules::invalidate::{self, Expires};
 use crate::rules::key::CacheKey;
 use crate::rules::lookup::{self, PassReason};
 use crate::rules::outgoing::Outgoing;
@@ -228,8 +228,9 @@ fn say_admission(
             if !kept.withheld.is_empty() {
                 say("withheld", &format!("{}: not stored", kept.withheld.join(", ")));
             }
-            if !kept.tags.is_empty() {
-                say("tags", &kept.tags.join(", "));
+            let tags = route.tags(&request.target.path).with(&kept.tags);
+            if !tags.names().is_empty() {
+                say("tags", &tags.names().join(", "));
             }
         }
     }
@@ -264,8 +265,11 @@ fn say_removals(
         return;
     }
     let by_write = invalidate::by_write(request, response.fields, &plan.query_policies);
-    let all: Vec<&Selector> = by_write.iter().chain(&route.purge_on_success).collect();
-    for selector in all {
+    for selector in by_write {
         say("removes", &selector.to_string());
+    }
+    for (selector, expires) in route.removals(&request.target.path, &plan.query_policies) {
+        let word = if expires == Expires::Yes { "expires" } else { "removes" };
+        say(word, &selector.to_string());
     }
 }

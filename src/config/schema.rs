@@ -2,6 +2,7 @@
 //! in its comment, and [`crate::plan`] gives it that meaning.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,12 @@ pub struct Config {
     pub listen: Option<OneOrMany>,
     /// Networks whose `X-Forwarded-For`, `-Proto`, `-Host`, `-Prefix` and `-Port` are believed. Default none.
     pub trusted_proxies: Vec<String>,
+    /// Networks whose `PURGE`, `BAN`, `PURGEKEYS`, `PURGETAGS` and `URIBAN` on the main listener are carried out. Default
+    /// the machine itself, `[127.0.0.0/8, "::1"]`; `[]` for nobody.
+    pub purge_clients: Option<Vec<String>>,
+    /// What this instance is called in answers to purges and in the audit log. Default the machine's name and the first
+    /// port of `listen`.
+    pub instance: Option<String>,
     /// The operators' own listener.
     pub admin: Admin,
     /// The applications behind parvis, by name.
@@ -40,6 +47,8 @@ pub struct Admin {
     pub listen: Option<String>,
     /// Who may purge. Default nobody.
     pub tokens: Vec<Token>,
+    /// A file that gets one line of JSON per purge, besides the log. Default none.
+    pub audit_log: Option<PathBuf>,
 }
 
 /// A bearer token of the admin API.
@@ -50,6 +59,8 @@ pub struct Token {
     pub name: Option<String>,
     /// At least 16 bytes; best from the environment: `${PARVIS_CI_TOKEN}`.
     pub secret: Option<Secret>,
+    /// Instead of it: its SHA-256 in hexadecimal, as `printf %s "$SECRET" | sha256sum` prints it.
+    pub sha256: Option<String>,
     /// What it allows.
     pub scopes: Vec<Scope>,
 }
@@ -58,10 +69,12 @@ pub struct Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// Purge by URL, prefix and tag.
+    /// Purge by all but `all`.
     Purge,
     /// Purge everything.
     PurgeAll,
+    /// See what was purged, and what is stored.
+    Read,
 }
 
 /// An application behind parvis.
@@ -136,8 +149,12 @@ pub struct Cache {
     pub authorization: Option<Authorization>,
     /// Whether the `Cache-Control` of requests counts: `honour` (default) or `ignore`.
     pub client_cache_control: Option<ClientCacheControl>,
-    /// Labels for purges. Default none.
+    /// Labels for purges, in which `{id}` stands for what the route's path captures. Default none.
     pub tags: Option<Vec<String>>,
+    /// Fields of responses that carry more labels. Default those of the usual dialects.
+    pub tag_headers: Option<Vec<String>>,
+    /// Whether clients are sent those fields. Default `false`.
+    pub deliver_tags: Option<bool>,
     /// Cookies that change nothing, with `*` as wildcard: left out of the key and of what the origin is sent.
     /// Default the cookies of the usual analytics scripts.
     pub ignore_cookies: Option<Vec<String>>,
@@ -352,9 +369,9 @@ pub struct Route {
 pub struct Match {
     /// Host names, with `*` as wildcard.
     pub host: Option<OneOrMany>,
-    /// Paths, with `*` as wildcard that also crosses `/`.
+    /// Paths, with `*` as wildcard that also crosses `/`; `{id}` captures within one segment.
     pub path: Option<OneOrMany>,
-    /// A regular expression searched for in the path, which is percent-encoded where it must be.
+    /// A regular expression searched for in the path, which is percent-encoded where it must be; `(?<id>..)` captures.
     pub path_regex: Option<String>,
     /// Methods. Default all.
     pub methods: Option<OneOrMany>,
@@ -362,7 +379,7 @@ pub struct Match {
     pub headers: Option<BTreeMap<String, String>>,
 }
 
-/// What a write removes. One key per item.
+/// What a write removes. `{id}` stands for what the route's path captures.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Removal {
@@ -372,6 +389,10 @@ pub struct Removal {
     pub prefix: Option<OneOrMany>,
     /// These pages.
     pub url: Option<OneOrMany>,
+    /// Every URL like this, with `*` for any text.
+    pub wildcard: Option<OneOrMany>,
+    /// Whether it only expires: then it may be served within its stale windows. Default `false`.
+    pub soft: Option<bool>,
 }
 
 /// What is added to every response where the origin set none.

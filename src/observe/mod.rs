@@ -2,6 +2,7 @@
 //!
 //! One [`outcome::Outcome`] per request feeds the response headers, the access log, the slow log and the metrics.
 
+pub mod audit;
 pub mod log;
 pub mod metrics;
 pub mod outcome;

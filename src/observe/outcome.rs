@@ -67,8 +67,12 @@ impl Shadowed {
 pub enum Local {
     /// No route takes the request.
     NoRoute,
-    /// The method is not for an application: purges belong to the admin listener, `TRACE` to nobody.
+    /// The method is not for an application, and its client may not purge by it.
     Refused,
+    /// A client of another cache has purged.
+    Purged,
+    /// A client of another cache has asked for a purge that cannot be read.
+    BadPurge,
     /// The request is malformed.
     BadRequest,
     /// An `OPTIONS` that its sender wants no further than here (RFC 9110 section 7.6.2).
@@ -91,6 +95,8 @@ impl Local {
         match self {
             Self::NoRoute => "no-route",
             Self::Refused => "method-refused",
+            Self::Purged => "purged",
+            Self::BadPurge => "bad-purge",
             Self::BadRequest => "bad-request",
             Self::MaxForwards => "max-forwards",
             Self::OnlyIfCached => "only-if-cached",
@@ -104,10 +110,10 @@ impl Local {
     /// The status it is answered with.
     pub fn status(self) -> u16 {
         match self {
-            Self::MaxForwards => 200,
+            Self::MaxForwards | Self::Purged => 200,
             Self::NoRoute => 404,
             Self::Refused => 405,
-            Self::BadRequest => 400,
+            Self::BadRequest | Self::BadPurge => 400,
             Self::OriginUnreachable => 502,
             Self::OnlyIfCached | Self::OriginTimeout | Self::Unvalidated => 504,
             Self::Internal => 500,

@@ -6,27 +6,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use sha2::{Digest, Sha256};
 
-use super::{Admin, Memory, Plan, Token, Upstream, routes};
+use super::{Memory, Plan, Upstream, admin, routes};
 use crate::config::locate::Path;
-use crate::config::schema::{self, Config, LogFormat, Preset};
+use crate::config::schema::{Config, LogFormat, Preset};
 use crate::config::values::Period;
 use crate::config::{Mistake, Severity};
 
 const DEFAULT_PORT: u16 = 8080;
-const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
 const DEFAULT_MAX_SIZE: u64 = 256 << 20;
 const DEFAULT_MAX_OBJECT_SIZE: u64 = 8 << 20;
 /// Below this the store's own tables would not fit.
 const MIN_MAX_SIZE: u64 = 1 << 20;
 /// A stored object may take this share of the store at most, so that one cannot push out everything else.
 const MAX_OBJECT_SHARE: u64 = 4;
-/// Shorter secrets can be guessed.
-const MIN_SECRET: usize = 16;
-const MAX_TOKENS: usize = 100;
 const MAX_SERVERS: usize = 64;
 const MAX_LISTENERS: usize = 64;
+const MAX_NETWORKS: usize = 1000;
 
 const BASIC_HEADERS: &[(&str, &str)] = &[
     ("x-content-type-options", "nosniff"),
@@ -64,14 +60,18 @@ pub fn compile(config: &Config) -> (Option<Plan>, Vec<Mistake>) {
     let mut mistakes = Mistakes::default();
     let top = Path::default();
     let listen = listeners(config, &top.key("listen"), &mut mistakes);
-    let trusted_proxies = networks(config, &top.key("trusted_proxies"), &mut mistakes);
-    let admin = admin(&config.admin, &top.key("admin"), &mut mistakes);
+    let trusted_proxies = trusted_proxies(config, &top.key("trusted_proxies"), &mut mistakes);
+    let purge_clients = purge_clients(config, &top.key("purge_clients"), &mut mistakes);
+    let instance = instance(config, &listen, &top.key("instance"), &mut mistakes);
+    let admin = admin::compile(&config.admin, &top.key("admin"), &mut mistakes);
     let upstreams = upstreams(config, &top.key("upstreams"), &mut mistakes);
     let memory = memory(config, &top.key("storage").key("memory"), &mut mistakes);
     let (routes, query_policies) = routes::compile(config, &mut mistakes);
     let plan = Plan {
         listen,
         trusted_proxies,
+        purge_clients,
+        instance,
         admin,
         upstreams,
         memory,
@@ -139,14 +139,48 @@ fn listeners(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Vec<Socke
     addresses
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
     full.parse().map_err(|_| format!("`{text}` is not an address with a port"))
 }
 
-fn networks(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Vec<IpNet> {
+fn trusted_proxies(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Vec<IpNet> {
+    let risk = "trusts every client to name its own address and scheme";
+    networks(&config.trusted_proxies, risk, "list the networks of your own proxies", path, mistakes)
+}
+
+fn purge_clients(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Vec<IpNet> {
+    let machine = || vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()];
+    let written = config.purge_clients.clone().unwrap_or_else(machine);
+    let risk = "lets every client empty the store";
+    networks(&written, risk, "list the addresses of your own applications", path, mistakes)
+}
+
+/// The name of the instance: the machine's name tells instances apart, the port those of one machine.
+fn instance(config: &Config, listen: &[SocketAddr], path: &Path, mistakes: &mut Mistakes) -> Arc<str> {
+    if let Some(name) = &config.instance {
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
+        if !(1..=128).contains(&name.len()) || !name.bytes().all(is_plain) {
+            mistakes.error(path, format!("`{name}` is not a name"), "write `web-1`");
+        }
+        return name.as_str().into();
+    }
+    // Where the system does not say, the port has to do.
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let port = listen.first().map_or(DEFAULT_PORT, SocketAddr::port);
+    format!("{}:{port}", machine.trim()).into()
+}
+
+fn networks(
+    written: &[String],
+    risk: &str,
+    remedy: &str,
+    path: &Path,
+    mistakes: &mut Mistakes,
+) -> Vec<IpNet> {
     let mut networks = Vec::new();
-    for (index, text) in config.trusted_proxies.iter().enumerate() {
+    mistakes.limit(path, written.len(), MAX_NETWORKS, "networks");
+    for (index, text) in written.iter().enumerate() {
         let place = path.item(index);
         let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
         let network = network.map_err(|_| format!("`{text}` is not a network"));
@@ -154,70 +188,11 @@ fn networks(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Vec<IpNet>
             continue;
         };
         if network.prefix_len() == 0 {
-            mistakes.warn(
-                &place,
-                format!("`{text}` trusts every client to name its own address and scheme"),
-                "list the networks of your own proxies",
-            );
+            mistakes.warn(&place, format!("`{text}` {risk}"), remedy);
         }
         networks.push(network);
     }
     networks
-}
-
-fn admin(written: &schema::Admin, path: &Path, mistakes: &mut Mistakes) -> Admin {
-    let place = path.key("listen");
-    let listen = written
-        .listen
-        .as_deref()
-        .and_then(|text| mistakes.take(&place, address(text), "write `127.0.0.1:9180`"))
-        .unwrap_or(DEFAULT_ADMIN);
-    if !listen.ip().is_loopback() {
-        mistakes.warn(
-            &place,
-            format!("the admin listener is reachable from outside at {listen}; metrics need no token"),
-            "listen on 127.0.0.1, or make sure that a firewall stands before it",
-        );
-    }
-    let place = path.key("tokens");
-    mistakes.limit(&place, written.tokens.len(), MAX_TOKENS, "tokens");
-    let mut tokens: Vec<Token> = Vec::new();
-    for (index, token) in written.tokens.iter().enumerate() {
-        let place = place.item(index);
-        let Some(name) = token.name.clone().filter(|name| !name.is_empty()) else {
-            mistakes.error(
-                &place,
-                "a token without a name",
-                "add `name: ci`; it is what the audit log shows",
-            );
-            continue;
-        };
-        if tokens.iter().any(|other| other.name == name) {
-            mistakes.error(&place.key("name"), format!("two tokens are called `{name}`"), "rename one");
-        }
-        let Some(secret) = token.secret.as_ref() else {
-            mistakes.error(
-                &place.key("secret"),
-                format!("token `{name}` has no secret"),
-                "add `secret: \"${VAR}\"`",
-            );
-            continue;
-        };
-        if secret.expose().len() < MIN_SECRET {
-            mistakes.error(
-                &place.key("secret"),
-                format!("the secret of token `{name}` is shorter than {MIN_SECRET} bytes"),
-                "make one with `openssl rand -hex 32`",
-            );
-        }
-        if token.scopes.is_empty() {
-            let place = place.key("scopes");
-            mistakes.error(&place, format!("token `{name}` allows nothing"), "add `scopes: [purge]`");
-        }
-        let digest = Sha256::digest(secret.expose()).into();
-        tokens.push(Token { name, digest, scopes: token.scopes.clone() });
-    }
-    Admin { listen, tokens }
 }
 
 fn upstreams(config: &Config, path: &Path, mistakes: &mut Mistakes) -> BTreeMap<Arc<str>, Upstream> {

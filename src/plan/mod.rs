@@ -4,14 +4,16 @@
 //! only the whole shows. A plan is swapped whole on reload, so a request sees one plan from its beginning to its
 //! end.
 
+mod admin;
 pub mod compile;
 mod policies;
+mod removals;
 mod risks;
 mod routes;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +30,10 @@ pub struct Plan {
     pub listen: Vec<SocketAddr>,
     /// Whose forwarding fields are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whose purges on the main listener are carried out.
+    pub purge_clients: Vec<IpNet>,
+    /// What this instance is called.
+    pub instance: Arc<str>,
     /// The operators' listener.
     pub admin: Admin,
     /// The applications, by name.
@@ -53,6 +59,8 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// Who may do what.
     pub tokens: Vec<Token>,
+    /// The file of the audit log.
+    pub audit_log: Option<PathBuf>,
 }
 
 /// A bearer token, kept as its digest only.
@@ -140,6 +148,9 @@ impl Plan {
         }
         if self.admin.listen != next.admin.listen {
             changed.push("admin.listen");
+        }
+        if self.admin.audit_log != next.admin.audit_log {
+            changed.push("admin.audit_log");
         }
         if self.memory != next.memory {
             changed.push("storage.memory");

@@ -2,7 +2,6 @@
 //! unknown application.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -16,12 +15,14 @@ use crate::rules::forwarding::folded;
 use crate::rules::head::{Fields, is_token};
 use crate::rules::hop;
 use crate::rules::identity::DEVICE_FIELD;
-use crate::rules::invalidate::Selector;
 use crate::rules::outgoing::is_left_out;
 use crate::rules::policy::{
     ANALYTICS_COOKIES, Authorization, CAMPAIGN_PARAMETERS, CachePolicy, ClientCacheControl, Guard, Heuristic,
     IdentityPolicy, Mode, OriginControl, Patterns, Preferences, QueryPolicy, SetCookie, is_identity,
 };
+use crate::rules::selector::Selector;
+use crate::rules::tags::TAG_FIELDS;
+use crate::rules::template::Template;
 
 const DEFAULT_MAX_VARIANTS: usize = 1000;
 /// Beyond this the tables of one URL would cost more than its pages.
@@ -67,6 +68,8 @@ pub(super) fn compile(
             Some(schema::ClientCacheControl::Ignore) => ClientCacheControl::Ignore,
         },
         tags: tags(list(|cache| &cache.tags), &path.key("tags"), mistakes),
+        tag_headers: tag_headers(list(|cache| &cache.tag_headers), &path.key("tag_headers"), mistakes),
+        deliver_tags: written.deliver_tags.or(defaults.deliver_tags).unwrap_or(false),
         ignore_cookies,
         forward_cookies,
         ignore_vary: ignored_names(list(|cache| &cache.ignore_vary), &path.key("ignore_vary"), mistakes),
@@ -316,16 +319,20 @@ fn statuses(
     compiled
 }
 
-fn tags(written: Option<&Vec<String>>, path: &Path, mistakes: &mut Mistakes) -> Vec<Arc<str>> {
+fn tags(written: Option<&Vec<String>>, path: &Path, mistakes: &mut Mistakes) -> Vec<Template> {
     let written = written.map_or(&[][..], Vec::as_slice);
     mistakes.limit(path, written.len(), MAX_ITEMS, "tags");
-    let mut tags = Vec::new();
     for (index, text) in written.iter().enumerate() {
-        match Selector::tag(text) {
-            Ok(Selector::Tag(tag)) => tags.push(tag),
-            Ok(_) => {}
-            Err(error) => mistakes.error(&path.item(index), format!("`{text}`: {error}"), "write `products`"),
+        if let Err(error) = Selector::tag(text) {
+            mistakes.error(&path.item(index), format!("`{text}`: {error}"), "write `products`");
         }
     }
-    tags
+    written.iter().map(|text| Template::parse(text)).collect()
+}
+
+fn tag_headers(written: Option<&Vec<String>>, path: &Path, mistakes: &mut Mistakes) -> Vec<String> {
+    match written {
+        None => TAG_FIELDS.iter().map(|name| (*name).to_owned()).collect(),
+        Some(_) => names(written, path, mistakes),
+    }
 }

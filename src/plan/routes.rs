@@ -5,14 +5,14 @@ use std::sync::Arc;
 use regex::RegexBuilder;
 
 use super::compile::{Mistakes, NAME_REMEDY, is_name};
-use super::{policies, risks};
+use super::{policies, removals, risks};
 use crate::config::locate::Path;
 use crate::config::schema::{self, Config};
 use crate::config::values::OneOrMany;
-use crate::rules::invalidate::{Selector, SelectorError};
 use crate::rules::policy::{Patterns, QueryPolicy};
 use crate::rules::route::{Matcher, Route};
 use crate::rules::target::normal_encoding;
+use crate::rules::template::{PathPattern, has_captures};
 
 const MAX_ROUTES: usize = 1000;
 /// Per list: patterns, tags, methods, removals.
@@ -45,10 +45,6 @@ pub(super) fn compile(config: &Config, mistakes: &mut Mistakes) -> (Vec<Arc<Rout
     }
     // A URL to remove may be stored through any route, so it is spelled by the query policies of all.
     let policies = query_policies(&routes);
-    for (index, route) in &mut routes {
-        let place = path.item(*index).key("purge_on_success");
-        route.purge_on_success = removals(&config.routes[*index], &policies, &place, mistakes);
-    }
     (routes.into_iter().map(|(_, route)| Arc::new(route)).collect(), policies)
 }
 
@@ -93,8 +89,14 @@ fn route(config: &Config, written: &schema::Route, path: &Path, mistakes: &mut M
     let cache_path = path.key("cache");
     risks::warn(&written.cache, &cache_path, mistakes);
     let cache = policies::compile(&written.cache, &config.cache_defaults, &cache_path, mistakes)?;
-    let name = name.as_str().into();
-    Some(Route { name, matcher: matcher?, upstream, cache, purge_on_success: Vec::new() })
+    let (name, matcher) = (name.as_str().into(), matcher?);
+    if written.cache.tags.is_some() {
+        // Those of the defaults are for the routes that capture.
+        removals::check_tags(&cache.tags, &matcher, &cache_path.key("tags"), mistakes);
+    }
+    let place = path.key("purge_on_success");
+    let purge_on_success = removals::compile(&written.purge_on_success, &matcher, &place, mistakes);
+    Some(Route { name, matcher, upstream, cache, purge_on_success })
 }
 
 fn upstream(config: &Config, written: &schema::Route, path: &Path, mistakes: &mut Mistakes) -> Arc<str> {
@@ -157,11 +159,16 @@ fn matcher(written: &schema::Match, path: &Path, mistakes: &mut Mistakes) -> Opt
         headers.push((name.to_ascii_lowercase(), compiled));
     }
     // Spelled like the paths they are held against.
-    let spelled: Vec<String> =
-        paths.iter().map(|pattern| normal_encoding(&pattern.replace(' ', "%20")).into_owned()).collect();
+    let spelled = paths.iter().map(|pattern| normal_encoding(&pattern.replace(' ', "%20")).into_owned());
+    let (capturing, plain): (Vec<String>, Vec<String>) = spelled.partition(|pattern| has_captures(pattern));
+    mistakes.limit(&path.key("path"), capturing.len(), MAX_ITEMS, "patterns");
+    let capturing = capturing.iter().filter_map(|pattern| {
+        mistakes.take(&path.key("path"), PathPattern::new(pattern), "write each name once")
+    });
     Some(Matcher {
+        capturing: capturing.collect(),
         hosts: patterns(&hosts, &path.key("host"), mistakes)?,
-        paths: patterns(&spelled, &path.key("path"), mistakes)?,
+        paths: patterns(&plain, &path.key("path"), mistakes)?,
         path_regex,
         methods: methods.to_vec(),
         headers,
@@ -173,7 +180,7 @@ fn last_line(message: &str) -> &str {
     message.lines().last().unwrap_or(message).trim_start_matches("error: ")
 }
 
-fn list(written: Option<&OneOrMany>) -> &[String] {
+pub(super) fn list(written: Option<&OneOrMany>) -> &[String] {
     written.map_or(&[], |list| &list.0)
 }
 
@@ -184,36 +191,4 @@ fn item(path: &Path, count: usize, index: usize) -> Path {
 pub(super) fn patterns(written: &[String], path: &Path, mistakes: &mut Mistakes) -> Option<Patterns> {
     mistakes.limit(path, written.len(), MAX_ITEMS, "patterns");
     mistakes.take(path, Patterns::new(written), "only `*` and `?` are special")
-}
-
-/// What a write through the route removes, and which keys of an item are wrong.
-fn removals(
-    written: &schema::Route,
-    policies: &[QueryPolicy],
-    path: &Path,
-    mistakes: &mut Mistakes,
-) -> Vec<Selector> {
-    mistakes.limit(path, written.purge_on_success.len(), MAX_ITEMS, "items");
-    let mut selectors = Vec::new();
-    for (index, removal) in written.purge_on_success.iter().enumerate() {
-        let path = path.item(index);
-        let mut take =
-            |key: &str, texts: Option<&OneOrMany>, read: &dyn Fn(&str) -> Result<Selector, SelectorError>| {
-                for text in list(texts) {
-                    let selector = read(text).map_err(|error| format!("`{text}`: {error}"));
-                    selectors.extend(mistakes.take(&path.key(key), selector, ""));
-                }
-            };
-        take("tags", removal.tags.as_ref(), &Selector::tag);
-        take("prefix", removal.prefix.as_ref(), &Selector::prefix);
-        take("url", removal.url.as_ref(), &|text| Selector::url(text, policies));
-        if removal.tags.is_none() && removal.prefix.is_none() && removal.url.is_none() {
-            mistakes.error(
-                &path,
-                "nothing to remove",
-                "write `{tags: [products]}`, `{prefix: /products/}` or `{url: /}`",
-            );
-        }
-    }
-    selectors
 }

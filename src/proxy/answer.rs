@@ -31,7 +31,7 @@ pub async fn stored(
     response: &StoredResponse,
     now: Timestamp,
 ) -> Result<()> {
-    let freshness = &response.freshness;
+    let freshness = response.freshness();
     ctx.outcome.ttl = Some(ttl(freshness.lifetime, freshness.age(now)));
     let is_head = session.req_header().method == "HEAD";
     let fields = response.head.fields();
@@ -158,10 +158,11 @@ async fn send_body(session: &mut Session, body: Option<Bytes>, ends: bool) -> Re
 
 /// Answers by itself, in plain text, with the id under which the operator finds the rest.
 pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Result<()> {
-    ctx.outcome.local = Some(local);
     let text = match local {
         Local::NoRoute => "no route takes this request",
-        Local::Refused => "this method is refused; purges go to the admin listener",
+        Local::Refused => "this method is refused; `purge_clients` says who may purge by it",
+        Local::Purged => "purged",
+        Local::BadPurge => "this purge cannot be read",
         Local::BadRequest => "the request is malformed",
         Local::MaxForwards => "this request goes no further",
         Local::OnlyIfCached => "nothing usable is stored, and nothing else was wanted",
@@ -170,6 +171,12 @@ pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Re
         Local::Unvalidated => "the application did not confirm what is stored",
         Local::Internal => "something went wrong on our side",
     };
+    says(session, ctx, local, text).await
+}
+
+/// Answers by itself with this text.
+pub async fn says(session: &mut Session, ctx: &mut Context, local: Local, text: &str) -> Result<()> {
+    ctx.outcome.local = Some(local);
     let body = format!("{} {text}\nrequest id: {}\n", local.status(), ctx.outcome.request_id);
     let mut header = ResponseHeader::build(local.status(), Some(12))?;
     header.insert_header("Content-Type", "text/plain; charset=utf-8")?;
@@ -224,6 +231,11 @@ fn classify(error: &Error) -> Option<Local> {
 pub fn decorate(response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
     if response.status != 101 {
         remove_hop_by_hop(response);
+    }
+    if let Some(route) = ctx.route.as_ref().filter(|route| !route.cache.deliver_tags) {
+        for name in &route.cache.tag_headers {
+            response.remove_header(name.as_str());
+        }
     }
     let outcome = &mut ctx.outcome;
     outcome.first_byte = Some(outcome.elapsed());

@@ -14,17 +14,19 @@ use super::{answer, audit, fetch};
 use crate::clock::{self, Timestamp};
 use crate::observe::outcome::{Fate, Local};
 use crate::rules::client_control::ClientControl;
+use crate::rules::dialect;
 use crate::rules::encoding;
 use crate::rules::freshness::StaleReason;
 use crate::rules::guard::{self, Inputs, Witness};
 use crate::rules::head::{Fields, RequestHead};
-use crate::rules::invalidate::Facts;
 use crate::rules::key::{CacheKey, Vary};
 use crate::rules::lookup::PassReason;
 use crate::rules::outgoing::Outgoing;
 use crate::rules::policy::{CachePolicy, QueryPolicy};
 use crate::rules::ranges;
 use crate::rules::route::Route;
+use crate::rules::selector::Facts;
+use crate::rules::tags::Tags;
 use crate::rules::verdict::{self, Verdict};
 use crate::store::fill::{Failure, News, Opening, Reader, Streaming};
 use crate::store::fills::{Place, Ticket};
@@ -127,9 +129,11 @@ fn look_up(app: &App, session: &Session, ctx: &Context, route: &Route, now: Time
     let primary = CacheKey::primary(&route.name, &request, policy);
     let inputs = Inputs::of(&request, ctx.client.address, policy);
     let found = stored_for(app, &request, &inputs, policy, &primary);
-    let client = ClientControl::heeded(request.fields, policy);
-    let mut verdict =
-        verdict::judge(found.response.as_ref().map(|response| &response.freshness), &client, now);
+    let mut client = ClientControl::heeded(request.fields, policy);
+    client.no_cache |= dialect::asks_for_refresh(request.fields)
+        && dialect::may_purge(&ctx.client, request.fields, &ctx.live.plan.purge_clients);
+    let freshness = found.response.as_ref().map(|response| response.freshness());
+    let mut verdict = verdict::judge(freshness.as_ref(), &client, now);
     let readable = |response: &Arc<StoredResponse>| is_readable(request.fields, &response.head);
     if !found.response.as_ref().is_none_or(readable) {
         verdict = Verdict::Pass(PassReason::Encoding);
@@ -151,8 +155,8 @@ fn facts(session: &Session, ctx: &Context) -> Facts {
     let view = View::new(session.req_header(), &ctx.client);
     let request = view.head();
     match &ctx.route {
-        Some(route) => Facts::new(&request, &route.cache.query, &route.cache.tags),
-        None => Facts::new(&request, &QueryPolicy::default(), &[]),
+        Some(route) => Facts::new(&request, &route.cache.query, route.tags(&request.target.path)),
+        None => Facts::new(&request, &QueryPolicy::default(), Tags::default()),
     }
 }
 
@@ -272,7 +276,7 @@ async fn serve_settled(app: &App, session: &mut Session, ctx: &mut Context, foun
     let Some(route) = ctx.route.clone() else { return Ok(Round::LookAgain) };
     let view = View::new(session.req_header(), &ctx.client);
     let stored = stored_for(app, &view.head(), &found.inputs, &route.cache, &found.primary).response;
-    let is_new = |stored: &Arc<StoredResponse>| stored.freshness.stored_at >= ctx.outcome.received_at;
+    let is_new = |stored: &Arc<StoredResponse>| stored.freshness().stored_at >= ctx.outcome.received_at;
     match stored.filter(is_new) {
         Some(response) if is_readable(view.fields(), &response.head) => {
             ctx.outcome.fate = Some(Fate::Stored);
@@ -379,8 +383,8 @@ fn lead(
     let Some(route) = &ctx.route else { return Ok(false) };
     let view = View::new(session.req_header(), &ctx.client);
     let now_stored = stored_for(app, &view.head(), &found.inputs, &route.cache, &found.primary);
-    let freshness = now_stored.response.as_ref().map(|response| &response.freshness);
-    let verdict = verdict::judge(freshness, &found.client, clock::now());
+    let freshness = now_stored.response.as_ref().map(|response| response.freshness());
+    let verdict = verdict::judge(freshness.as_ref(), &found.client, clock::now());
     if verdict == Verdict::Hit {
         place.filler.open(Opening::Again);
         return Ok(false);

@@ -27,7 +27,7 @@ impl Extract {
     pub fn of(response: &StoredResponse, fields: Fields<'_>, view: &View<'_>) -> Self {
         let body = &response.body;
         let head = ResponseHead { status: response.head.status, fields };
-        if not_modified(view, &head, response.freshness.stored_at) {
+        if not_modified(view, &head, response.freshness().stored_at) {
             return Self { status: 304, fields: Vec::new(), pieces: Vec::new() };
         }
         let whole = || Self { status: head.status, fields: Vec::new(), pieces: vec![body.clone()] };

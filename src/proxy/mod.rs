@@ -19,6 +19,7 @@ mod cached;
 mod context;
 mod extract;
 mod fetch;
+pub mod purge;
 mod shadow;
 mod upstream;
 mod view;
@@ -41,30 +42,32 @@ use tokio::sync::Semaphore;
 
 use crate::clock;
 use crate::observe::Observer;
+use crate::observe::audit::AuditLog;
 use crate::observe::outcome::Local;
 use crate::origin::Pools;
 use crate::plan::Plan;
 use crate::rules::admission::{self, Admission};
 use crate::rules::client_control::ClientControl;
+use crate::rules::dialect;
 use crate::rules::freshness::Exchange;
 use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::identity;
-use crate::rules::invalidate::Selector;
+use crate::rules::invalidate::{self, Expires};
 use crate::rules::lookup::{self, PassReason};
 use crate::rules::policy::Mode;
+use crate::rules::route;
 use crate::rules::verdict::Verdict;
-use crate::rules::{invalidate, route};
 use crate::store::Store;
 use context::{Context, Kind};
+use purge::Removals;
 use shadow::Shadow;
 use view::View;
 
 /// How long a client may take to send or take the next bytes.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Methods by which caches are purged, and those that only reflect a request. No application expects them.
-const REFUSED_METHODS: &[&str] =
-    &["PURGE", "BAN", "PURGEKEYS", "PURGETAGS", "URIBAN", "REFRESH", "TRACE", "TRACK"];
+/// Methods that only reflect a request, or refresh a cache. No application expects them.
+const REFUSED_METHODS: &[&str] = &["REFRESH", "TRACE", "TRACK"];
 
 /// What a reload replaces as a whole.
 pub struct Live {
@@ -95,6 +98,8 @@ pub struct Parvis {
     pub active: Arc<AtomicUsize>,
     /// Places for purges that follow a write of unknown outcome.
     pub late_purges: Arc<Semaphore>,
+    /// Who purged what.
+    pub audit: AuditLog,
     /// Places for audits of hits.
     pub audits: Arc<Semaphore>,
 }
@@ -159,6 +164,9 @@ impl ProxyHttp for App {
             return Ok(false);
         }
         self.identify(session, ctx);
+        if dialect::is_purge(session.req_header().method.as_str()) {
+            return self.answer_purge(session, ctx).await.map(|()| true);
+        }
         if !View::new(session.req_header(), &ctx.client).has_valid_host() {
             return answer::local(session, ctx, Local::BadRequest).await.map(|()| true);
         }
@@ -410,18 +418,14 @@ impl App {
 
     /// Removes what a write changed (RFC 9111 section 4.4). `response` is `None` when its answer was lost.
     fn invalidate(&self, session: &Session, response: Option<&ResponseHeader>, ctx: &Context) {
-        let selectors = removed_by(session, response, ctx);
-        if !selectors.is_empty() {
-            let purged = self.store.purge(&selectors);
-            self.observer.metrics.purge("write", purged.total().0);
-        }
+        self.purge_after("write", removed_by(session, response, ctx));
     }
 
     /// The origin may carry a write out after it was given up on, and others may have fetched the old state in
     /// between: what it changes is removed once more when the origin should be done.
     fn invalidate_again(&self, session: &Session, ctx: &Context) {
-        let selectors = removed_by(session, None, ctx);
-        let Some(pool) = ctx.pool().filter(|_| !selectors.is_empty()) else { return };
+        let removals = removed_by(session, None, ctx);
+        let Some(pool) = ctx.pool().filter(|_| !removals.is_empty()) else { return };
         let Ok(permit) = self.late_purges.clone().try_acquire_owned() else {
             self.observer.metrics.limit("late-purges");
             return;
@@ -429,8 +433,7 @@ impl App {
         let (app, after) = (self.clone(), pool.read_timeout());
         tokio::spawn(async move {
             tokio::time::sleep(after).await;
-            let purged = app.store.purge(&selectors);
-            app.observer.metrics.purge("late", purged.total().0);
+            app.purge_after("late", removals);
             drop(permit);
         });
     }
@@ -447,13 +450,20 @@ impl App {
 }
 
 /// What a write through its route removes; nothing for a safe method.
-fn removed_by(session: &Session, response: Option<&ResponseHeader>, ctx: &Context) -> Vec<Selector> {
+fn removed_by(session: &Session, response: Option<&ResponseHeader>, ctx: &Context) -> Removals {
     let view = View::new(session.req_header(), &ctx.client);
     let request = view.head();
-    let Some(route) = ctx.route.as_ref().filter(|_| !request.is_safe()) else { return Vec::new() };
+    let Some(route) = ctx.route.as_ref().filter(|_| !request.is_safe()) else { return Removals::default() };
     let named = response.map(view::response_fields).unwrap_or_default();
     let named = view::lend(&named);
-    let mut selectors = invalidate::by_write(&request, Fields(&named), &ctx.live.plan.query_policies);
-    selectors.extend(route.purge_on_success.iter().cloned());
-    selectors
+    let policies = &ctx.live.plan.query_policies;
+    let gone = invalidate::by_write(&request, Fields(&named), policies);
+    let mut removals = Removals { gone, expired: Vec::new() };
+    for (selector, expires) in route.removals(&request.target.path, policies) {
+        match expires {
+            Expires::No => removals.gone.push(selector),
+            Expires::Yes => removals.expired.push(selector),
+        }
+    }
+    removals
 }

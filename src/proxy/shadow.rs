@@ -21,12 +21,12 @@ use crate::rules::freshness::Exchange;
 use crate::rules::guard::{self, Inputs, Settled, Witness};
 use crate::rules::head::{Field, Fields, ResponseHead};
 use crate::rules::identity;
-use crate::rules::invalidate::Facts;
 use crate::rules::key::CacheKey;
 use crate::rules::lookup::PassReason;
 use crate::rules::outgoing::Outgoing;
 use crate::rules::route::Route;
 use crate::rules::secrets::Secrets;
+use crate::rules::selector::Facts;
 use crate::rules::verdict::{self, Verdict};
 use crate::store::collect::Collected;
 use crate::store::fence::Sequence;
@@ -72,9 +72,9 @@ impl Shadow {
         let inputs = Inputs::of(&request, ctx.client.address, policy);
         let found = cached::stored_for(app, &request, &inputs, policy, &primary);
         let client = ClientControl::heeded(request.fields, policy);
-        let freshness = found.response.as_ref().map(|response| &response.freshness);
+        let freshness = found.response.as_ref().map(|response| response.freshness());
         let would_hit =
-            matches!(verdict::judge(freshness, &client, now), Verdict::Hit | Verdict::HitStale(_));
+            matches!(verdict::judge(freshness.as_ref(), &client, now), Verdict::Hit | Verdict::HitStale(_));
         let outgoing = Outgoing::of(&request, policy);
         let authorized = identity::is_authorized(request.fields, policy);
         Self {
@@ -83,7 +83,7 @@ impl Shadow {
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value.into_owned()))
                 .collect(),
-            facts: Facts::new(&request, &policy.query, &policy.tags),
+            facts: Facts::new(&request, &policy.query, route.tags(&request.target.path)),
             inputs,
             secrets: Secrets::of_request(&request, policy),
             exchange: Exchange { requested_at: now, received_at: now, authorized },
@@ -225,14 +225,9 @@ impl Shadow {
 
     fn store(&self, app: &App, key: &CacheKey, coming: Coming, witness: Option<Witness>) {
         let Some(kept) = coming.kept else { return };
-        let response = StoredResponse {
-            head: coming.head,
-            body: coming.body.bytes().to_vec().into(),
-            freshness: kept.freshness,
-            facts: Arc::new(Facts { tags: kept.tags.into(), ..self.facts.clone() }),
-            vary: kept.vary,
-            witness: witness.map(Box::new),
-        };
+        let facts = self.facts.of_response(&coming.head.content_type(), &kept.tags);
+        let body = coming.body.bytes().to_vec().into();
+        let response = StoredResponse::new(coming.head, body, kept.freshness, facts, kept.vary, witness);
         app.store.memory.note_vary(&self.primary, &response.vary);
         // Refused when a purge came meanwhile, or it does not fit: then the next request is one more miss.
         let _ = app.store.memory.insert(key, Arc::new(response), self.begun, self.route.cache.max_variants);

@@ -3,8 +3,6 @@
 //! The request has already passed [`super::lookup`]: it was a GET without identity, or with one that the route has a rule
 //! for. What is left is what the response says of itself.
 
-use std::sync::Arc;
-
 use super::cache_control::CacheControl;
 use super::freshness::{Exchange, Freshness, LifetimeSource};
 use super::guard::Ambient;
@@ -12,6 +10,7 @@ use super::head::ResponseHead;
 use super::key::{Vary, VaryError};
 use super::media;
 use super::policy::{CachePolicy, OriginControl, SetCookie};
+use super::tags::Tags;
 
 /// Whether a response is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +30,8 @@ pub struct Kept {
     pub source: LifetimeSource,
     /// What selects among its variants.
     pub vary: Vary,
-    /// Labels a purge can name.
-    pub tags: Vec<Arc<str>>,
+    /// Labels a purge can name that the response carries.
+    pub tags: Tags,
     /// Fields that only the one who caused the fetch may see: not stored and not shared. In lower case.
     pub withheld: Vec<String>,
     /// Which traits of the client may show in it although the key does not hold them.
@@ -202,7 +201,7 @@ fn admit(
     let by_agent =
         policy.identity.device && fields.list("vary").any(|name| name.eq_ignore_ascii_case("user-agent"));
     let ambient = Ambient { address: is_forced, agent: is_forced || by_agent };
-    let tags = policy.tags.clone();
+    let tags = Tags::of_response(fields, &policy.tag_headers);
     Ok(Kept { freshness, source, vary, tags, withheld: control.withheld, ambient, sets_cookie })
 }
 
@@ -451,9 +450,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_carries_the_tags_of_its_route() {
-        let Admission::Keep(kept) = verdict(200, &[("vary", "Accept, Cookie")]) else { panic!("kept") };
-        assert_eq!(kept.tags, ["products".into()]);
+    fn what_is_kept_carries_the_tags_that_its_fields_name() {
+        let policy = CachePolicy { tag_headers: vec!["xkey".into()], ..testing::policy() };
+        let kept = kept(&policy, &[("vary", "Accept, Cookie"), ("xkey", "a b"), ("cache-tag", "c")]).unwrap();
+        assert_eq!(kept.tags, Tags::new(["a".into(), "b".into()]));
         assert!(!kept.vary.is_empty());
     }
 

@@ -40,6 +40,8 @@ pub struct Freshness {
     pub stale_forbidden: bool,
     /// `no-cache`: never reused without asking the origin.
     pub always_revalidate: bool,
+    /// A soft purge has ended its lifetime.
+    pub is_purged: bool,
 }
 
 /// Where a lifetime came from, in the words of `parvis explain` and the debug log.
@@ -173,6 +175,7 @@ impl Freshness {
             stale_on_disconnect: window(None, policy.stale_on_disconnect),
             stale_forbidden,
             always_revalidate: control.no_cache,
+            is_purged: false,
         };
         Some((freshness, source))
     }
@@ -184,7 +187,13 @@ impl Freshness {
 
     /// How much of the lifetime is left at `now`; `None` once it has expired.
     pub fn remaining(&self, now: Timestamp) -> Option<Duration> {
-        self.lifetime.checked_sub(self.age(now)).filter(|left| !left.is_zero())
+        // Whatever the clock says: it may be set back after the purge.
+        self.lifetime.checked_sub(self.age(now)).filter(|left| !left.is_zero() && !self.is_purged)
+    }
+
+    /// The same, expired by a soft purge at `at`: its stale windows begin there.
+    pub fn purged(self, at: Timestamp) -> Self {
+        Self { lifetime: self.lifetime.min(self.age(at)), is_purged: true, ..self }
     }
 
     /// How long ago the response expired; zero while it is fresh.

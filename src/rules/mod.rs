@@ -32,13 +32,19 @@
 //! | [`conditional`] | whether the client already has it (304) |
 //! | [`ranges`] | which bytes of it the client asks for (206) |
 //! | [`validation`] | what a 304 from the origin changes in the stored response |
-//! | [`invalidate`] | what a purge or a write removes |
+//! | [`template`] | text with parts of the path in it |
+//! | [`tags`] | which labels a response carries |
+//! | [`selector`] | what a purge names |
+//! | [`pattern`] | the same by regular expressions |
+//! | [`invalidate`] | what a write removes |
+//! | [`dialect`] | what the purge clients of other caches mean |
 
 pub mod admission;
 pub mod cache_control;
 pub mod client_control;
 pub mod conditional;
 pub mod cookies;
+pub mod dialect;
 pub mod directives;
 pub mod encoding;
 pub mod forwarding;
@@ -52,13 +58,17 @@ pub mod key;
 pub mod lookup;
 pub mod media;
 pub mod outgoing;
+pub mod pattern;
 pub mod policy;
 pub mod preferences;
 pub mod ranges;
 pub mod route;
 pub mod secrets;
+pub mod selector;
+pub mod tags;
 pub mod target;
 pub mod targeted;
+pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod validation;

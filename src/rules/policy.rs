@@ -1,10 +1,11 @@
 //! What the operator wants, per route, in the form the rules can use at once.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+use super::template::Template;
 
 /// Whether a route may store and reuse responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +85,12 @@ pub struct CachePolicy {
     pub authorization: Authorization,
     /// Requests with `Cache-Control`.
     pub client_cache_control: ClientCacheControl,
-    /// Labels that a purge can name.
-    pub tags: Vec<Arc<str>>,
+    /// Labels that a purge can name, with places for what the route captures of the path.
+    pub tags: Vec<Template>,
+    /// Fields of responses that carry more of them, in lower case.
+    pub tag_headers: Vec<String>,
+    /// Whether clients are sent those fields.
+    pub deliver_tags: bool,
     /// Cookies that carry no identity: out of the key and out of the upstream request.
     pub ignore_cookies: Patterns,
     /// Cookies that are said to change nothing, but that the origin needs: out of the key, in the upstream request.
@@ -139,6 +144,8 @@ impl Default for CachePolicy {
             authorization: Authorization::Pass,
             client_cache_control: ClientCacheControl::Honour,
             tags: Vec::new(),
+            tag_headers: Vec::new(),
+            deliver_tags: false,
             ignore_cookies: Patterns::default(),
             forward_cookies: Patterns::default(),
             ignore_vary: Vec::new(),

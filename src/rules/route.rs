@@ -6,8 +6,11 @@ use std::sync::Arc;
 use regex::Regex;
 
 use super::head::RequestHead;
-use super::invalidate::Selector;
-use super::policy::{CachePolicy, Patterns};
+use super::invalidate::{Expires, Removal};
+use super::policy::{CachePolicy, Patterns, QueryPolicy};
+use super::selector::Selector;
+use super::tags::Tags;
+use super::template::{Captures, PathPattern};
 
 /// One rule of the plan: what it matches, and what then applies.
 #[derive(Clone, Debug)]
@@ -21,7 +24,32 @@ pub struct Route {
     /// How its responses are cached.
     pub cache: CachePolicy,
     /// What a successful write through it removes besides its target.
-    pub purge_on_success: Vec<Selector>,
+    pub purge_on_success: Vec<Removal>,
+}
+
+impl Route {
+    /// What a successful write to `path` removes besides its target, and whether it only expires.
+    pub fn removals(&self, path: &str, policies: &[QueryPolicy]) -> Vec<(Selector, Expires)> {
+        if self.purge_on_success.is_empty() {
+            return Vec::new();
+        }
+        let captures = self.matcher.captures(path);
+        let spelled = |removal: &Removal| {
+            // What no path can be stored under needs no removal.
+            let selector = removal.selector(&captures, policies)?.ok()?;
+            Some((selector, removal.expires))
+        };
+        self.purge_on_success.iter().filter_map(spelled).collect()
+    }
+
+    /// The labels that a page under this path has by the route.
+    pub fn tags(&self, path: &str) -> Tags {
+        if self.cache.tags.is_empty() {
+            return Tags::default();
+        }
+        let captures = self.matcher.captures(path);
+        Tags::new(self.cache.tags.iter().filter_map(|tag| tag.render(&captures)).map(Into::into))
+    }
 }
 
 /// Which requests a route takes. Criteria left empty match everything; all given ones must hold.
@@ -31,6 +59,8 @@ pub struct Matcher {
     pub hosts: Patterns,
     /// Path patterns; `*` also crosses `/`.
     pub paths: Patterns,
+    /// Path patterns that capture: `/products/{id}`.
+    pub capturing: Vec<PathPattern>,
     /// A regular expression searched for in the path.
     pub path_regex: Option<Regex>,
     /// Methods, in upper case.
@@ -77,7 +107,7 @@ impl Matcher {
         if !lists(&self.hosts, &request.target.host) {
             return Err(Mismatch::Host);
         }
-        if !lists(&self.paths, &request.target.path) {
+        if !self.takes_path(&request.target.path) {
             return Err(Mismatch::Path);
         }
         if self.path_regex.as_ref().is_some_and(|regex| !regex.is_match(&request.target.path)) {
@@ -92,6 +122,34 @@ impl Matcher {
             }
         }
         Ok(())
+    }
+
+    fn takes_path(&self, path: &str) -> bool {
+        let any = self.paths.is_empty() && self.capturing.is_empty();
+        any || self.paths.matches(path) || self.capturing.iter().any(|pattern| pattern.regex.is_match(path))
+    }
+
+    /// What its patterns capture of a path that it takes.
+    pub fn captures<'p>(&self, path: &'p str) -> Captures<'p> {
+        let capturing = self.capturing.iter().map(|pattern| &pattern.regex);
+        let first = capturing.filter_map(|regex| Some((regex, regex.captures(path)?))).next();
+        let searched = self.path_regex.as_ref().and_then(|regex| Some((regex, regex.captures(path)?)));
+        let mut captured = Vec::new();
+        for (regex, found) in first.into_iter().chain(searched) {
+            for name in regex.capture_names().flatten() {
+                captured.extend(found.name(name).map(|value| (name.to_owned(), value.as_str())));
+            }
+        }
+        captured
+    }
+
+    /// Whether something is captured under this name of every path that it takes.
+    pub fn always_captures(&self, name: &str) -> bool {
+        let captures = |regex: &Regex| regex.capture_names().flatten().any(|known| known == name);
+        let by_path = self.paths.is_empty()
+            && !self.capturing.is_empty()
+            && self.capturing.iter().all(|pattern| captures(&pattern.regex));
+        by_path || self.path_regex.as_ref().is_some_and(captures)
     }
 
     /// Whether this matcher certainly takes every request that `later` takes, so that `later` is unreachable
@@ -111,18 +169,25 @@ impl Matcher {
         methods
             && regex
             && headers
-            && list_covers(&self.hosts, &later.hosts)
-            && list_covers(&self.paths, &later.paths)
+            && list_covers(&sources(&self.hosts), &sources(&later.hosts))
+            && list_covers(&self.path_sources(), &later.path_sources())
+    }
+
+    fn path_sources(&self) -> Vec<&str> {
+        let capturing = self.capturing.iter().map(|pattern| pattern.source.as_str());
+        sources(&self.paths).into_iter().chain(capturing).collect()
     }
 }
 
-fn list_covers(ours: &Patterns, theirs: &Patterns) -> bool {
-    let all = |pattern: &String| matches!(pattern.as_str(), "*" | "/*");
-    if ours.sources().is_empty() || ours.sources().iter().any(all) {
+fn sources(patterns: &Patterns) -> Vec<&str> {
+    patterns.sources().iter().map(String::as_str).collect()
+}
+
+fn list_covers(ours: &[&str], theirs: &[&str]) -> bool {
+    if ours.is_empty() || ours.iter().any(|pattern| matches!(*pattern, "*" | "/*")) {
         return true;
     }
-    !theirs.sources().is_empty()
-        && theirs.sources().iter().all(|their| ours.sources().iter().any(|our| pattern_covers(our, their)))
+    !theirs.is_empty() && theirs.iter().all(|their| ours.iter().any(|our| pattern_covers(our, their)))
 }
 
 fn pattern_covers(ours: &str, theirs: &str) -> bool {
@@ -131,7 +196,7 @@ fn pattern_covers(ours: &str, theirs: &str) -> bool {
     }
     // `/api/*` covers `/api/products/*` and `/api/7`: what follows a literal beginning does not matter to it.
     match ours.strip_suffix('*') {
-        Some(beginning) if !beginning.contains(['*', '?']) => theirs.starts_with(beginning),
+        Some(beginning) if !beginning.contains(['*', '?', '{']) => theirs.starts_with(beginning),
         _ => false,
     }
 }
@@ -176,6 +241,7 @@ mod tests {
             path_regex: Some(Regex::new("^/api/v[0-9]+/").unwrap()),
             methods: vec!["GET".into(), "HEAD".into()],
             headers: vec![("accept".into(), patterns(&["application/json*"]))],
+            capturing: vec![],
         };
         let json: &[Field<'_>] = &[("Accept", b"application/json; q=1")];
         assert_eq!(check(&matcher, "GET", "WWW.shop.example", "/api/v1/x?y", json), Ok(()));

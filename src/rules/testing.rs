@@ -16,7 +16,6 @@ fn default_policy() -> CachePolicy {
     CachePolicy {
         ttl: Duration::from_secs(60),
         status_ttl: [(404, Duration::from_secs(10))].into(),
-        tags: vec!["products".into()],
         ignore_cookies: Patterns::new(ANALYTICS_COOKIES).expect("constants compile"),
         query: QueryPolicy {
             exclude: Patterns::new(CAMPAIGN_PARAMETERS).expect("constants compile"),

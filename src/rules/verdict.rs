@@ -108,6 +108,7 @@ mod tests {
             stale_on_disconnect: Duration::ZERO,
             stale_forbidden: false,
             always_revalidate: false,
+            is_purged: false,
         }
     }
 

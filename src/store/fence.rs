@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::rules::invalidate::{Facts, Selector};
+use crate::rules::selector::{Facts, Selector};
 
 /// A position in the order of purges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,7 +15,7 @@ pub struct Sequence(pub u64);
 /// The most purges remembered.
 const MAX_PURGES: usize = 4096;
 /// The most bytes of selectors remembered.
-const MAX_BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 4 << 20;
 
 /// The purges of the recent past.
 #[derive(Debug, Default)]
@@ -37,14 +37,14 @@ impl Fence {
     pub fn advance(&mut self, selectors: &[Selector]) -> Sequence {
         self.last = Sequence(self.last.0 + 1);
         for selector in selectors {
-            self.bytes += size_of_selector(selector);
+            self.bytes += charge(selector);
             self.recent.push_back((self.last, selector.clone()));
         }
         while self.recent.len() > MAX_PURGES || self.bytes > MAX_BYTES {
             let Some((sequence, selector)) = self.recent.pop_front() else {
                 break;
             };
-            self.bytes -= size_of_selector(&selector);
+            self.bytes -= charge(&selector);
             self.forgotten = sequence;
         }
         self.last
@@ -62,26 +62,17 @@ impl Fence {
     }
 }
 
-fn size_of_selector(selector: &Selector) -> usize {
-    let text = match selector {
-        Selector::Url { host, path, queries } => {
-            host.as_ref().map_or(0, String::len)
-                + path.len()
-                + queries.iter().flatten().map(String::len).sum::<usize>()
-        }
-        Selector::Prefix { host, path } => host.as_ref().map_or(0, String::len) + path.len(),
-        Selector::Tag(tag) => tag.len(),
-        Selector::All => 0,
-    };
-    size_of::<(Sequence, Selector)>() + text
+fn charge(selector: &Selector) -> usize {
+    size_of::<Sequence>() + selector.size()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::tags::Tags;
 
     fn page(path: &str) -> Facts {
-        Facts { host: "shop".into(), path: path.into(), query: None, tags: ["t".into()].into() }
+        Facts { host: "shop".into(), path: path.into(), tags: Tags::new(["t".into()]), ..Facts::default() }
     }
 
     #[test]
@@ -113,6 +104,6 @@ mod tests {
         for _ in 0..1000 {
             fence.advance(std::slice::from_ref(&long));
         }
-        assert!(fence.bytes <= MAX_BYTES && fence.recent.len() < 200, "{}", fence.recent.len());
+        assert!(fence.bytes <= MAX_BYTES && fence.recent.len() < 600, "{}", fence.recent.len());
     }
 }

@@ -21,8 +21,8 @@ use super::response::{Head, StoredResponse};
 use crate::rules::admission::DiscardReason;
 use crate::rules::freshness::StandIn;
 use crate::rules::guard::Witness;
-use crate::rules::invalidate::Facts;
 use crate::rules::key::{CacheKey, Vary};
+use crate::rules::selector::Facts;
 
 /// Bytes a window holds before the fetch waits.
 const WINDOW: u64 = 128 << 10;
@@ -433,6 +433,7 @@ impl Drop for Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::tags::Tags;
     use crate::rules::target::{Scheme, Target};
     use crate::rules::testing;
 
@@ -444,7 +445,7 @@ mod tests {
             has_body: false,
             believed: &[],
         };
-        let facts = Facts::new(&request, &testing::policy().query, &[]);
+        let facts = Facts::new(&request, &testing::policy().query, Tags::default());
         let fill = Arc::new(Fill::new(facts, Sequence(0), InFlight::new(max)));
         (Filler(fill.clone()), fill)
     }

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use super::collect::Collected;
 use super::fence::Sequence;
 use super::fill::{Fill, Filler, InFlight, Reader};
-use crate::rules::invalidate::{Facts, Selector};
 use crate::rules::key::CacheKey;
+use crate::rules::selector::{Facts, Selector};
 
 /// The most fetches that others may join at once; beyond it requests go to the origin by themselves.
 const MAX_FILLS: usize = 4096;

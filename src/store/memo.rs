@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 
 use super::index::{EntryId, Index};
 use crate::clock::Timestamp;
-use crate::rules::invalidate::{Facts, Selector};
 use crate::rules::key::CacheKey;
 use crate::rules::lookup::PassReason;
+use crate::rules::selector::{Facts, Selector};
 
 /// The most keys remembered; beyond it the least recently used one is forgotten, which costs it one wait.
 const MAX_KEYS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
@@ -70,7 +70,7 @@ impl Memo {
         if let Some((_, gone)) = beliefs.keys.push(key.clone(), belief) {
             beliefs.index.remove(gone.id);
         }
-        beliefs.index.add(id, key.clone(), facts);
+        beliefs.index.add(id, key.clone(), facts, 0);
     }
 
     /// Why requests for `key` pass, if they do.
@@ -113,6 +113,7 @@ impl Beliefs {
 mod tests {
     use super::*;
     use crate::rules::head::{Fields, RequestHead};
+    use crate::rules::tags::Tags;
     use crate::rules::target::{Scheme, Target};
     use crate::rules::testing;
 
@@ -124,7 +125,7 @@ mod tests {
         let request =
             RequestHead { method: "GET", target, fields: Fields::default(), has_body: false, believed: &[] };
         let policy = testing::policy();
-        let facts = Facts::new(&request, &policy.query, &["t".into()]);
+        let facts = Facts::new(&request, &policy.query, Tags::new(["t".into()]));
         (CacheKey::primary("r", &request, &policy), Arc::new(facts))
     }
 

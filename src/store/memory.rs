@@ -1,34 +1,36 @@
 //! The memory tier: a byte-budgeted map from key to response, an index for purges, and the fence.
 //!
-//! Lookups touch the map only. Everything that changes the store holds the index's lock, so that a purge and an
-//! insertion have an order: either the insertion sees the purge in the fence and is refused, or the purge sees
-//! the insertion in the index and removes it.
+//! Lookups touch the map only, and the short list of bans while a large purge is carried out ([`super::purging`]).
+//! Everything that changes the store holds the index's lock, so that a purge and an insertion have an order: either
+//! the insertion sees the purge in the fence and is refused, or the purge sees the insertion in the index.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 
 use super::fence::{Fence, Sequence};
 use super::index::{EntryId, Index};
+use super::purging::Ban;
 use super::response::StoredResponse;
 use crate::plan::Memory as Budget;
-use crate::rules::invalidate::{Facts, Selector};
 use crate::rules::key::{CacheKey, Vary};
+use crate::rules::selector::Facts;
 
 /// What lies under a key.
 #[derive(Clone)]
-enum Slot {
-    /// The response itself.
-    Response { id: EntryId, response: Arc<StoredResponse> },
+pub(super) enum Slot {
+    /// The response itself. Purges up to `vouched` do not mean it.
+    Response { id: EntryId, response: Arc<StoredResponse>, vouched: Sequence },
     /// Under a primary key whose responses have variants: what selects among them.
     Varies(Arc<Vary>),
 }
 
 #[derive(Clone)]
-struct ByBytes;
+pub(super) struct ByBytes;
 
 impl Weighter<CacheKey, Slot> for ByBytes {
     fn weight(&self, key: &CacheKey, slot: &Slot) -> u64 {
@@ -43,7 +45,7 @@ impl Weighter<CacheKey, Slot> for ByBytes {
 
 /// Collects what an insertion pushed out, so that it leaves the index too.
 #[derive(Clone, Default)]
-struct PushedOut;
+pub(super) struct PushedOut;
 
 impl Lifecycle<CacheKey, Slot> for PushedOut {
     type RequestState = Vec<(CacheKey, EntryId)>;
@@ -57,16 +59,21 @@ impl Lifecycle<CacheKey, Slot> for PushedOut {
 }
 
 #[derive(Default)]
-struct Books {
-    fence: Fence,
-    index: Index,
-    last_id: EntryId,
+pub(super) struct Books {
+    pub(super) fence: Fence,
+    pub(super) index: Index,
+    pub(super) last_id: EntryId,
 }
 
 /// The memory tier.
 pub struct Memory {
-    map: Cache<CacheKey, Slot, ByBytes, DefaultHashBuilder, PushedOut>,
-    books: Mutex<Books>,
+    pub(super) map: Cache<CacheKey, Slot, ByBytes, DefaultHashBuilder, PushedOut>,
+    pub(super) books: Mutex<Books>,
+    /// The latest purge in force, which a fetch that begins now has not missed.
+    pub(super) began: AtomicU64,
+    pub(super) bans: ArcSwap<Vec<Arc<Ban>>>,
+    pub(super) has_bans: AtomicBool,
+    pub(super) crowded_bans: AtomicU64,
     evictions: AtomicU64,
     crowded_out: AtomicU64,
 }
@@ -77,22 +84,6 @@ pub struct Found {
     pub key: CacheKey,
     /// The response under it.
     pub response: Option<Arc<StoredResponse>>,
-}
-
-/// What a purge removed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Purged {
-    /// Its place in the order of purges.
-    pub sequence: Sequence,
-    /// Per selector, in the order given: entries and bytes.
-    pub removed: Vec<(usize, u64)>,
-}
-
-impl Purged {
-    /// All entries and bytes.
-    pub fn total(&self) -> (usize, u64) {
-        self.removed.iter().fold((0, 0), |(entries, bytes), (n, b)| (entries + n, bytes + b))
-    }
 }
 
 /// Why an insertion was refused.
@@ -124,6 +115,10 @@ impl Memory {
         Self {
             map: Cache::with_options(options, ByBytes, DefaultHashBuilder::default(), PushedOut),
             books: Mutex::default(),
+            began: AtomicU64::new(0),
+            bans: ArcSwap::default(),
+            has_bans: AtomicBool::new(false),
+            crowded_bans: AtomicU64::new(0),
             evictions: AtomicU64::new(0),
             crowded_out: AtomicU64::new(0),
         }
@@ -134,7 +129,10 @@ impl Memory {
     pub fn lookup(&self, primary: &CacheKey, variant: impl FnOnce(&Vary) -> CacheKey) -> Found {
         match self.map.get(primary) {
             None => Found { key: primary.clone(), response: None },
-            Some(Slot::Response { response, .. }) => Found { key: primary.clone(), response: Some(response) },
+            Some(Slot::Response { response, vouched, .. }) => {
+                let response = Some(response).filter(|response| !self.is_banned(vouched, response));
+                Found { key: primary.clone(), response }
+            }
             Some(Slot::Varies(vary)) => {
                 let key = variant(&vary);
                 Found { response: self.stored(&key), key }
@@ -145,7 +143,9 @@ impl Memory {
     /// What lies under a key itself.
     pub fn stored(&self, key: &CacheKey) -> Option<Arc<StoredResponse>> {
         match self.map.get(key) {
-            Some(Slot::Response { response, .. }) => Some(response),
+            Some(Slot::Response { response, vouched, .. }) if !self.is_banned(vouched, &response) => {
+                Some(response)
+            }
             _ => None,
         }
     }
@@ -157,7 +157,7 @@ impl Memory {
 
     /// The point in the order of purges from which a fetch that begins now counts.
     pub fn begin(&self) -> Sequence {
-        self.books.lock().fence.now()
+        Sequence(self.began.load(Ordering::Acquire))
     }
 
     /// Learns that the responses under a primary key have variants.
@@ -209,7 +209,8 @@ impl Memory {
             return Err(Refused::Purged);
         }
         match self.map.peek(key) {
-            Some(Slot::Response { response, .. }) if Arc::ptr_eq(&response, old) => {}
+            Some(Slot::Response { response, vouched, .. })
+                if Arc::ptr_eq(&response, old) && !self.is_banned(vouched, &response) => {}
             _ => return Err(Refused::Superseded),
         }
         self.add(&mut books, key, new.clone())
@@ -218,9 +219,11 @@ impl Memory {
     fn add(&self, books: &mut Books, key: &CacheKey, response: Arc<StoredResponse>) -> Result<(), Refused> {
         books.last_id += 1;
         let id = books.last_id;
-        books.index.add(id, key.clone(), response.facts.clone());
-        self.put(books, key.clone(), Slot::Response { id, response });
-        if books.index.contains(id) { Ok(()) } else { Err(Refused::TooLarge) }
+        let (facts, vouched) = (response.facts.clone(), books.fence.now());
+        let slot = Slot::Response { id, response, vouched };
+        books.index.add(id, key.clone(), facts, ByBytes.weight(key, &slot));
+        self.put(books, key.clone(), slot);
+        if books.index.get(id).is_some() { Ok(()) } else { Err(Refused::TooLarge) }
     }
 
     /// Removes the response under `key` if it still is this one, and tells whether it was.
@@ -242,33 +245,11 @@ impl Memory {
         }
     }
 
-    /// Takes one response out of index and map; returns its bytes.
-    fn take_out(&self, books: &mut Books, id: EntryId) -> Option<u64> {
-        let key = books.index.remove(id)?;
+    /// Takes one response out of index and map.
+    pub(super) fn take_out(&self, books: &mut Books, id: EntryId) {
+        let Some(key) = books.index.remove(id) else { return };
         let same = |slot: &Slot| matches!(slot, Slot::Response { id: found, .. } if *found == id);
-        self.map.remove_if(&key, same).map(|(key, slot)| ByBytes.weight(&key, &slot))
-    }
-
-    /// Removes what `selectors` name.
-    pub fn purge(&self, selectors: &[Selector]) -> Purged {
-        let mut books = self.books.lock();
-        let sequence = books.fence.advance(selectors);
-        let mut removed = Vec::with_capacity(selectors.len());
-        for selector in selectors {
-            let (mut entries, mut bytes) = (0, 0);
-            for id in books.index.find(selector) {
-                if let Some(size) = self.take_out(&mut books, id) {
-                    entries += 1;
-                    bytes += size;
-                }
-            }
-            removed.push((entries, bytes));
-        }
-        if selectors.contains(&Selector::All) {
-            // What selects among variants goes too.
-            self.map.clear();
-        }
-        Purged { sequence, removed }
+        self.map.remove_if(&key, same);
     }
 
     fn put(&self, books: &mut Books, key: CacheKey, slot: Slot) {
@@ -309,19 +290,20 @@ impl Memory {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::rules::freshness::Freshness;
     use crate::rules::head::{Fields, RequestHead};
+    use crate::rules::selector::Selector;
+    use crate::rules::tags::Tags;
     use crate::rules::target::{Scheme, Target};
     use crate::rules::testing;
+    use crate::store::purging::Effect;
     use crate::store::response::Head;
-    use proptest::prelude::*;
-    use std::collections::HashMap;
     use std::time::Duration;
 
-    const MANY: usize = 1000;
+    pub const MANY: usize = 1000;
     const BUDGET: Budget = Budget { max_size: 1 << 20, max_object_size: 1 << 18 };
 
     fn request(path: &str) -> RequestHead<'_> {
@@ -329,29 +311,26 @@ mod tests {
         RequestHead { method: "GET", target, fields: Fields::default(), has_body: false, believed: &[] }
     }
 
-    fn key(path: &str) -> CacheKey {
+    pub fn key(path: &str) -> CacheKey {
         CacheKey::primary("route", &request(path), &testing::policy())
     }
 
-    fn response(path: &str, tags: &[&str], body: usize) -> Arc<StoredResponse> {
-        let tags: Vec<Arc<str>> = tags.iter().map(|tag| Arc::from(*tag)).collect();
-        Arc::new(StoredResponse {
-            head: Head::from_fields(200, [("etag", &b"\"1\""[..])].into_iter()),
-            body: vec![0; body].into(),
-            freshness: Freshness {
-                stored_at: Timestamp(0),
-                initial_age: Duration::ZERO,
-                lifetime: Duration::from_secs(60),
-                stale_while_revalidate: Duration::ZERO,
-                stale_if_error: Duration::ZERO,
-                stale_on_disconnect: Duration::ZERO,
-                stale_forbidden: false,
-                always_revalidate: false,
-            },
-            facts: Arc::new(Facts::new(&request(path), &testing::policy().query, &tags)),
-            vary: Vary::default(),
-            witness: None,
-        })
+    pub fn response(path: &str, tags: &[&str], body: usize) -> Arc<StoredResponse> {
+        let tags = tags.iter().map(|tag| Arc::from(*tag));
+        let freshness = Freshness {
+            stored_at: Timestamp(0),
+            initial_age: Duration::ZERO,
+            lifetime: Duration::from_secs(60),
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            stale_on_disconnect: Duration::ZERO,
+            stale_forbidden: false,
+            always_revalidate: false,
+            is_purged: false,
+        };
+        let head = Head::from_fields(200, [("etag", &b"\"1\""[..])].into_iter());
+        let facts = Facts::new(&request(path), &testing::policy().query, Tags::new(tags));
+        Arc::new(StoredResponse::new(head, vec![0; body].into(), freshness, facts, Vary::default(), None))
     }
 
     fn vary(names: &str) -> Vary {
@@ -381,8 +360,9 @@ mod tests {
         assert!(look_up(&memory, "/a", html).is_some());
         assert!(look_up(&memory, "/a", json).is_some());
         assert!(look_up(&memory, "/a", Fields::default()).is_none());
-        let purged = memory.purge(&[Selector::url("/a", &[testing::policy().query]).unwrap()]);
-        assert_eq!(purged.total().0, 2);
+        let purged =
+            memory.purge(&[Selector::url("/a", &[testing::policy().query]).unwrap()], Effect::Remove);
+        assert_eq!(purged.total().entries, 2);
         assert!(look_up(&memory, "/a", html).is_none());
     }
 
@@ -412,7 +392,7 @@ mod tests {
         assert_eq!(memory.renew(&key("/a"), &renewed, &old, memory.begin()), Err(Refused::Superseded));
         assert_eq!(look_up(&memory, "/a", Fields::default()).unwrap().body.len(), 2);
         let before = memory.begin();
-        memory.purge(&[Selector::All]);
+        memory.purge(&[Selector::All], Effect::Remove);
         assert_eq!(memory.renew(&key("/a"), &renewed, &old, before), Err(Refused::Purged));
         assert!(!stored(&memory, "/a"));
     }
@@ -448,7 +428,9 @@ mod tests {
         }
         assert!(memory.evictions() > 1_000, "{} evictions", memory.evictions());
         let held = memory.map.len();
-        assert_eq!(memory.purge(&[Selector::tag("t").unwrap()]).total().0, held);
+        let purged = memory.purge(&[Selector::tag("t").unwrap()], Effect::Remove);
+        assert_eq!(purged.total().entries, held);
+        purged.sweep.unwrap().run(&memory);
         assert_eq!((memory.entries(), memory.bytes()), (0, 0));
     }
 
@@ -475,85 +457,5 @@ mod tests {
         assert!(stored(&memory, "/a"));
         memory.remove(&key("/a"), &new);
         assert_eq!((stored(&memory, "/a"), memory.entries()), (false, 0));
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Begin(usize),
-        Commit(usize),
-        Purge(usize),
-    }
-
-    fn selectors() -> Vec<Selector> {
-        let query = [testing::policy().query];
-        vec![
-            Selector::url("/a/1", &query).unwrap(),
-            Selector::url("http://shop/b?x=1", &query).unwrap(),
-            Selector::prefix("/a/").unwrap(),
-            Selector::prefix("http://elsewhere/").unwrap(),
-            Selector::tag("odd").unwrap(),
-            Selector::All,
-        ]
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![
-            (0usize..12).prop_map(Step::Begin),
-            (0usize..12).prop_map(Step::Commit),
-            (0usize..6).prop_map(Step::Purge),
-        ];
-        proptest::collection::vec(step, 0..60)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
-
-        /// The oracle: a page may be stored only if no purge that names it came since its fetch began.
-        #[test]
-        fn no_interleaving_of_fetches_and_purges_leaves_purged_content(steps in steps()) {
-            let memory = Memory::new(BUDGET);
-            let pages = ["/a/1", "/a/2", "/b?x=1"];
-            let selectors = selectors();
-            let mut begun: HashMap<usize, Sequence> = HashMap::new();
-            let mut expected: HashMap<&str, bool> = HashMap::new();
-            let mut purges: Vec<(Sequence, Selector)> = Vec::new();
-            for step in steps {
-                match step {
-                    Step::Begin(fetch) => {
-                        begun.insert(fetch, memory.begin());
-                    }
-                    Step::Commit(fetch) => {
-                        let Some(since) = begun.remove(&fetch) else { continue };
-                        let page = pages[fetch % 3];
-                        let tags: &[&str] = if fetch % 2 == 1 { &["odd"] } else { &[] };
-                        let response = response(page, tags, 10);
-                        let purged =
-                            purges.iter().any(|(at, selector)| *at > since && selector.matches(&response.facts));
-                        prop_assert_eq!(memory.insert(&key(page), response, since, MANY).is_err(), purged);
-                        if !purged {
-                            expected.insert(page, fetch % 2 == 1);
-                        }
-                    }
-                    Step::Purge(which) => {
-                        let selector = selectors[which].clone();
-                        let gone: Vec<&str> = expected
-                            .iter()
-                            .filter(|(page, odd)| {
-                                selector.matches(&response(page, if **odd { &["odd"] } else { &[] }, 0).facts)
-                            })
-                            .map(|(page, _)| *page)
-                            .collect();
-                        let purged = memory.purge(std::slice::from_ref(&selector));
-                        prop_assert_eq!(purged.total().0, gone.len());
-                        gone.iter().for_each(|page| { expected.remove(page); });
-                        purges.push((purged.sequence, selector));
-                    }
-                }
-                for page in pages {
-                    prop_assert_eq!(stored(&memory, page), expected.contains_key(page), "{}", page);
-                }
-                prop_assert_eq!(memory.entries(), expected.len());
-            }
-        }
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`response`] | one stored response: serialised head, body, freshness |
 //! | [`memory`] | the byte-budgeted memory tier, its index by path and tag, and the fence |
+//! | [`purging`] | how a purge of many entries takes effect at once |
 //! | [`fence`] | which purges a fetch under way has missed |
 //! | [`index`] | which keys a purge means, without a scan |
 //! | [`memo`] | which keys proved uncacheable or personalised a moment ago |
@@ -18,12 +19,15 @@ pub mod fills;
 mod index;
 pub mod memo;
 pub mod memory;
+pub mod purging;
 pub mod response;
 
 use std::sync::Arc;
 
+use purging::{Effect, Purged};
+
 use crate::plan::Memory as Budget;
-use crate::rules::invalidate::Selector;
+use crate::rules::selector::Selector;
 
 /// Everything that outlives a request: the memory tier, the fetches under way, the memo.
 pub struct Store {
@@ -45,10 +49,10 @@ impl Store {
         }
     }
 
-    /// Removes what `selectors` name. When this returns, no request that begins later is answered from any of
-    /// it: stored responses are gone, fetches under way will not be stored, and nobody new joins them.
-    pub fn purge(&self, selectors: &[Selector]) -> memory::Purged {
-        let purged = self.memory.purge(selectors);
+    /// Purges what `selectors` name. When this returns, no request that begins later is answered from any of
+    /// it: stored responses are gone or expired, fetches under way will not be stored, and nobody new joins them.
+    pub fn purge(&self, selectors: &[Selector], effect: Effect) -> Purged {
+        let purged = self.memory.purge(selectors, effect);
         self.fills.detach(selectors, purged.sequence);
         self.memo.forget(selectors);
         purged

@@ -4,6 +4,7 @@
 //! read buffer. The body is one allocation of exactly its length, for the same reason.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -12,8 +13,8 @@ use crate::rules::freshness::Freshness;
 use crate::rules::guard::{self, Inputs, Settled, Stored, Witness};
 use crate::rules::head::{Field, Fields, ResponseHead};
 use crate::rules::hop;
-use crate::rules::invalidate::Facts;
 use crate::rules::key::Vary;
+use crate::rules::selector::Facts;
 
 /// A status and field lines, serialised as `Name: value\r\n`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +67,11 @@ impl Head {
             .collect()
     }
 
+    /// The media type with its parameters; empty when it has none.
+    pub fn content_type(&self) -> String {
+        self.with(|head| head.fields.text("content-type").unwrap_or_default().to_owned())
+    }
+
     /// Calls `f` with the head as the rules see it.
     pub fn with<T>(&self, f: impl FnOnce(ResponseHead<'_>) -> T) -> T {
         f(ResponseHead { status: self.status, fields: Fields(&self.fields()) })
@@ -82,15 +88,17 @@ impl Head {
     }
 }
 
-/// A complete response in the store. Shared between readers; never changed, only replaced.
+/// A complete response in the store. Shared between readers; never changed, only replaced, but for the end of its
+/// lifetime that a soft purge brings.
 #[derive(Debug)]
 pub struct StoredResponse {
     /// Status and fields.
     pub head: Head,
     /// The identity body.
     pub body: Bytes,
-    /// How long it is good for.
-    pub freshness: Freshness,
+    freshness: Freshness,
+    /// The moment of the first soft purge in milliseconds; zero when there was none.
+    purged_at: AtomicU64,
     /// What purges know it by.
     pub facts: Arc<Facts>,
     /// What selects among its variants.
@@ -100,6 +108,33 @@ pub struct StoredResponse {
 }
 
 impl StoredResponse {
+    /// A response that no purge has touched.
+    pub fn new(
+        head: Head,
+        body: Bytes,
+        freshness: Freshness,
+        facts: Facts,
+        vary: Vary,
+        witness: Option<Witness>,
+    ) -> Self {
+        let (facts, witness) = (Arc::new(facts), witness.map(Box::new));
+        Self { head, body, freshness, purged_at: AtomicU64::new(0), facts, vary, witness }
+    }
+
+    /// How long it is good for.
+    pub fn freshness(&self) -> Freshness {
+        match self.purged_at.load(Ordering::Acquire) {
+            0 => self.freshness,
+            at => self.freshness.purged(Timestamp(at)),
+        }
+    }
+
+    /// Ends its lifetime at `at`, unless another soft purge has done so before.
+    pub fn expire(&self, at: Timestamp) {
+        // The first stays: the windows in which it may be served stale do not begin anew. A failure means just that.
+        let _ = self.purged_at.compare_exchange(0, at.0.max(1), Ordering::AcqRel, Ordering::Acquire);
+    }
+
     /// Settles a new response under the same key, which came of a request with `inputs` at `requested_at`.
     pub fn settle(
         &self,
@@ -109,7 +144,7 @@ impl StoredResponse {
         own: Witness,
     ) -> Settled {
         let Some(witness) = self.witness.as_deref() else { return Settled::Store(own) };
-        let is_fresh = self.freshness.remaining(requested_at).is_some();
+        let is_fresh = self.freshness().remaining(requested_at).is_some();
         head.with(|new| {
             self.head.with(|head| {
                 let stored = Stored { witness, head, body: &self.body, is_fresh };
@@ -125,7 +160,8 @@ impl StoredResponse {
         Self {
             head: self.head.without(&differing),
             body: self.body.clone(),
-            freshness: self.freshness,
+            freshness: self.freshness(),
+            purged_at: AtomicU64::new(0),
             facts: self.facts.clone(),
             vary: self.vary.clone(),
             witness: Some(Box::new(witness)),
@@ -137,11 +173,12 @@ impl StoredResponse {
     /// A body is charged an eighth more than its length: size classes of the allocator are that far apart.
     pub fn weight(&self) -> u64 {
         const TABLES: usize = 640;
-        let tags: usize = self.facts.tags.iter().map(|tag| tag.len() + size_of::<Arc<str>>()).sum();
-        let facts =
-            self.facts.host.len() + self.facts.path.len() + self.facts.query.as_ref().map_or(0, |q| q.len());
+        let facts = self.facts.host.len()
+            + self.facts.path.len()
+            + self.facts.content_type.len()
+            + self.facts.query.as_ref().map_or(0, |q| q.len());
         let witness = self.witness.as_ref().map_or(0, |witness| size_of::<Witness>() + witness.len());
-        let small = self.head.len() + facts * 2 + tags + self.vary.len() + witness + TABLES;
+        let small = self.head.len() + facts + self.facts.tags.size() + self.vary.len() + witness + TABLES;
         (small + self.body.len() + self.body.len() / 8) as u64
     }
 }

@@ -212,7 +212,7 @@ impl Job {
             }
             let failure = OriginFailure::told_by(head.status);
             if let Some(reason) =
-                failure.and_then(|failure| expired.freshness.stands_in(failure, received_at))
+                failure.and_then(|failure| expired.freshness().stands_in(failure, received_at))
             {
                 self.filler.open(Opening::StandIn(expired, reason));
                 return Next::Settled;
@@ -330,7 +330,7 @@ impl Job {
         }
         if let Some(expired) = &self.expired {
             self.app.store.memory.remove(&self.key, expired);
-            if expired.freshness.remaining(self.requested_at).is_some() {
+            if expired.freshness().remaining(self.requested_at).is_some() {
                 // One client asked for fresher: the others need not pay for what it got.
                 return;
             }
@@ -477,10 +477,10 @@ impl Job {
         };
         tracing::warn!(route = %self.route.name, key = %self.key, error = message, "fetch failed");
         let stand_in = self.expired.as_ref().and_then(|expired| {
-            let reason = expired.freshness.stands_in(OriginFailure::Disconnect, clock::now())?;
+            let reason = expired.freshness().stands_in(OriginFailure::Disconnect, clock::now())?;
             Some(Opening::StandIn(expired.clone(), reason))
         });
-        let must_validate = self.expired.as_ref().is_some_and(|expired| expired.freshness.stale_forbidden);
+        let must_validate = self.expired.as_ref().is_some_and(|expired| expired.freshness().stale_forbidden);
         let failure = if must_validate { Failure::Unvalidated } else { failure };
         self.filler.open(stand_in.unwrap_or_else(|| Opening::Failed(failure, message.into())));
     }

@@ -8,7 +8,6 @@ use super::Job;
 use crate::clock;
 use crate::rules::admission::{DiscardReason, Kept};
 use crate::rules::guard::{Settled, Witness};
-use crate::rules::invalidate::Facts;
 use crate::rules::key::CacheKey;
 use crate::rules::lookup::PassReason;
 use crate::rules::secrets::Shown;
@@ -105,16 +104,11 @@ impl Job {
         kept: Kept,
         witness: Option<Witness>,
     ) -> Arc<StoredResponse> {
-        let known = &self.filler.0.facts;
-        let facts = Facts { tags: kept.tags.into(), ..known.clone() };
-        Arc::new(StoredResponse {
-            head,
-            body,
-            freshness: kept.freshness,
-            facts: Arc::new(facts),
-            vary: kept.vary,
-            witness: witness.map(Box::new),
-        })
+        let facts = self.filler.0.facts.of_response(&head.content_type(), &kept.tags);
+        if facts.tags.is_cut() {
+            self.app.observer.metrics.limit("tags");
+        }
+        Arc::new(StoredResponse::new(head, body, kept.freshness, facts, kept.vary, witness))
     }
 
     fn store(&self, key: &CacheKey, response: &Arc<StoredResponse>) -> Result<(), DiscardReason> {

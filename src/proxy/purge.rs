@@ -1,0 +1,153 @@
+//! Purges: by the admin listener, by clients of other caches on the main one, by writes.
+//!
+//! A purge is in force before it is answered; what is left to do then, and takes long, is done aside.
+
+use pingora::Result;
+use pingora::proxy::Session;
+
+use super::App;
+use super::answer;
+use super::context::Context;
+use super::view::View;
+use crate::clock;
+use crate::observe::audit::Entry;
+use crate::observe::outcome::Local;
+use crate::rules::dialect;
+use crate::rules::invalidate::Expires;
+use crate::rules::selector::Selector;
+use crate::store::purging::{Count, Effect, Purged};
+
+/// Who asks for a purge.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    /// The name of a token, or a method.
+    pub by: String,
+    /// Where it comes from.
+    pub from: String,
+    /// The label of the metric.
+    pub cause: &'static str,
+}
+
+/// A purge that has been carried out.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Its place in the order of purges.
+    pub sequence: u64,
+    /// Each selector, in words, and what it named.
+    pub named: Vec<(String, Count)>,
+    /// What all named.
+    pub total: Count,
+}
+
+impl App {
+    /// Purges, and waits until all that was named is counted.
+    pub async fn purge(&self, selectors: Vec<Selector>, expires: Expires, asker: Asker) -> Report {
+        let purged = self.store.purge(&selectors, effect(expires));
+        self.conclude(purged, &selectors, expires, asker).await
+    }
+
+    /// Carries out the rest of a purge that is in force, and records it.
+    async fn conclude(
+        &self,
+        purged: Purged,
+        selectors: &[Selector],
+        expires: Expires,
+        asker: Asker,
+    ) -> Report {
+        let sequence = purged.sequence.0;
+        let mut named = purged.named;
+        if let Some(sweep) = purged.sweep {
+            let is_counted = !selectors.iter().any(Selector::is_lazy);
+            let store = self.store.clone();
+            let sweeping = tokio::task::spawn_blocking(move || sweep.run(&store.memory));
+            if !is_counted {
+                match sweeping.await {
+                    Ok(counted) => named = counted,
+                    Err(error) => tracing::error!(%error, "a purge is in force but not carried out"),
+                }
+            }
+        }
+        let total = named.iter().fold(Count::default(), |total, count| total.with(*count));
+        self.observer.metrics.purge(asker.cause, total.entries);
+        let words: Vec<String> = selectors.iter().map(ToString::to_string).collect();
+        self.audit.record(Entry {
+            at: Entry::time(clock::now()),
+            instance: self.live.load().plan.instance.to_string(),
+            sequence,
+            by: asker.by,
+            from: asker.from,
+            selectors: Entry::shown(&words),
+            count: words.len(),
+            soft: expires == Expires::Yes,
+            entries: total.entries,
+            bytes: total.bytes,
+        });
+        Report { sequence, named: words.into_iter().zip(named).collect(), total }
+    }
+
+    /// Purges what a write changed, for `cause`.
+    pub fn purge_after(&self, cause: &str, removals: Removals) {
+        for (selectors, expires) in [(removals.gone, Expires::No), (removals.expired, Expires::Yes)] {
+            if selectors.is_empty() {
+                continue;
+            }
+            let purged = self.store.purge(&selectors, effect(expires));
+            self.observer.metrics.purge(cause, purged.total().entries);
+            if let Some(sweep) = purged.sweep {
+                let store = self.store.clone();
+                tokio::task::spawn_blocking(move || sweep.run(&store.memory));
+            }
+        }
+    }
+
+    /// Answers a client of another cache, whose request purges.
+    pub(super) async fn answer_purge(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+        let plan = &ctx.live.plan;
+        let view = View::new(session.req_header(), &ctx.client);
+        if !dialect::may_purge(&ctx.client, view.fields(), &plan.purge_clients) {
+            return answer::local(session, ctx, Local::Refused).await;
+        }
+        if !view.has_valid_host() {
+            return answer::local(session, ctx, Local::BadRequest).await;
+        }
+        let asked = match dialect::read(&view.head(), &plan.query_policies) {
+            Ok(asked) => asked,
+            Err(error) => return answer::says(session, ctx, Local::BadPurge, &error.to_string()).await,
+        };
+        let asker =
+            Asker { by: view.method().to_owned(), from: ctx.client.address.to_string(), cause: "client" };
+        let purged = self.store.purge(&asked.selectors, effect(asked.expires));
+        let known = purged.total().entries;
+        let text = match purged.sweep {
+            None => format!("{known} entries purged"),
+            Some(_) => "purged".to_owned(),
+        };
+        let app = self.clone();
+        // These clients wait for the answer while somebody saves a page.
+        tokio::spawn(async move { app.conclude(purged, &asked.selectors, asked.expires, asker).await });
+        answer::says(session, ctx, Local::Purged, &text).await
+    }
+}
+
+/// What a write removes.
+#[derive(Clone, Debug, Default)]
+pub struct Removals {
+    /// This is gone.
+    pub gone: Vec<Selector>,
+    /// This only expires.
+    pub expired: Vec<Selector>,
+}
+
+impl Removals {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.gone.is_empty() && self.expired.is_empty()
+    }
+}
+
+fn effect(expires: Expires) -> Effect {
+    match expires {
+        Expires::No => Effect::Remove,
+        Expires::Yes => Effect::Expire(clock::now()),
+    }
+}
