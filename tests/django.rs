@@ -5,6 +5,7 @@ mod gunicorn;
 mod matrix;
 mod privacy;
 mod visitor;
+mod wagtail;
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -5,16 +5,21 @@ import os
 import sys
 from pathlib import Path
 
-wsgi_app = "shop.wsgi:application"
-# A search path rather than chdir, so that relative paths in SHOP_* still mean the caller's directory.
+# The application is the one that was given an address.
+addresses = {name: os.environ.get(f"{name.upper()}_BIND") for name in ("shop", "blog")}
+application = next((name for name, address in addresses.items() if address), None)
+if not application:
+    sys.exit("set SHOP_BIND or BLOG_BIND to an address, for example SHOP_BIND=127.0.0.1:8000")
+bind = addresses[application]
+wsgi_app = f"{application}.wsgi:application"
+# A search path rather than chdir, so that relative paths in the environment still mean the caller's directory.
 pythonpath = str(Path(__file__).resolve().parent)
 
-bind = os.environ.get("SHOP_BIND") or sys.exit("set SHOP_BIND to an address, for example SHOP_BIND=127.0.0.1:8000")
 workers = 2
 threads = 2
 # Short on purpose: a proxy that keeps its upstream connections longer than this meets a closed one.
 keepalive = 2
-# Tests stop the server often, and nothing in the shop takes longer than three seconds.
+# Tests stop the server often, and nothing in them takes longer than three seconds.
 graceful_timeout = 4
 
 errorlog = "-"

@@ -1,4 +1,4 @@
-//! gunicorn with the shop, as a test starts and ends it.
+//! gunicorn with the shop or the blog, as a test starts and ends it.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
@@ -7,33 +7,34 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Client, Directory, eventually, free_port};
+use crate::support::{Client, Directory, Parvis, eventually, free_port};
 
 /// A running gunicorn, with a database and logs of its own.
 pub struct Django {
     pub address: SocketAddr,
-    directory: Directory,
+    cache: Option<SocketAddr>,
+    site: Site,
     server: Child,
 }
 
 impl Django {
-    /// Fills a database with the first state and starts.
+    /// Fills the shop's database with the first state and starts.
     pub fn start() -> Self {
-        let mut setup = Command::new(shop().join("setup.sh"));
-        let ready = setup.arg(environment()).stdout(Stdio::null()).status();
-        assert!(ready.expect("it runs").success(), "tests/django/setup.sh failed");
-        let directory = Directory::new();
-        let mut seed = command("python", &directory, "");
-        let seeded = seed.arg(shop().join("shop/manage.py")).arg("seed").status();
-        assert!(seeded.expect("python runs").success(), "{}", said(&directory));
-        // Between finding a port and listening on it another test may take it.
-        for _ in 0..5 {
-            let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-            if let Some(server) = serve(&directory, address) {
-                return Self { address, directory, server };
-            }
-        }
-        panic!("gunicorn did not start five times: {}", said(&directory));
+        let site = Site::seeded("shop");
+        let (address, server) = site.on_free_port(|address| Some((address, site.serve(address, None)?)));
+        Self { address, cache: None, site, server }
+    }
+
+    /// The same for the blog, and the parvis in front of it, which the blog tells what its editors changed. Each must
+    /// know the other's address, so `in_front` gets one where nothing listens yet.
+    pub fn start_blog(in_front: impl Fn(SocketAddr) -> Parvis) -> (Self, Parvis) {
+        let site = Site::seeded("blog");
+        let (address, parvis, server) = site.on_free_port(|address| {
+            let parvis = in_front(address);
+            let server = site.serve(address, Some(parvis.listen))?;
+            Some((address, parvis, server))
+        });
+        (Self { address, cache: Some(parvis.listen), site, server }, parvis)
     }
 
     pub fn client(&self) -> Client {
@@ -42,7 +43,7 @@ impl Django {
 
     /// What Django received, in order: `METHOD TARGET`, with ` conditional` behind it where it was.
     pub fn received(&self) -> Vec<String> {
-        let log = std::fs::read_to_string(self.directory.path().join("hits.log")).unwrap_or_default();
+        let log = std::fs::read_to_string(self.site.path("hits.log")).unwrap_or_default();
         log.lines().map(str::to_owned).collect()
     }
 
@@ -53,7 +54,7 @@ impl Django {
 
     /// Lets the streams go on that wait for this gate.
     pub fn open_gate(&self, name: &str) {
-        self.directory.write(&format!("gate-{name}"), "");
+        self.site.directory.write(&format!("gate-{name}"), "");
     }
 
     /// Ends gunicorn as an operator would.
@@ -64,7 +65,7 @@ impl Django {
 
     /// Starts it again where it was.
     pub fn start_again(&mut self) {
-        self.server = serve(&self.directory, self.address).expect("its port is still free");
+        self.server = self.site.serve(self.address, self.cache).expect("its port is still free");
     }
 
     fn terminate(&self) {
@@ -92,56 +93,102 @@ impl Drop for Django {
         let _ = self.server.kill();
         let _ = self.server.wait();
         if thread::panicking() {
-            eprintln!("--- gunicorn said:\n{}", said(&self.directory));
+            eprintln!("--- gunicorn said:\n{}", self.site.said());
         }
     }
 }
 
-fn shop() -> &'static Path {
+/// One of the applications here, with a directory of its own. Each takes from its variables what it knows.
+struct Site {
+    name: &'static str,
+    directory: Directory,
+}
+
+impl Site {
+    /// In its first state.
+    fn seeded(name: &'static str) -> Self {
+        let mut setup = Command::new(applications().join("setup.sh"));
+        let ready = setup.arg(environment()).stdout(Stdio::null()).status();
+        assert!(ready.expect("it runs").success(), "tests/django/setup.sh failed");
+        let site = Self { name, directory: Directory::new() };
+        let manage = applications().join(name).join("manage.py");
+        let seeded = site.command("python").arg(manage).arg("seed").status();
+        assert!(seeded.expect("python runs").success(), "{}", site.said());
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn variable(&self, name: &str) -> String {
+        format!("{}_{name}", self.name.to_uppercase())
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let log = File::options().create(true).append(true).open(self.path("gunicorn.log"));
+        let mut command = Command::new(environment().join("bin").join(program));
+        // Who tries the applications by hand may have set these.
+        for set in ["SHOP_BIND", "BLOG_BIND", "BLOG_CACHE"] {
+            command.env_remove(set);
+        }
+        command
+            .env(self.variable("DB"), self.path("db.sqlite3"))
+            .env(self.variable("STATIC"), self.path("static"))
+            .env(self.variable("LOG"), self.path("hits.log"))
+            // What the clients of the tests send.
+            .env(self.variable("HOST"), "shop.test")
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            // A purge goes straight to parvis, whatever proxy this machine uses.
+            .env("no_proxy", "*")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.expect("a log file"));
+        command
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(self.path("gunicorn.log")).unwrap_or_default()
+    }
+
+    /// Between finding a port and listening on it another test may take it.
+    fn on_free_port<T>(&self, start: impl Fn(SocketAddr) -> Option<T>) -> T {
+        let started = (0..5).find_map(|_| start(SocketAddr::from(([127, 0, 0, 1], free_port()))));
+        started.unwrap_or_else(|| panic!("gunicorn did not start five times: {}", self.said()))
+    }
+
+    /// Starts gunicorn; `None` when its port was taken meanwhile.
+    fn serve(&self, address: SocketAddr, cache: Option<SocketAddr>) -> Option<Child> {
+        let said_before = self.said().len();
+        let mut gunicorn = self.command("gunicorn");
+        gunicorn.arg("-c").arg(applications().join("gunicorn.conf.py"));
+        gunicorn.env(self.variable("BIND"), address.to_string());
+        if let Some(cache) = cache {
+            gunicorn.env(self.variable("CACHE"), format!("http://{cache}"));
+        }
+        let mut server = gunicorn.spawn().expect("gunicorn starts");
+        let listens = || TcpStream::connect(address).is_ok();
+        let healthy = || listens() && Client::new(address).get("/health/").status == 200;
+        let taken = || self.said()[said_before..].contains("in use");
+        eventually("gunicorn is healthy, or has ended", || {
+            server.try_wait().expect("its state").is_some() || taken() || healthy()
+        });
+        if taken() {
+            let _ = server.kill();
+            let _ = server.wait();
+            return None;
+        }
+        assert!(healthy(), "gunicorn ended: {}", self.said());
+        Some(server)
+    }
+}
+
+/// Where they and what they need lie.
+fn applications() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/django"))
 }
 
 /// The virtual environment, beside what cargo builds.
 fn environment() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("django-venv")
-}
-
-fn command(program: &str, directory: &Directory, bind: &str) -> Command {
-    let path = |name: &str| directory.path().join(name);
-    let log = File::options().create(true).append(true).open(path("gunicorn.log"));
-    let mut command = Command::new(environment().join("bin").join(program));
-    command
-        .env("SHOP_DB", path("shop.sqlite3"))
-        .env("SHOP_STATIC", path("static"))
-        .env("SHOP_LOG", path("hits.log"))
-        .env("SHOP_BIND", bind)
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log.expect("a log file"));
-    command
-}
-
-fn said(directory: &Directory) -> String {
-    std::fs::read_to_string(directory.path().join("gunicorn.log")).unwrap_or_default()
-}
-
-/// Starts gunicorn; `None` when its port was taken meanwhile.
-fn serve(directory: &Directory, address: SocketAddr) -> Option<Child> {
-    let mut gunicorn = command("gunicorn", directory, &address.to_string());
-    gunicorn.arg("-c").arg(shop().join("gunicorn.conf.py"));
-    let mut server = gunicorn.spawn().expect("gunicorn starts");
-    let listens = || TcpStream::connect(address).is_ok();
-    let healthy = || listens() && Client::new(address).get("/health/").status == 200;
-    let taken = || said(directory).contains("in use");
-    eventually("gunicorn is healthy, or has ended", || {
-        server.try_wait().expect("its state").is_some() || taken() || healthy()
-    });
-    if taken() {
-        let _ = server.kill();
-        let _ = server.wait();
-        return None;
-    }
-    assert!(healthy(), "gunicorn ended: {}", said(directory));
-    Some(server)
 }

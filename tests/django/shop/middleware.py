@@ -15,7 +15,7 @@ CONDITIONS = {"HTTP_IF_NONE_MATCH", "HTTP_IF_MODIFIED_SINCE"}
 
 
 class HitLog:
-    """Appends "METHOD TARGET", or "METHOD TARGET conditional", to SHOP_LOG for every request but health checks."""
+    """Appends "METHOD TARGET", or "METHOD TARGET conditional", to the hit log for every request but health checks."""
 
     def __init__(self, get_response):
         self.get_response = get_response
