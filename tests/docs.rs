@@ -18,7 +18,7 @@ fn read(name: &str) -> String {
 
 /// The documents that show commands or YAML.
 fn documents() -> Vec<String> {
-    let docs = ["architecture", "http-caching", "safety"].map(|name| format!("docs/{name}.md"));
+    let docs = ["architecture", "http-caching", "purging", "safety"].map(|name| format!("docs/{name}.md"));
     ["README.md", "CONTRIBUTING.md", "systemd/README.md"].map(str::to_owned).into_iter().chain(docs).collect()
 }
 
@@ -67,6 +67,26 @@ fn every_command_exists() {
                 other => panic!("{document}: `{other}` is checked by nobody: {line}"),
             }
         }
+    }
+}
+
+/// Snippets for CI, and answers of the API.
+#[test]
+fn snippets_for_ci_and_answers_are_what_parvis_takes_and_gives() {
+    let text = read("docs/purging.md");
+    let mut commands = 0;
+    for block in blocks(&text, "yml") {
+        serde_yaml::from_str::<serde_json::Value>(&block).unwrap();
+        let whole = block.replace("\\\n", " ").replace('"', "");
+        for line in whole.lines().filter_map(|line| line.find("parvis purge").map(|at| &line[at..])) {
+            let parsed = Cli::try_parse_from(line.split_whitespace());
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            commands += 1;
+        }
+    }
+    assert_eq!(commands, 2);
+    for block in blocks(&text, "json") {
+        serde_json::from_str::<parvis::admin::purge::Answer>(&block).unwrap();
     }
 }
 

@@ -1,5 +1,10 @@
 //! Purges through the admin listener and the command line.
 
+mod api;
+mod clients;
+mod fence;
+mod tags;
+
 use serde_json::json;
 
 use crate::support::process::command;

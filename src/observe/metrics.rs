@@ -46,6 +46,7 @@ struct OnScrape {
     entries: Gauge,
     bytes: Gauge,
     evictions: IntCounter,
+    bans: Gauge,
     fills: Gauge,
     fill_bytes: Gauge,
     dropped_lines: IntCounter,
@@ -131,6 +132,7 @@ impl Metrics {
                 entries: new.gauge("parvis_store_entries", "Responses in the memory tier."),
                 bytes: new.gauge("parvis_store_bytes", "Bytes the memory tier is charged with."),
                 evictions: new.single("parvis_store_evictions_total", "Responses pushed out to make room."),
+                bans: new.gauge("parvis_bans", "Purges in force that are not carried out yet."),
                 fills: new.gauge("parvis_fills", "Fetches under way that others can join."),
                 fill_bytes: new.gauge("parvis_fill_bytes", "Bytes of bodies under way."),
                 dropped_lines: new.single("parvis_access_log_dropped_total", "Access log lines dropped."),
@@ -172,7 +174,7 @@ impl Metrics {
         self.origin.with_label_values(&[route])
     }
 
-    /// Counts a purge by its cause (`api`, `write`, `late`) and what it removed.
+    /// Counts a purge by its cause (`api`, `client`, `write`, `late`, `reload`) and what it removed.
     pub fn purge(&self, cause: &str, entries: usize) {
         self.purges.with_label_values(&[cause]).inc();
         self.purged.inc_by(entries as u64);
@@ -219,6 +221,8 @@ impl Metrics {
             figures.fills.set(self.store.fills.len() as u64);
             figures.fill_bytes.set(self.store.fills.bytes());
             raise(&self.limits.with_label_values(&["variants"]), self.store.memory.crowded_out());
+            raise(&self.limits.with_label_values(&["bans"]), self.store.memory.crowded_bans());
+            figures.bans.set(self.store.memory.bans() as u64);
             raise(&figures.dropped_lines, self.dropped_lines.dropped_lines() as u64);
         }
         let mut text = Vec::new();

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::observe::audit::Entry;
 use crate::observe::outcome::Local;
 use crate::rules::dialect;
+use crate::rules::head::Fields;
 use crate::rules::invalidate::Expires;
 use crate::rules::selector::Selector;
 use crate::store::purging::{Count, Effect, Purged};
@@ -104,7 +105,7 @@ impl App {
     pub(super) async fn answer_purge(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
         let plan = &ctx.live.plan;
         let view = View::new(session.req_header(), &ctx.client);
-        if !dialect::may_purge(&ctx.client, view.fields(), &plan.purge_clients) {
+        if !dialect::may_purge(&ctx.client, Fields(&view.received()), &plan.purge_clients) {
             return answer::local(session, ctx, Local::Refused).await;
         }
         if !view.has_valid_host() {

@@ -50,7 +50,8 @@ pub fn is_purge(method: &str) -> bool {
 }
 
 /// Whether a client may purge by these methods: by the address that the request comes from. One that says it was forwarded
-/// comes from whom it was forwarded for, and from nobody known where that is not believed.
+/// comes from whom it was forwarded for, and from nobody known where that is not believed. `fields` are those received, be
+/// they nominated by `Connection` or not.
 pub fn may_purge(client: &Client, fields: Fields<'_>, allowed: &[IpNet]) -> bool {
     let forwarded = ["x-forwarded-for", "forwarded", "x-real-ip", "via"].iter().any(|name| fields.has(name));
     let address: IpAddr = client.address.to_canonical();

@@ -48,7 +48,8 @@ impl Eq for Place {}
 pub struct Index {
     entries: BTreeMap<EntryId, Indexed>,
     by_host: HashMap<Box<str>, BTreeSet<Place>>,
-    by_tag: HashMap<Arc<str>, HashSet<EntryId>>,
+    /// In the order in which they came, which is how `entries` lie: half a purge is finding them.
+    by_tag: HashMap<Arc<str>, BTreeSet<EntryId>>,
     /// Those with more tags than are kept: every purge of a tag means them.
     cut: HashSet<EntryId>,
     /// Of URLs whose entries are for different visitors or wishes; in the order in which they came.
@@ -124,12 +125,15 @@ impl Index {
             Selector::Host(host) => {
                 self.on(Some(host), |places| places.iter().map(|place| place.1).collect())
             }
-            Selector::Tag { tag, .. } => {
+            Selector::Tag { host, tag } => {
                 let tagged = self.by_tag.get(tag).into_iter().flatten();
-                let named = |id: &&EntryId| self.entries.get(id).is_some_and(|e| selector.matches(&e.facts));
-                // Nothing is in both: what is cut is looked for once.
+                // What is cut and carries the tag all the same is named once.
                 let cut = self.cut.iter().filter(|id| !self.carries(**id, tag));
-                tagged.chain(cut).filter(named).copied().collect()
+                let all = tagged.chain(cut).copied();
+                match host {
+                    None => all.collect(),
+                    Some(host) => all.filter(|id| self.is_on(*id, host)).collect(),
+                }
             }
             Selector::Pattern(_) => {
                 let named = self.entries.iter().filter(|(_, entry)| selector.matches(&entry.facts));
@@ -137,6 +141,10 @@ impl Index {
             }
             Selector::All => self.entries.keys().copied().collect(),
         }
+    }
+
+    fn is_on(&self, id: EntryId, host: &str) -> bool {
+        self.entries.get(&id).is_some_and(|entry| *entry.facts.host == *host)
     }
 
     fn carries(&self, id: EntryId, tag: &str) -> bool {

@@ -9,6 +9,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use quick_cache::DefaultHashBuilder;
+
 use super::fence::Sequence;
 use super::index::EntryId;
 use super::memory::{Books, Memory, Slot};
@@ -24,6 +26,8 @@ const STEP: usize = if cfg!(test) { 2 } else { 500 };
 
 /// The most selectors of bans in force; beyond it a purge is carried out by who asks for it.
 const MAX_BANS: usize = 256;
+
+type Ids = HashSet<EntryId, DefaultHashBuilder>;
 
 /// What a purge does to what it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +91,7 @@ pub struct Sweep {
     sequence: Sequence,
     selectors: Arc<[Selector]>,
     effect: Effect,
-    ids: HashSet<EntryId>,
+    ids: Ids,
     /// The newest entry that the purge can mean.
     last: EntryId,
     named: Vec<Count>,
@@ -99,7 +103,7 @@ impl Memory {
         let mut books = self.books.lock();
         let sequence = books.fence.advance(selectors);
         let mut named = vec![Count::default(); selectors.len()];
-        let mut ids = HashSet::new();
+        let mut ids = Ids::default();
         for (selector, count) in selectors.iter().zip(&mut named).filter(|(selector, _)| !selector.is_lazy())
         {
             for id in books.index.find(selector) {

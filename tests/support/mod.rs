@@ -81,7 +81,7 @@ pub fn upstream(address: SocketAddr, timeouts: &str, config: &str) -> String {
     let _ = write!(
         yaml,
         "listen: {{listen}}\nadmin:\n  listen: {{admin}}\n  tokens:\n    - {{name: ci, secret: {PURGE_SECRET}, \
-         scopes: [purge]}}\n    - {{name: root, secret: {ALL_SECRET}, scopes: [purge_all]}}\nupstreams:\n  app: \
+         scopes: [purge]}}\n    - {{name: root, secret: {ALL_SECRET}, scopes: [purge_all, read]}}\nupstreams:\n  app: \
          {{servers: [\"{address}\"], timeouts: {timeouts}}}\n{config}\n"
     );
     yaml
