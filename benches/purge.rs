@@ -19,6 +19,10 @@ use parvis::store::Store;
 use parvis::store::purging::Effect;
 use parvis::store::response::{Head, StoredResponse};
 
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ENTRIES: usize = 100_000;
 
 fn request(path: &str) -> RequestHead<'_> {

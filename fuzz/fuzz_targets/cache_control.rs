@@ -13,6 +13,7 @@ mod clock;
 mod rules;
 
 mod clean;
+mod purges;
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -75,6 +76,7 @@ fuzz_target!(|bytes: &[u8]| {
     what_selects_is_read_alike(fields);
     one_visitor_leaves_no_trace(fields);
     numbers_and_dates_are_bounded(fields);
+    purges::are_read(fields);
 });
 
 /// One line of a head. White space around a value is no part of it.

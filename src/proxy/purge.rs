@@ -120,7 +120,7 @@ impl App {
         let purged = self.store.purge(&asked.selectors, effect(asked.expires));
         let known = purged.total().entries;
         let text = match purged.sweep {
-            None => format!("{known} entries purged"),
+            None => format!("purged; entries: {known}"),
             Some(_) => "purged".to_owned(),
         };
         let app = self.clone();
