@@ -25,10 +25,16 @@ fn fill(rig: &Rig, count: usize) {
 
 /// Fills a store of 24 MiB several times over with bodies of one size, and looks at the process.
 fn stays_within_its_budget(body: usize, count: usize) {
+    let page = vec![b'x'; body];
+    with_pages(move |_| Reply::ok(page.clone()), count);
+}
+
+/// The same with pages that the origin makes of their number.
+fn with_pages(page: impl Fn(&str) -> Reply + Send + Sync + 'static, count: usize) {
     let config = "storage: {memory: {max_size: 24MiB, max_object_size: 1MiB}}\n\
                   observability: {access_log: {format: off}}\nroutes: [{name: all, cache: {ttl: 1h, tags: [all]}}]";
     let rig = Rig::new(config);
-    rig.origin.on("/page", Reply::ok(vec![b'x'; body]));
+    rig.origin.on_each("/page", move |request| page(request.target.rsplit('=').next().unwrap()));
     fill(&rig, 40);
     let before = rig.parvis.resident_memory();
     fill(&rig, count);
@@ -41,6 +47,13 @@ fn stays_within_its_budget(body: usize, count: usize) {
     assert!(grown <= u64::from(budget) + SLACK, "grown by {} MiB", grown >> 20);
     assert_eq!(rig.purge(r#"{"all": true}"#)["entries"].as_u64().map(|entries| entries > 0), Some(true));
     eventually("what is purged is gone", || rig.parvis.metric("parvis_store_bytes", "") == 0.0);
+}
+
+/// An index that knows each tag costs more than its text.
+#[test]
+fn a_store_full_of_pages_with_tags_of_their_own_stays_within_its_budget() {
+    let tags = |n: &str| (0..200).map(|tag| format!("{n}-{tag}")).collect::<Vec<_>>().join(" ");
+    with_pages(move |n| Reply::ok("x").field("xkey", &tags(n)), 1_500);
 }
 
 #[test]
