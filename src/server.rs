@@ -279,22 +279,24 @@ impl Reload {
     }
 
     async fn try_reload(&self) -> Result<(), String> {
-        let (plan, _) = Plan::load(&self.file).map_err(|error: LoadError| error.to_string())?;
-        let before = self.app.live.load();
+        let (mut plan, _) = Plan::load(&self.file).map_err(|error: LoadError| error.to_string())?;
+        let before = self.app.live.load_full();
         let pools = origin::pools(&plan, Some(&before.pools)).map_err(|error| error.to_string())?;
         let restart = before.plan.needs_restart(&plan);
         if !restart.is_empty() {
             tracing::warn!(changed = restart.join(", "), "takes effect only after a restart");
         }
         let routes = plan.routes.len();
-        let elsewhere = before.plan.leads_elsewhere(&plan);
+        let forgets = !plan.remember_queries_of(&before.plan);
+        let elsewhere = before.plan.leads_elsewhere(&plan) || forgets;
         self.app.live.store(Arc::new(Live::new(plan, pools)));
         if elsewhere {
             let asker = Asker { by: "reload".into(), from: self.file.display().to_string(), cause: "reload" };
             let report = self.app.purge(vec![Selector::All], Expires::No, asker).await;
+            let report = report.map_err(|error| error.to_string())?;
             tracing::warn!(
                 entries = report.total.entries,
-                "a route leads to another application: nothing stored is kept"
+                "a route leads to another application, or queries are spelled anew too often: nothing stored is kept"
             );
         }
         tracing::info!(routes, file = %self.file.display(), "the configuration was reloaded");

@@ -7,14 +7,6 @@ fn seen(request: &Received, name: &str) -> String {
     request.field(name).unwrap_or_else(|| "nothing".to_owned())
 }
 
-/// Takes over the configuration with `old` replaced.
-fn reload(rig: &Rig, old: &str, new: &str) {
-    let config = std::fs::read_to_string(&rig.parvis.config).expect("the configuration");
-    std::fs::write(&rig.parvis.config, config.replace(old, new)).expect("written");
-    rig.parvis.signal("HUP");
-    eventually("it is taken over", || rig.parvis.metric("parvis_reloads_total", "result=\"ok\"") == 1.0);
-}
-
 /// These counts are reached; a request is counted when its response has been sent.
 #[track_caller]
 fn expect_shadowed(rig: &Rig, counts: &[(&str, f64)]) {
@@ -75,7 +67,7 @@ fn a_shadow_forgets_what_a_purge_removes_and_is_never_served_after_a_reload() {
     rig.purge(r#"{"urls": ["/"]}"#);
     rig.get("/");
     expect_shadowed(&rig, &[("miss", 2.0), ("same", 0.0)]);
-    reload(&rig, "mode: shadow", "mode: enforce");
+    rig.reload("mode: shadow", "mode: enforce");
     rig.origin.on("/", Reply::ok("new"));
     let response = rig.get("/");
     assert_eq!((response.verdict(), response.text().as_str()), ("miss", "new"));
@@ -114,7 +106,7 @@ fn an_audit_trips_a_route_whose_pages_differ_by_visitor() {
     assert_eq!(rig.get_with("/", &[("Cookie", "_ga=4")]).text(), "_ga=4");
     let log = rig.parvis.errors();
     assert!(log.contains("audit: a visitor would have got another body"), "{log}");
-    reload(&rig, "1m", "2m");
+    rig.reload("1m", "2m");
     // A reload gives it another chance, but what was stored is gone.
     assert_eq!([rig.get("/").verdict(), rig.get("/").verdict()], ["miss", "hit"]);
 }

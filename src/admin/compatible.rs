@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::purge::{too_large, unreadable};
+use super::purge::{internal, too_large, unreadable};
 use super::token::Caller;
 use super::{Admins, Refusal};
 use crate::clock;
@@ -44,7 +44,8 @@ async fn carry_out(
         }
     });
     let selectors = checked.map_err(|refusal| caller.refused(&admin.app, refusal))?;
-    Ok(admin.app.purge(selectors, expires, caller.asker()).await.sequence)
+    let report = admin.app.purge(selectors, expires, caller.asker()).await;
+    report.map(|report| report.sequence).map_err(|error| internal(&error))
 }
 
 fn bad_request(error: impl Into<String>) -> Refusal {

@@ -37,12 +37,39 @@ struct Remembered {
 }
 
 /// What to do with a request.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum Turn<'a> {
     /// Carry it out.
-    First,
+    First(Place<'a>),
     /// Give this answer again.
     Again(String),
+}
+
+/// The place of a purge that is being carried out. Dropped without an answer (it was refused, or its client has left) it lets
+/// the next one try.
+pub(super) struct Place<'a> {
+    answers: &'a Answers,
+    name: (String, String),
+    is_answered: bool,
+}
+
+impl Place<'_> {
+    /// Remembers the answer; one that is too long is carried out again.
+    pub fn answer(mut self, answer: &str) {
+        if answer.len() <= MAX_ANSWER
+            && let Some(known) = self.answers.0.lock().get_mut(&self.name)
+        {
+            known.answer = Some(answer.to_owned());
+            self.is_answered = true;
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.answers.0.lock().pop(&self.name);
+        }
+    }
 }
 
 impl Default for Answers {
@@ -67,11 +94,11 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
 
 impl Answers {
     /// Whose turn it is with this key, and takes it.
-    pub fn enter(&self, token: &str, key: &str, request: &[u8], now: Timestamp) -> Result<Turn, Refusal> {
+    pub fn enter(&self, token: &str, key: &str, request: &[u8], now: Timestamp) -> Result<Turn<'_>, Refusal> {
         let digest: [u8; 32] = Sha256::digest(request).into();
-        let place = (token.to_owned(), key.to_owned());
+        let name = (token.to_owned(), key.to_owned());
         let mut answers = self.0.lock();
-        match answers.get(&place).filter(|known| known.until > now) {
+        match answers.get(&name).filter(|known| known.until > now) {
             Some(known) if known.request != digest => Err(Refusal::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "this Idempotency-Key came with another purge before",
@@ -84,23 +111,10 @@ impl Answers {
                 "ask again in a second",
             )),
             None => {
-                answers.put(place, Remembered { request: digest, answer: None, until: now.plus(PERIOD) });
-                Ok(Turn::First)
+                let until = now.plus(PERIOD);
+                answers.put(name.clone(), Remembered { request: digest, answer: None, until });
+                Ok(Turn::First(Place { answers: self, name, is_answered: false }))
             }
-        }
-    }
-
-    /// Remembers the answer; a purge that was refused, or whose answer is too long, may be tried again.
-    pub fn leave(&self, token: &str, key: &str, answer: Option<String>) {
-        let place = (token.to_owned(), key.to_owned());
-        let mut answers = self.0.lock();
-        match answer.filter(|answer| answer.len() <= MAX_ANSWER) {
-            Some(answer) => {
-                if let Some(known) = answers.get_mut(&place) {
-                    known.answer = Some(answer);
-                }
-            }
-            None => drop(answers.pop(&place)),
         }
     }
 }
@@ -109,19 +123,33 @@ impl Answers {
 mod tests {
     use super::*;
 
+    /// The status of a refusal, or the answer; empty when it is to be carried out.
+    fn turn<'a>(
+        answers: &'a Answers,
+        token: &str,
+        request: &str,
+        now: Timestamp,
+    ) -> (String, Option<Place<'a>>) {
+        match answers.enter(token, "k", request.as_bytes(), now) {
+            Ok(Turn::First(place)) => (String::new(), Some(place)),
+            Ok(Turn::Again(answer)) => (answer, None),
+            Err(refusal) => (refusal.status.as_u16().to_string(), None),
+        }
+    }
+
     #[test]
     fn a_key_stands_for_one_purge() {
-        let answers = Answers::default();
-        let now = Timestamp(0);
-        let status = |turn: Result<Turn, Refusal>| turn.map_err(|refusal| refusal.status.as_u16());
-        assert_eq!(status(answers.enter("ci", "k", b"a", now)), Ok(Turn::First));
-        assert_eq!(status(answers.enter("ci", "k", b"a", now)), Err(409));
-        answers.leave("ci", "k", Some("answer".into()));
-        assert_eq!(status(answers.enter("ci", "k", b"a", now)), Ok(Turn::Again("answer".into())));
-        assert_eq!(status(answers.enter("ci", "k", b"b", now)), Err(422));
-        assert_eq!(status(answers.enter("other", "k", b"b", now)), Ok(Turn::First));
-        assert_eq!(status(answers.enter("ci", "k", b"b", now.plus(PERIOD))), Ok(Turn::First));
-        answers.leave("ci", "k", None);
-        assert_eq!(status(answers.enter("ci", "k", b"c", now.plus(PERIOD))), Ok(Turn::First));
+        let (answers, now) = (Answers::default(), Timestamp(0));
+        let said = |token: &str, request: &str, now| turn(&answers, token, request, now).0;
+        let (_, place) = turn(&answers, "ci", "a", now);
+        assert_eq!(said("ci", "a", now), "409");
+        place.unwrap().answer("answer");
+        assert_eq!(said("ci", "a", now), "answer");
+        assert_eq!(said("ci", "b", now), "422");
+        assert_eq!(said("other", "b", now), "", "keys are of their token");
+        assert_eq!(said("ci", "b", now.plus(PERIOD)), "", "and end");
+        assert_eq!(said("ci", "c", now), "", "nobody has answered it");
+        turn(&answers, "ci", "d", now).1.unwrap().answer(&"x".repeat(MAX_ANSWER + 1));
+        assert_eq!(said("ci", "e", now), "");
     }
 }

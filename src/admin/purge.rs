@@ -126,10 +126,10 @@ pub(super) async fn purge(
     };
     match admin.answers.enter(caller.name(), &key, &body, clock::now()).map_err(refused)? {
         Turn::Again(answer) => Ok(([("idempotency-replayed", "true")], json(answer)).into_response()),
-        Turn::First => {
-            let result = answer(&admin, &caller, &body).await;
-            admin.answers.leave(caller.name(), &key, result.as_ref().ok().cloned());
-            result.map(json).map_err(refused)
+        Turn::First(place) => {
+            let answer = answer(&admin, &caller, &body).await.map_err(refused)?;
+            place.answer(&answer);
+            Ok(json(answer))
         }
     }
 }
@@ -154,6 +154,7 @@ async fn answer(admin: &Admins, caller: &Caller, body: &[u8]) -> Result<String, 
         false => {
             let expires = if request.soft { Expires::Yes } else { Expires::No };
             let report = admin.app.purge(selectors, expires, caller.asker()).await;
+            let report = report.map_err(|error| internal(&error))?;
             let entries = report.total.entries;
             Answer {
                 sequence: Some(report.sequence),
@@ -191,7 +192,7 @@ async fn survey(admin: &Admins, selectors: Vec<Selector>, soft: bool) -> Result<
     })
 }
 
-fn internal(error: &dyn std::error::Error) -> Refusal {
+pub(super) fn internal(error: &dyn std::error::Error) -> Refusal {
     tracing::error!(%error, "a purge could not be answered");
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong on our side", "see the log")
 }

@@ -23,6 +23,9 @@ use crate::config::{self, Report, schema::Scope};
 use crate::rules::policy::QueryPolicy;
 use crate::rules::route::Route;
 
+/// The most spellings of one URL that a purge looks for, those of earlier plans included: one for every route at most.
+const MAX_QUERY_POLICIES: usize = 1000;
+
 /// A validated configuration.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -138,6 +141,18 @@ impl Plan {
             servers.is_some_and(|next| !upstream.servers.iter().any(|server| next.contains(server)))
         };
         self.routes.iter().any(moved) || self.upstreams.iter().any(replaced)
+    }
+
+    /// Goes on spelling URLs to purge by the query policies of an earlier plan too: a later reload may bring a route back, and
+    /// with it what was stored under them. Tells whether that could be done.
+    pub fn remember_queries_of(&mut self, earlier: &Self) -> bool {
+        let unknown = earlier.query_policies.iter().filter(|policy| !self.query_policies.contains(policy));
+        let unknown: Vec<QueryPolicy> = unknown.cloned().collect();
+        self.query_policies.extend(unknown);
+        self.query_policies.len() <= MAX_QUERY_POLICIES || {
+            self.query_policies.truncate(MAX_QUERY_POLICIES);
+            false
+        }
     }
 
     /// What of another plan cannot take effect without a restart.

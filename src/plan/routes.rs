@@ -64,12 +64,7 @@ fn check_against_earlier(route: &Route, earlier: &[(usize, Route)], path: &Path,
 fn query_policies(routes: &[(usize, Route)]) -> Vec<QueryPolicy> {
     let mut distinct: Vec<QueryPolicy> = Vec::new();
     for policy in routes.iter().map(|(_, route)| &route.cache.query) {
-        let same = |other: &QueryPolicy| {
-            other.sort == policy.sort
-                && other.include.sources() == policy.include.sources()
-                && other.exclude.sources() == policy.exclude.sources()
-        };
-        if !distinct.iter().any(same) {
+        if !distinct.contains(policy) {
             distinct.push(policy.clone());
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! A purge is in force before it is answered; what is left to do then, and takes long, is done aside.
 
-use pingora::Result;
 use pingora::proxy::Session;
+use tokio::task::JoinError;
 
 use super::App;
 use super::answer;
@@ -41,10 +41,17 @@ pub struct Report {
 }
 
 impl App {
-    /// Purges, and waits until all that was named is counted.
-    pub async fn purge(&self, selectors: Vec<Selector>, expires: Expires, asker: Asker) -> Report {
+    /// Purges, and waits until all that was named is counted. Once it is in force it is carried through and recorded, be
+    /// the answer waited for or not.
+    pub async fn purge(
+        &self,
+        selectors: Vec<Selector>,
+        expires: Expires,
+        asker: Asker,
+    ) -> Result<Report, JoinError> {
         let purged = self.store.purge(&selectors, effect(expires));
-        self.conclude(purged, &selectors, expires, asker).await
+        let app = self.clone();
+        tokio::spawn(async move { app.conclude(purged, &selectors, expires, asker).await }).await
     }
 
     /// Carries out the rest of a purge that is in force, and records it.
@@ -102,7 +109,7 @@ impl App {
     }
 
     /// Answers a client of another cache, whose request purges.
-    pub(super) async fn answer_purge(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+    pub(super) async fn answer_purge(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<()> {
         let plan = &ctx.live.plan;
         let view = View::new(session.req_header(), &ctx.client);
         if !dialect::may_purge(&ctx.client, Fields(&view.received()), &plan.purge_clients) {

@@ -226,6 +226,15 @@ impl QueryPolicy {
     }
 }
 
+impl PartialEq for QueryPolicy {
+    /// Whether they spell every query alike; what is forwarded is another matter.
+    fn eq(&self, other: &Self) -> bool {
+        self.sort == other.sort
+            && self.include.sources() == other.include.sources()
+            && self.exclude.sources() == other.exclude.sources()
+    }
+}
+
 /// A list of names with `*` and `?` as wildcards, matched case-sensitively.
 #[derive(Clone, Default)]
 pub struct Patterns {

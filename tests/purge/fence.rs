@@ -119,6 +119,19 @@ fn a_refresh_that_began_before_a_purge_does_not_bring_back_what_it_removed() {
     }
 }
 
+#[test]
+fn a_purge_finds_what_was_stored_under_rules_that_come_back() {
+    let rig = Rig::new("routes: [{name: all, cache: {ttl: 5m, key: {query: {sort: true}}}}]");
+    rig.origin.on("/page", Reply::ok("old"));
+    let page = "/page?b=1&a=2";
+    rig.get(page);
+    rig.reload("sort: true", "sort: false");
+    rig.purge(&json!({"urls": [page]}).to_string());
+    rig.origin.on("/page", Reply::ok("new"));
+    rig.reload("sort: false", "sort: true");
+    assert_eq!(rig.get(page).text(), "new");
+}
+
 /// The promise under load, with more entries than are removed at once: whoever asks after a purge was answered sees
 /// nothing that was there before it.
 #[test]

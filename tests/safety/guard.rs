@@ -345,10 +345,7 @@ fn what_was_stored_under_other_rules_is_not_served_after_a_reload() {
     let rig = Rig::new(&format!("routes: [{{name: all, {lax}}}]"));
     rig.origin.on("/", Reply::ok("x").field("Set-Cookie", "sessionid=of-ada-and-nobody-else"));
     assert_eq!([rig.get("/").verdict(), rig.get("/").verdict()], ["miss", "hit"]);
-    let config = std::fs::read_to_string(&rig.parvis.config).expect("the configuration");
-    std::fs::write(&rig.parvis.config, config.replace(lax, "cache: {ttl: 1m}")).expect("written");
-    rig.parvis.signal("HUP");
-    eventually("it is taken over", || rig.parvis.metric("parvis_reloads_total", "result=\"ok\"") == 1.0);
+    rig.reload(lax, "cache: {ttl: 1m}");
     assert_eq!(short(&rig.get("/")), told("miss", "set-cookie"));
 }
 

@@ -67,6 +67,17 @@ impl Rig {
         self.parvis.client().send(method, path, &[], body.as_bytes())
     }
 
+    /// Takes over the configuration with `old` replaced.
+    pub fn reload(&self, old: &str, new: &str) {
+        let reloads = || self.parvis.metric("parvis_reloads_total", "result=\"ok\"");
+        let before = reloads();
+        let config = std::fs::read_to_string(&self.parvis.config).expect("the configuration");
+        assert!(config.contains(old), "{config}");
+        std::fs::write(&self.parvis.config, config.replace(old, new)).expect("written");
+        self.parvis.signal("HUP");
+        eventually("it is taken over", || reloads() > before);
+    }
+
     /// Purges through the admin listener, which must answer 200.
     pub fn purge(&self, json: &str) -> serde_json::Value {
         let response = self.parvis.admin("POST", "/purge", Some(ALL_SECRET), json);
