@@ -110,7 +110,7 @@ fn main() {
                 let answered = started.elapsed();
                 let mut entries = purged.total().entries;
                 if let Some(sweep) = purged.sweep {
-                    entries = sweep.run(&store.memory).iter().map(|count| count.entries).sum();
+                    entries = store.carry_out(sweep).iter().map(|count| count.entries).sum();
                 }
                 (answered, started.elapsed(), entries)
             });

@@ -117,6 +117,7 @@ pub fn start(
         observer,
         active: Arc::default(),
         late_purges: Arc::new(Semaphore::new(MAX_LATE_PURGES)),
+        sweeps: Semaphore::new(1),
         audit,
         audits: Arc::new(Semaphore::new(MAX_AUDITS)),
     }));
@@ -299,6 +300,7 @@ impl Reload {
                 "a route leads to another application, or queries are spelled anew too often: nothing stored is kept"
             );
         }
+        self.app.audit.reopen().map_err(|error| error.to_string())?;
         tracing::info!(routes, file = %self.file.display(), "the configuration was reloaded");
         Ok(())
     }

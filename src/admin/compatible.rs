@@ -11,14 +11,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::purge::{internal, too_large, unreadable};
+use super::purge::{internal, read_object, too_large, unreadable};
 use super::token::Caller;
 use super::{Admins, Refusal};
 use crate::clock;
 use crate::rules::invalidate::Expires;
 use crate::rules::pattern::{Pattern, Rule};
 use crate::rules::selector::{Selector, SelectorError, any_scheme};
-use crate::rules::tags::listed;
+use crate::rules::tags;
 
 /// The most selectors in one request.
 const MAX_SELECTORS: usize = 1000;
@@ -60,11 +60,7 @@ fn each(
 }
 
 fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
-    let body = body.map_err(too_large)?;
-    // Through an object: serde would also take a struct's fields from a list, in order.
-    let object: Map<String, Value> =
-        serde_json::from_slice(&body).map_err(|error| bad_request(error.to_string()))?;
-    serde_json::from_value(object.into()).map_err(|error| bad_request(error.to_string()))
+    read_object(&body.map_err(too_large)?)
 }
 
 /// `Fastly-Soft-Purge: 1`.
@@ -76,7 +72,7 @@ fn softness(headers: &HeaderMap) -> Expires {
 /// `Surrogate-Key: a b`.
 fn keys(headers: &HeaderMap) -> Vec<Selector> {
     let lines = headers.get_all("surrogate-key").iter();
-    lines.flat_map(|line| listed(&String::from_utf8_lossy(line.as_bytes()))).map(Selector::of_tag).collect()
+    lines.flat_map(|line| tags::read("surrogate-key", line.as_bytes())).map(Selector::of_tag).collect()
 }
 
 /// `POST /service/ID/purge/KEY`.

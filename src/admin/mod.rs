@@ -116,6 +116,10 @@ impl Refusal {
     fn new(status: StatusCode, error: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { status, error: error.into(), remedy: remedy.into() }
     }
+
+    fn with_remedy(self, remedy: &str) -> Self {
+        Self { remedy: remedy.to_owned(), ..self }
+    }
 }
 
 impl IntoResponse for Refusal {

@@ -6,6 +6,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::idempotency::{self, Turn};
@@ -202,12 +203,18 @@ fn removed(named: Vec<(String, crate::store::purging::Count)>) -> Vec<Removed> {
     each.map(|(selector, count)| Removed { selector, entries: count.entries, bytes: count.bytes }).collect()
 }
 
+/// Reads a JSON object; serde would also take a struct's fields from a list, in order.
+pub(super) fn read_object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    let refusal = |error: String| Refusal::new(StatusCode::BAD_REQUEST, error, "nothing was purged");
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(refusal("not a JSON object".to_owned()));
+    }
+    serde_json::from_slice(body).map_err(|error| refusal(error.to_string()))
+}
+
 fn read(body: &[u8]) -> Result<Request, Refusal> {
     let remedy = "send JSON such as {\"tags\": [\"products\"], \"urls\": [\"/\"], \"prefixes\": [\"/blog/\"]} or {\"all\": true}";
-    let refusal = |error: serde_json::Error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string(), remedy);
-    // Through an object: serde would also take a struct's fields from a list, in order.
-    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).map_err(refusal)?;
-    let request: Request = serde_json::from_value(object.into()).map_err(refusal)?;
+    let request: Request = read_object(body).map_err(|error| error.with_remedy(remedy))?;
     let patterns = request.wildcards.len() + request.regex.len();
     let others = [&request.urls, &request.prefixes, &request.tags, &request.hosts];
     let count = others.iter().map(|list| list.len()).sum::<usize>() + patterns;

@@ -71,7 +71,7 @@ pub struct AuditError {
 #[derive(Default)]
 pub struct AuditLog {
     recent: Mutex<VecDeque<Entry>>,
-    file: Option<Mutex<File>>,
+    file: Option<(PathBuf, Mutex<File>)>,
 }
 
 impl AuditLog {
@@ -79,9 +79,16 @@ impl AuditLog {
     pub fn open(path: Option<&Path>) -> Result<Self, AuditError> {
         let Some(path) = path else { return Ok(Self::default()) };
         let fail = |cause| AuditError { path: path.to_owned(), cause };
-        let mut file = File::options().create(true).append(true).read(true).open(path).map_err(fail)?;
+        let mut file = open(path).map_err(fail)?;
         let recent = tail(&mut file).map_err(fail)?;
-        Ok(Self { recent: Mutex::new(recent), file: Some(Mutex::new(file)) })
+        Ok(Self { recent: Mutex::new(recent), file: Some((path.to_owned(), Mutex::new(file))) })
+    }
+
+    /// Goes on with a new file where the old one has been moved away.
+    pub fn reopen(&self) -> Result<(), AuditError> {
+        let Some((path, file)) = &self.file else { return Ok(()) };
+        *file.lock() = open(path).map_err(|cause| AuditError { path: path.clone(), cause })?;
+        Ok(())
     }
 
     /// Adds an entry.
@@ -97,7 +104,7 @@ impl AuditLog {
             sequence = entry.sequence,
             "purged"
         );
-        if let Some(file) = &self.file
+        if let Some((_, file)) = &self.file
             && let Err(error) = append(&mut file.lock(), &entry)
         {
             tracing::error!(%error, "a line of the audit log could not be written");
@@ -113,6 +120,10 @@ impl AuditLog {
     pub fn recent(&self, max: usize) -> Vec<Entry> {
         self.recent.lock().iter().rev().take(max).cloned().collect()
     }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    File::options().create(true).append(true).read(true).open(path)
 }
 
 /// One write per line, so that lines of several processes do not mix.
@@ -165,6 +176,10 @@ mod tests {
         assert_eq!(log.recent(9), [entry(2), entry(1)]);
         assert_eq!(log.recent(1), [entry(2)]);
         assert_eq!(entry(1).at, "1994-11-06T08:49:37.123Z");
+        std::fs::rename(&path, directory.join("purges.1")).unwrap();
+        log.reopen().unwrap();
+        log.record(entry(3));
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
         assert!(AuditLog::open(Some(&directory)).is_err());
         std::fs::remove_dir_all(&directory).unwrap();
     }

@@ -64,8 +64,18 @@ pub async fn stored(
 }
 
 /// Hands an interim response on (RFC 9110 section 15.2).
-pub async fn interim(session: &mut Session, head: &Head) -> Result<()> {
-    send_head(session, header(head.status, &head.fields())?, false).await
+pub async fn interim(session: &mut Session, ctx: &Context, head: &Head) -> Result<()> {
+    let mut header = header(head.status, &head.fields())?;
+    strip_tags(&mut header, ctx);
+    send_head(session, header, false).await
+}
+
+/// Takes the labels away, which are between the application and its caches.
+pub fn strip_tags(response: &mut ResponseHeader, ctx: &Context) {
+    let Some(route) = ctx.route.as_ref().filter(|route| !route.cache.deliver_tags) else { return };
+    for name in &route.cache.tag_headers {
+        response.remove_header(name.as_str());
+    }
 }
 
 /// Answers with a response that is still on its way; `head` is the part of it that this client may see.
@@ -232,11 +242,7 @@ pub fn decorate(response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> 
     if response.status != 101 {
         remove_hop_by_hop(response);
     }
-    if let Some(route) = ctx.route.as_ref().filter(|route| !route.cache.deliver_tags) {
-        for name in &route.cache.tag_headers {
-            response.remove_header(name.as_str());
-        }
-    }
+    strip_tags(response, ctx);
     let outcome = &mut ctx.outcome;
     outcome.first_byte = Some(outcome.elapsed());
     if outcome.local.is_none() {

@@ -131,7 +131,7 @@ fn look_up(app: &App, session: &Session, ctx: &Context, route: &Route, now: Time
     let found = stored_for(app, &request, &inputs, policy, &primary);
     let mut client = ClientControl::heeded(request.fields, policy);
     client.no_cache |= dialect::asks_for_refresh(request.fields)
-        && dialect::may_purge(&ctx.client, Fields(&view.received()), &ctx.live.plan.purge_clients);
+        && dialect::may_purge(&ctx.client, &ctx.live.plan.purge_clients);
     let freshness = found.response.as_ref().map(|response| response.freshness());
     let mut verdict = verdict::judge(freshness.as_ref(), &client, now);
     let readable = |response: &Arc<StoredResponse>| is_readable(request.fields, &response.head);
@@ -208,7 +208,7 @@ async fn share_a_fetch(
             let as_stranger = lead(app, session, ctx, &found, found.as_head, place)?;
             let opening = loop {
                 match reader.news().await {
-                    News::Interim(head) => answer::interim(session, &head).await?,
+                    News::Interim(head) => answer::interim(session, ctx, &head).await?,
                     News::Opening(opening) => break opening,
                 }
             };

@@ -98,6 +98,8 @@ pub struct Parvis {
     pub active: Arc<AtomicUsize>,
     /// Places for purges that follow a write of unknown outcome.
     pub late_purges: Arc<Semaphore>,
+    /// One purge of many entries is carried out at a time: it takes a processor.
+    pub sweeps: Semaphore,
     /// Who purged what.
     pub audit: AuditLog,
     /// Places for audits of hits.
@@ -287,9 +289,13 @@ impl ProxyHttp for App {
             // It knows no chunks: there the end of the connection ends the body.
             response.remove_header("transfer-encoding");
         }
-        if matches!(ctx.kind, Kind::Client) && !response.status.is_informational() {
-            answer::decorate(response, ctx)?;
-            wire::keep_date(session, response);
+        match ctx.kind {
+            Kind::Fetch(_) => {}
+            Kind::Client if response.status.is_informational() => answer::strip_tags(response, ctx),
+            Kind::Client => {
+                answer::decorate(response, ctx)?;
+                wire::keep_date(session, response);
+            }
         }
         Ok(())
     }

@@ -13,10 +13,9 @@ use crate::clock;
 use crate::observe::audit::Entry;
 use crate::observe::outcome::Local;
 use crate::rules::dialect;
-use crate::rules::head::Fields;
 use crate::rules::invalidate::Expires;
 use crate::rules::selector::Selector;
-use crate::store::purging::{Count, Effect, Purged};
+use crate::store::purging::{Count, Effect, Purged, Sweep};
 
 /// Who asks for a purge.
 #[derive(Clone, Debug)]
@@ -64,16 +63,10 @@ impl App {
     ) -> Report {
         let sequence = purged.sequence.0;
         let mut named = purged.named;
-        if let Some(sweep) = purged.sweep {
-            let is_counted = !selectors.iter().any(Selector::is_lazy);
-            let store = self.store.clone();
-            let sweeping = tokio::task::spawn_blocking(move || sweep.run(&store.memory));
-            if !is_counted {
-                match sweeping.await {
-                    Ok(counted) => named = counted,
-                    Err(error) => tracing::error!(%error, "a purge is in force but not carried out"),
-                }
-            }
+        match purged.sweep {
+            Some(sweep) if sweep.is_counted() => drop(tokio::spawn(self.clone().carry_out(sweep))),
+            Some(sweep) => named = self.clone().carry_out(sweep).await.unwrap_or(named),
+            None => {}
         }
         let total = named.iter().fold(Count::default(), |total, count| total.with(*count));
         self.observer.metrics.purge(asker.cause, total.entries);
@@ -93,6 +86,15 @@ impl App {
         Report { sequence, named: words.into_iter().zip(named).collect(), total }
     }
 
+    /// Carries out a purge that is in force, when those before it are; what it named.
+    async fn carry_out(self, sweep: Sweep) -> Option<Vec<Count>> {
+        // An error tells that the semaphore is closed, which it never is.
+        let _turn = self.sweeps.acquire().await.ok()?;
+        let store = self.store.clone();
+        let swept = tokio::task::spawn_blocking(move || store.carry_out(sweep)).await;
+        swept.inspect_err(|error| tracing::error!(%error, "a purge is in force but not carried out")).ok()
+    }
+
     /// Purges what a write changed, for `cause`.
     pub fn purge_after(&self, cause: &str, removals: Removals) {
         for (selectors, expires) in [(removals.gone, Expires::No), (removals.expired, Expires::Yes)] {
@@ -102,8 +104,7 @@ impl App {
             let purged = self.store.purge(&selectors, effect(expires));
             self.observer.metrics.purge(cause, purged.total().entries);
             if let Some(sweep) = purged.sweep {
-                let store = self.store.clone();
-                tokio::task::spawn_blocking(move || sweep.run(&store.memory));
+                tokio::spawn(self.clone().carry_out(sweep));
             }
         }
     }
@@ -112,7 +113,7 @@ impl App {
     pub(super) async fn answer_purge(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<()> {
         let plan = &ctx.live.plan;
         let view = View::new(session.req_header(), &ctx.client);
-        if !dialect::may_purge(&ctx.client, Fields(&view.received()), &plan.purge_clients) {
+        if !dialect::may_purge(&ctx.client, &plan.purge_clients) {
             return answer::local(session, ctx, Local::Refused).await;
         }
         if !view.has_valid_host() {

@@ -100,11 +100,6 @@ impl<'a> View<'a> {
         Fields(&self.fields)
     }
 
-    /// The field lines as received, with those that `Connection` nominates: who hides where it comes from is not believed.
-    pub fn received(&self) -> Vec<Field<'a>> {
-        request_fields(self.request)
-    }
-
     /// The head for the rules.
     pub fn head(&self) -> RequestHead<'_> {
         let fields = self.fields();

@@ -15,8 +15,8 @@ use super::invalidate::Expires;
 use super::pattern::{Pattern, Rule, spelled_tags};
 use super::policy::QueryPolicy;
 use super::selector::{Selector, SelectorError, any_scheme};
-use super::tags::listed;
-use super::target::Target;
+use super::tags;
+use super::target::{Target, split_port};
 
 /// The most selectors of one request.
 pub const MAX_SELECTORS: usize = 1000;
@@ -36,6 +36,9 @@ pub enum DialectError {
     /// A field that says what to purge is missing or empty.
     #[error("{0} names nothing to purge")]
     Nothing(&'static str),
+    /// It is not text.
+    #[error("{0} is not UTF-8")]
+    NotText(&'static str),
     /// Too many at once.
     #[error("more than 1000 tags in one request; split it")]
     TooMany,
@@ -49,13 +52,9 @@ pub fn is_purge(method: &str) -> bool {
     matches!(method, "PURGE" | "BAN" | "PURGEKEYS" | "PURGETAGS" | "URIBAN")
 }
 
-/// Whether a client may purge by these methods: by the address that the request comes from. One that says it was forwarded
-/// comes from whom it was forwarded for, and from nobody known where that is not believed. `fields` are those received, be
-/// they nominated by `Connection` or not.
-pub fn may_purge(client: &Client, fields: Fields<'_>, allowed: &[IpNet]) -> bool {
-    let forwarded = ["x-forwarded-for", "forwarded", "x-real-ip", "via"].iter().any(|name| fields.has(name));
-    let address: IpAddr = client.address.to_canonical();
-    (client.via_trusted || !forwarded) && allowed.iter().any(|network| network.contains(&address))
+/// Whether a client may purge by these methods: by the address that the request comes from.
+pub fn may_purge(client: &Client, allowed: &[IpNet]) -> bool {
+    client.is_known && allowed.iter().any(|network| network.contains(&client.address))
 }
 
 /// Whether a read asks for its page to be fetched anew, whatever is stored: the refresh of FOSHttpCache for nginx. That
@@ -87,19 +86,19 @@ impl Reader<'_> {
     fn purge(&self) -> Result<Asked, DialectError> {
         let hard = |selectors| Asked { selectors, expires: Expires::No };
         // FOSHttpCache for Symfony.
-        if self.fields.text("clear-cache") == Some("true") {
+        if self.text("clear-cache")? == Some("true") {
             return Ok(hard(vec![Selector::All]));
         }
         // Magento.
         for name in ["x-magento-tags-pattern", "x-pool"] {
-            if let Some(pattern) = self.fields.text(name) {
-                return self.by_tags(pattern).map(hard);
+            if let Some(pattern) = self.text(name)? {
+                return by_tags(pattern).map(hard);
             }
         }
         if self.fields.has("xkey-purge") || self.fields.has("xkey-softpurge") {
             return self.keys("xkey-purge or xkey-softpurge");
         }
-        let soft = self.fields.text("fastly-soft-purge") == Some("1");
+        let soft = self.text("fastly-soft-purge")? == Some("1");
         let expires = if soft { Expires::Yes } else { Expires::No };
         let of_tags = ["xkey", "surrogate-key", "cache-tags", "cache-tag", "x-cache-tags"];
         if of_tags.iter().any(|name| self.fields.has(name)) {
@@ -107,7 +106,7 @@ impl Reader<'_> {
             return Ok(Asked { selectors, expires });
         }
         // Proxy Cache Purge for WordPress.
-        if self.fields.text("x-purge-method") == Some("regex") {
+        if self.text("x-purge-method")? == Some("regex") {
             return Ok(hard(vec![self.matching(&self.request.target.path)?]));
         }
         Ok(Asked { selectors: self.page(), expires })
@@ -115,8 +114,8 @@ impl Reader<'_> {
 
     fn ban(&self) -> Result<Vec<Selector>, DialectError> {
         for name in ["apiplatform-ban-regex", "x-magento-tags-pattern"] {
-            if let Some(pattern) = self.fields.text(name) {
-                return self.by_tags(pattern);
+            if let Some(pattern) = self.text(name)? {
+                return by_tags(pattern);
             }
         }
         let of_fos = ["x-host", "x-url", "x-content-type", "x-cache-tags"];
@@ -140,16 +139,13 @@ impl Reader<'_> {
 
     /// FOSHttpCache for Varnish: all that are given must match.
     fn conjunction(&self) -> Result<Vec<Selector>, DialectError> {
-        let rule = |name: &str| match self.fields.text(name) {
+        let rule = |name: &'static str| match self.text(name)? {
             Some(text) => Rule::selective(text).map_err(unreadable(text)),
             None => Ok(None),
         };
         let (host, url, content_type) = (rule("x-host")?, rule("x-url")?, rule("x-content-type")?);
-        let tags = self.fields.text("x-cache-tags");
-        match tags {
-            Some(pattern) if host.is_none() && url.is_none() && content_type.is_none() => {
-                self.by_tags(pattern)
-            }
+        match self.text("x-cache-tags")? {
+            Some(pattern) if host.is_none() && url.is_none() && content_type.is_none() => by_tags(pattern),
             _ => {
                 let tags = rule("x-cache-tags")?;
                 Ok(vec![Selector::pattern(Pattern { host, url, content_type, tags })])
@@ -157,13 +153,12 @@ impl Reader<'_> {
         }
     }
 
-    /// By a regular expression over the tags of a page.
-    fn by_tags(&self, pattern: &str) -> Result<Vec<Selector>, DialectError> {
-        if let Some(tags) = spelled_tags(pattern) {
-            return Ok(tags.into_iter().map(|tag| Selector::of_tag(tag.into())).collect());
+    /// A field that was sent must be read, or the request would name something else.
+    fn text(&self, name: &'static str) -> Result<Option<&str>, DialectError> {
+        match (self.fields.text(name), self.fields.has(name)) {
+            (None, true) => Err(DialectError::NotText(name)),
+            (text, _) => Ok(text),
         }
-        let tags = Rule::selective(pattern).map_err(unreadable(pattern))?;
-        Ok(vec![Selector::pattern(Pattern { tags, ..Pattern::default() })])
     }
 
     fn keys(&self, what: &'static str) -> Result<Asked, DialectError> {
@@ -173,8 +168,8 @@ impl Reader<'_> {
     }
 
     fn tags(&self, names: &[&str], what: &'static str) -> Result<Vec<Selector>, DialectError> {
-        let lines = names.iter().flat_map(|name| self.fields.all(name));
-        let tags: Vec<Arc<str>> = lines.flat_map(|line| listed(&String::from_utf8_lossy(line))).collect();
+        let lines = names.iter().flat_map(|name| self.fields.all(name).map(move |line| (*name, line)));
+        let tags: Vec<Arc<str>> = lines.flat_map(|(name, line)| tags::read(name, line)).collect();
         match tags.len() {
             0 => Err(DialectError::Nothing(what)),
             1..=MAX_SELECTORS => Ok(tags.into_iter().map(Selector::of_tag).collect()),
@@ -211,13 +206,19 @@ impl Reader<'_> {
     /// The site; none where the request names no host, or the address of the proxy that it was sent to.
     fn host(&self) -> Option<String> {
         let host = any_scheme(&self.request.target.host);
-        let name = match host.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => name,
-            _ => &host,
-        };
+        let (name, _) = split_port(&host);
         let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
         (!name.is_empty() && !is_address).then_some(host)
     }
+}
+
+/// By a regular expression over the tags of a page.
+fn by_tags(pattern: &str) -> Result<Vec<Selector>, DialectError> {
+    if let Some(tags) = spelled_tags(pattern) {
+        return Ok(tags.into_iter().map(|tag| Selector::of_tag(tag.into())).collect());
+    }
+    let tags = Rule::selective(pattern).map_err(unreadable(pattern))?;
+    Ok(vec![Selector::pattern(Pattern { tags, ..Pattern::default() })])
 }
 
 fn unreadable(text: &str) -> impl FnOnce(SelectorError) -> DialectError + use<> {
@@ -262,7 +263,7 @@ mod tests {
             ("PURGE", "/a", &[("Fastly-Soft-Purge", "1")], "~ url /a"),
             ("PURGE", "/", &[("Clear-Cache", "true")], "all"),
             ("PURGE", "/p/.*", &[("X-Purge-Method", "regex"), ("Host", "site")], "prefix //site/p/"),
-            ("PURGE", "/.*", &[("X-Purge-Method", "regex"), ("Host", "site")], "prefix //site/"),
+            ("PURGE", "/.*", &[("X-Purge-Method", "regex"), ("Host", "site")], "host site"),
             ("PURGE", "/p", &[("X-Purge-Method", "default"), ("Host", "site")], "url //site/p"),
             ("PURGE", "/", &[("X-Magento-Tags-Pattern", ".*")], "all"),
             (
@@ -276,7 +277,7 @@ mod tests {
             ("PURGE", "/", &[("Surrogate-Key", "/books/1, /books")], "tag /books/1; tag /books"),
             ("PURGEKEYS", "/", &[("xkey-purge", "a b")], "tag a; tag b"),
             ("PURGEKEYS", "/", &[("xkey-softpurge", "a")], "~ tag a"),
-            ("PURGETAGS", "/", &[("X-Cache-Tags", "a,b")], "tag a; tag b"),
+            ("PURGETAGS", "/", &[("X-Cache-Tags", "a,b c")], "tag a; tag b c"),
             (
                 "BAN",
                 "/tags",
@@ -284,7 +285,7 @@ mod tests {
                 "tag node:1; tag node_list",
             ),
             ("BAN", "/", &[("Cache-Tags", "node:1")], "tag node:1"),
-            ("BAN", "/blog/*", &[("Host", "10.0.0.1")], "wildcard /blog/*"),
+            ("BAN", "/blog/*", &[("Host", "10.0.0.1")], "prefix /blog/"),
             ("BAN", "/.*", &[("Host", "10.0.0.1")], "all"),
             ("BAN", "/p", &[("Host", "site")], "url //site/p"),
             ("BAN", "/", &[("X-Host", ".*"), ("X-Url", "^/a/.*"), ("X-Content-Type", ".*")], "prefix /a/"),
@@ -307,8 +308,8 @@ mod tests {
             ),
             ("BAN", "/", &[("X-Url", ".*"), ("X-Host", ".*"), ("X-Content-Type", ".*")], "all"),
             ("BAN", "/", &[("ApiPlatform-Ban-Regex", r"(^|\,)/books/1($|\,)")], "tag /books/1"),
-            ("URIBAN", "/img", &[("Host", "10.0.0.1")], "wildcard /img*"),
-            ("URIBAN", "/img", &[("Host", "site")], "wildcard /img* host site"),
+            ("URIBAN", "/img", &[("Host", "10.0.0.1")], "prefix /img"),
+            ("URIBAN", "/img", &[("Host", "site")], "prefix //site/img"),
         ] {
             assert_eq!(
                 words(method, target, fields).as_deref(),
@@ -341,6 +342,18 @@ mod tests {
             let found = words(method, "/", &[fields]);
             assert!(matches!(found, Err(DialectError::Unreadable(..))), "{method} {fields:?} {found:?}");
         }
+        for (method, name) in [
+            ("BAN", "x-url"),
+            ("BAN", "x-cache-tags"),
+            ("BAN", "apiplatform-ban-regex"),
+            ("PURGE", "x-magento-tags-pattern"),
+            ("PURGE", "clear-cache"),
+        ] {
+            let fields = [(name, &b"^/caf\xe9"[..])];
+            let (target, fields) = (Target::new(Scheme::Http, "shop", "/"), Fields(&fields));
+            let request = RequestHead { method, target, fields, has_body: false, believed: &[] };
+            assert_eq!(read(&request, &[]), Err(DialectError::NotText(name)));
+        }
         let many = vec!["t"; MAX_SELECTORS + 1].join(" ");
         assert_eq!(words("PURGE", "/", &[("xkey", &many)]), Err(DialectError::TooMany));
         assert!(asked("PURGE", "/(.*", &[("X-Purge-Method", "regex")]).is_err());
@@ -349,18 +362,16 @@ mod tests {
     #[test]
     fn who_may_purge_is_told_by_the_address_it_comes_from() {
         let loopback: Vec<IpNet> = vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
-        let from = |peer: &str, address: &str, via_trusted: bool, fields: &[(&str, &[u8])]| {
-            let (peer, address) = (peer.parse().unwrap(), address.parse().unwrap());
-            let client = Client { peer, address, scheme: Scheme::Http, via_trusted };
-            may_purge(&client, Fields(fields), &loopback)
-        };
-        assert!(from("127.0.0.1", "127.0.0.1", false, &[]));
-        assert!(from("::ffff:127.0.0.1", "::ffff:127.0.0.1", false, &[]));
-        assert!(!from("10.0.0.1", "10.0.0.1", false, &[]));
-        let forwarded: &[(&str, &[u8])] = &[("X-Forwarded-For", b"127.0.0.1")];
-        assert!(!from("127.0.0.1", "127.0.0.1", false, forwarded), "a proxy nobody told of");
-        assert!(!from("127.0.0.1", "192.0.2.1", true, forwarded));
-        assert!(from("10.0.0.1", "127.0.0.1", true, forwarded));
-        assert!(!from("127.0.0.1", "127.0.0.1", false, &[("Via", b"1.1 nginx")]));
+        for (address, is_known, expected) in [
+            ("127.0.0.1", true, true),
+            ("::1", true, true),
+            ("127.0.0.1", false, false),
+            ("10.0.0.1", true, false),
+        ] {
+            let address = address.parse().unwrap();
+            let client =
+                Client { peer: address, address, is_known, scheme: Scheme::Http, via_trusted: false };
+            assert_eq!(may_purge(&client, &loopback), expected, "{client:?}");
+        }
     }
 }

@@ -17,6 +17,9 @@ pub struct Client {
     pub peer: IpAddr,
     /// Its address: of the connection, or the first untrusted one from the right of `X-Forwarded-For`.
     pub address: IpAddr,
+    /// Whether that is where the request comes from, as far as it says: not where it was forwarded by someone who is not
+    /// trusted, or who does not say for whom.
+    pub is_known: bool,
     /// The scheme it used.
     pub scheme: Scheme,
     /// Whether the connection comes from a trusted proxy.
@@ -125,13 +128,18 @@ pub fn identify(peer: IpAddr, scheme: Scheme, trusted: &[IpNet], request: Fields
     let peer = peer.to_canonical();
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     if !is_trusted(&peer) {
-        return Client { peer, address: peer, scheme, via_trusted: false };
+        return Client { peer, address: peer, is_known: !is_forwarded(request), scheme, via_trusted: false };
     }
     let hops: Vec<&str> = request.list("x-forwarded-for").collect();
     let mut address = peer;
+    let is_text = request.all("x-forwarded-for").all(|line| std::str::from_utf8(line).is_ok());
+    let mut is_known = if hops.is_empty() { !is_forwarded(request) } else { is_text };
     for hop in hops.iter().rev() {
         // What cannot be read ends what can be known.
-        let Ok(hop) = hop.parse::<IpAddr>() else { break };
+        let Some(hop) = hop_address(hop) else {
+            is_known = false;
+            break;
+        };
         address = hop.to_canonical();
         if !is_trusted(&address) {
             break;
@@ -142,7 +150,21 @@ pub fn identify(peer: IpAddr, scheme: Scheme, trusted: &[IpNet], request: Fields
         Some(proto) if proto.eq_ignore_ascii_case("http") => Scheme::Http,
         _ => scheme,
     };
-    Client { peer, address, scheme, via_trusted: true }
+    Client { peer, address, is_known, scheme, via_trusted: true }
+}
+
+/// Whether a request says that somebody else has sent it on.
+fn is_forwarded(request: Fields<'_>) -> bool {
+    // That is a field of FOSHttpCache's.
+    let says_so =
+        |name: &str| name.eq_ignore_ascii_case("via") || (is_claim(name) && folded(name) != "x-host");
+    request.0.iter().any(|(name, _)| says_so(name))
+}
+
+/// One hop of `X-Forwarded-For`, which some proxies write with its port.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(hop);
+    bare.parse().ok().or_else(|| hop.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
 }
 
 #[cfg(test)]
@@ -161,6 +183,38 @@ mod tests {
         let claims = [("x-forwarded-for", "1.2.3.4"), ("x-forwarded-proto", "https")];
         assert_eq!(client("192.0.2.1", &claims), ("192.0.2.1".into(), Scheme::Http));
         assert_eq!(client("::ffff:192.0.2.1", &[]), ("192.0.2.1".into(), Scheme::Http));
+    }
+
+    #[test]
+    fn where_a_request_comes_from_is_known_only_if_nobody_hides_it() {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let known = |peer: &str, fields: &[(&str, &[u8])]| {
+            let client = identify(peer.parse().unwrap(), Scheme::Http, &trusted, Fields(fields));
+            client.is_known.then(|| client.address.to_string())
+        };
+        let stranger = "192.0.2.1";
+        assert_eq!(known(stranger, &[("X-Host", b".*"), ("Host", b"shop")]).as_deref(), Some(stranger));
+        for name in
+            ["X-Forwarded-For", "X_Forwarded_For", "X-Forwarded-Proto", "Forwarded", "Via", "X-Client-IP"]
+        {
+            assert_eq!(known(stranger, &[(name, b"127.0.0.1")]), None, "{name}");
+        }
+        let proxy = "10.0.0.1";
+        assert_eq!(known(proxy, &[]).as_deref(), Some(proxy));
+        for (hops, expected) in [
+            ("192.0.2.9", Some("192.0.2.9")),
+            ("192.0.2.9, 10.0.0.2", Some("192.0.2.9")),
+            ("192.0.2.9:5555", Some("192.0.2.9")),
+            ("[2001:db8::1]:80", Some("2001:db8::1")),
+            ("[2001:db8::1]", Some("2001:db8::1")),
+            ("unknown", None),
+            ("192.0.2.9, unknown, 10.0.0.2", None),
+            ("", None),
+        ] {
+            assert_eq!(known(proxy, &[("x-forwarded-for", hops.as_bytes())]).as_deref(), expected, "{hops}");
+        }
+        assert_eq!(known(proxy, &[("x-forwarded-for", b"10.0.0.2, \xff")]), None);
+        assert_eq!(known(proxy, &[("X-Real-IP", b"192.0.2.9")]), None, "only X-Forwarded-For is believed");
     }
 
     #[test]

@@ -50,7 +50,16 @@ impl Removal {
         captures: &Captures<'_>,
         policies: &[QueryPolicy],
     ) -> Option<Result<Selector, SelectorError>> {
-        let text = self.template.render(captures)?;
+        let text = match self.kind {
+            // A star in the path of a write is a star.
+            RemovalKind::Wildcard => {
+                let literal = |value: &str| value.replace('*', r"\*");
+                let literal: Vec<_> = captures.iter().map(|(name, value)| (name, literal(value))).collect();
+                let lent = literal.iter().map(|(name, value)| ((*name).clone(), value.as_str())).collect();
+                self.template.render(&lent)?
+            }
+            _ => self.template.render(captures)?,
+        };
         Some(match self.kind {
             // Of any length: the page that carries a longer one than are kept is named by every tag.
             RemovalKind::Tag => Ok(Selector::of_tag(text.into())),
@@ -99,13 +108,16 @@ const MAX_GROUPS: usize = 1000;
 fn resolve(base: &Target<'_>, reference: &str) -> Option<(String, String)> {
     let reference = reference.split('#').next().unwrap_or_default();
     let own_host = || base.host.clone().into_owned();
-    if reference.contains("://") || reference.starts_with("//") {
+    let before_query = reference.split('?').next().unwrap_or_default();
+    if reference.starts_with("//")
+        || before_query.find("://").is_some_and(|at| !before_query[..at].contains('/'))
+    {
         let absolute = match reference.strip_prefix("//") {
             Some(rest) => format!("{}://{rest}", base.scheme.as_str()),
             None => reference.to_owned(),
         };
         let (host, path) = split(&absolute).ok()?;
-        return Some((host?, path.to_owned()));
+        return Some((host?, without_dot_segments(path)));
     }
     if reference.starts_with('/') {
         return Some((own_host(), without_dot_segments(reference)));
@@ -114,7 +126,7 @@ fn resolve(base: &Target<'_>, reference: &str) -> Option<(String, String)> {
         return Some((own_host(), format!("{}{reference}", base.path)));
     }
     // `mailto:`, `urn:`: a scheme of its own, not a path.
-    if reference.split('/').next().is_some_and(|segment| segment.contains(':')) {
+    if before_query.split('/').next().is_some_and(|segment| segment.contains(':')) {
         return None;
     }
     let directory = base.path.rfind('/').map_or("/", |end| &base.path[..=end]);
@@ -149,6 +161,7 @@ fn without_dot_segments(reference: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::selector::Facts;
     use crate::rules::target::Scheme;
     use crate::rules::testing;
 
@@ -182,6 +195,9 @@ mod tests {
             ("?page=2", Some("url //shop/api/products/7?page=2")),
             ("http://elsewhere/products/8", None),
             ("//elsewhere/products/8", None),
+            ("/pg?next=http://x/", Some("url //shop/pg?next=http://x/")),
+            ("pv?u=http://z", Some("url //shop/api/products/pv?u=http://z")),
+            ("http://shop/d/../pr", Some("url //shop/pr")),
             ("mailto:x@y", None),
             ("/caf\u{e9}", Some("url //shop/caf%C3%A9")),
         ] {
@@ -212,5 +228,11 @@ mod tests {
         assert_eq!(removed(RemovalKind::Prefix, "/products/{id}/").as_deref(), Some("prefix /products/7/"));
         assert_eq!(removed(RemovalKind::Wildcard, "/*/p/{id}").as_deref(), Some("wildcard /*/p/7"));
         assert_eq!(removed(RemovalKind::Tag, "{other}"), None);
+        let star = vec![("id".to_owned(), "*")];
+        let template = Template::parse("/*/p/{id}");
+        let removal = Removal { kind: RemovalKind::Wildcard, template, expires: Expires::No };
+        let selector = removal.selector(&star, &policies()).unwrap().unwrap();
+        let page = |path: &str| Facts { host: "shop".into(), path: path.into(), ..Facts::default() };
+        assert!(selector.matches(&page("/fr/p/*")) && !selector.matches(&page("/fr/p/7")));
     }
 }

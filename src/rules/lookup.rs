@@ -30,7 +30,7 @@ pub enum PassReason {
     Authorization,
     /// It carries a cookie that no list of the route names.
     Cookie,
-    /// Its path may name another resource than it seems to.
+    /// Its path may name another resource than it seems to, or is too long for a purge to name.
     Path,
     /// It asks for a fragment of the page, as a framework's router does.
     Fragment,
@@ -127,7 +127,7 @@ pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), Pa
     if cookies::first_identifying(request.fields, policy).is_some() {
         return Err(PassReason::Cookie);
     }
-    if request.target.is_ambiguous() {
+    if request.target.is_ambiguous() || request.target.is_beyond_purges() {
         return Err(PassReason::Path);
     }
     if FRAGMENT_FIELDS.iter().any(|name| request.fields.has(name)) {

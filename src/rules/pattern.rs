@@ -5,13 +5,14 @@
 //! index can find.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::selector::{Facts, SelectorError, check_length};
 
 /// The most bytes a compiled pattern, or its cache, may occupy.
-const MAX_COMPILED: usize = 1 << 20;
+const MAX_COMPILED: usize = 256 << 10;
 
 /// About the bytes that a byte of a pattern occupies once compiled.
 const COMPILED_PER_BYTE: usize = 64;
@@ -20,7 +21,7 @@ const COMPILED_PER_BYTE: usize = 64;
 const MAX_TAGS: usize = 1000;
 
 /// What all must match; `None` matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Pattern {
     /// The host.
     pub host: Option<Rule>,
@@ -64,7 +65,11 @@ impl fmt::Display for Pattern {
         let mut gap = "";
         for (name, rule) in named {
             let Some(rule) = rule else { continue };
-            let name = if name == "regex" && rule.kind == Kind::Wildcard { "wildcard" } else { name };
+            let name = if name == "regex" && matches!(rule.matcher, Matcher::Wildcard(_)) {
+                "wildcard"
+            } else {
+                name
+            };
             write!(f, "{gap}{name} {}", rule.shown)?;
             gap = " ";
         }
@@ -72,41 +77,66 @@ impl fmt::Display for Pattern {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Exact,
-    Wildcard,
-    Regex,
-}
-
 /// One condition.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    kind: Kind,
     shown: String,
-    regex: Regex,
+    matcher: Matcher,
+}
+
+#[derive(Clone, Debug)]
+enum Matcher {
+    Exact,
+    /// The texts between which any other may stand.
+    Wildcard(Vec<String>),
+    Regex(Regex),
 }
 
 impl PartialEq for Rule {
     fn eq(&self, other: &Self) -> bool {
-        (self.kind, &self.shown) == (other.kind, &other.shown)
+        let same_kind = std::mem::discriminant(&self.matcher) == std::mem::discriminant(&other.matcher);
+        same_kind && self.shown == other.shown
     }
 }
 
 impl Eq for Rule {}
 
+impl Hash for Rule {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.shown.hash(state);
+    }
+}
+
 impl Rule {
     /// Text that is exactly this.
     pub fn exact(text: &str) -> Result<Self, SelectorError> {
         check_length(text)?;
-        Self::compile(Kind::Exact, text, &format!("^{}$", regex::escape(text)))
+        Ok(Self { shown: text.to_owned(), matcher: Matcher::Exact })
     }
 
-    /// Text in which `*` stands for any other.
+    /// Text in which `*` stands for any other, and `\*` for a star.
     pub fn wildcard(text: &str) -> Result<Self, SelectorError> {
         check_length(text)?;
-        let parts: Vec<String> = text.split('*').map(regex::escape).collect();
-        Self::compile(Kind::Wildcard, text, &format!("(?s)^{}$", parts.join(".*")))
+        let mut parts = vec![String::new()];
+        let mut rest = text;
+        while let Some(at) = rest.find('*') {
+            let before = &rest[..at];
+            rest = &rest[at + 1..];
+            let last = parts.len() - 1;
+            match before.strip_suffix('\\') {
+                Some(before) => parts[last].extend([before, "*"]),
+                None => {
+                    parts[last].push_str(before);
+                    parts.push(String::new());
+                }
+            }
+        }
+        parts.last_mut().into_iter().for_each(|last| last.push_str(rest));
+        // Several stars in a row are one.
+        let (end, inner) = (parts.len() - 1, parts.iter().enumerate());
+        let kept = inner.filter(|(at, part)| [0, end].contains(at) || !part.is_empty());
+        let parts = kept.map(|(_, part)| part.clone()).collect();
+        Ok(Self { shown: text.to_owned(), matcher: Matcher::Wildcard(parts) })
     }
 
     /// Text in which this regular expression is found.
@@ -115,7 +145,18 @@ impl Rule {
         if text.is_empty() {
             return Err(SelectorError::EmptyPattern);
         }
-        Self::compile(Kind::Regex, text, text)
+        // What is matched is ASCII or arbitrary bytes; Unicode classes would only make programs large.
+        let built = RegexBuilder::new(text)
+            .unicode(false)
+            .size_limit(MAX_COMPILED)
+            .dfa_size_limit(MAX_COMPILED)
+            .build();
+        let regex = built.map_err(|error| {
+            let message = error.to_string();
+            let last = message.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            SelectorError::BadRegex(last.to_owned())
+        })?;
+        Ok(Self { shown: text.to_owned(), matcher: Matcher::Regex(regex) })
     }
 
     /// The same from the start of the text on.
@@ -130,42 +171,39 @@ impl Rule {
         Ok((!matches!(text, ".*" | "^.*$" | ".+" | "^.*" | ".*$")).then_some(rule))
     }
 
-    fn compile(kind: Kind, shown: &str, source: &str) -> Result<Self, SelectorError> {
-        // What is matched is ASCII or arbitrary bytes; Unicode classes would only make programs large.
-        let built = RegexBuilder::new(source)
-            .unicode(false)
-            .size_limit(MAX_COMPILED)
-            .dfa_size_limit(MAX_COMPILED)
-            .build();
-        let regex = built.map_err(|error| {
-            let message = error.to_string();
-            let last = message.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            SelectorError::BadRegex(last.to_owned())
-        })?;
-        Ok(Self { kind, shown: shown.to_owned(), regex })
+    fn matches(&self, text: &str) -> bool {
+        match &self.matcher {
+            Matcher::Exact => self.shown == text,
+            Matcher::Wildcard(parts) => matches_parts(parts, text),
+            Matcher::Regex(regex) => regex.is_match(text.as_bytes()),
+        }
     }
 
-    fn matches(&self, text: &str) -> bool {
-        match self.kind {
-            Kind::Exact => self.shown == text,
-            Kind::Wildcard | Kind::Regex => self.regex.is_match(text.as_bytes()),
-        }
+    /// Whether it is found in every URL: in such as no URL can be, too.
+    pub fn is_in_every_url(&self) -> bool {
+        ["/\u{1}\u{2}".to_owned(), format!("/{}", "\u{2}\u{1}".repeat(40))]
+            .iter()
+            .all(|url| self.matches(url))
     }
 
     /// The only text it matches, where it is written as such.
     pub fn literal(&self) -> Option<&str> {
-        let is_literal = match self.kind {
-            Kind::Exact => true,
-            Kind::Wildcard => !self.shown.contains('*'),
-            Kind::Regex => false,
-        };
-        is_literal.then_some(self.shown.as_str())
+        match &self.matcher {
+            Matcher::Exact => Some(&self.shown),
+            Matcher::Wildcard(parts) if parts.len() == 1 => parts.first().map(String::as_str),
+            _ => None,
+        }
     }
 
     /// The beginning of a path that all texts have that it matches, where it says nothing else.
     pub fn prefix(&self) -> Option<&str> {
-        if self.kind != Kind::Regex {
-            return None;
+        match &self.matcher {
+            Matcher::Regex(_) => {}
+            Matcher::Wildcard(parts) => match &parts[..] {
+                [path, end] if end.is_empty() && !path.contains('?') => return Some(path),
+                _ => return None,
+            },
+            Matcher::Exact => return None,
         }
         let text = self.shown.strip_prefix('^')?;
         // As `regex_from_start` writes it.
@@ -174,6 +212,24 @@ impl Rule {
         let text = text.strip_suffix(".*")?;
         (text.starts_with('/') && !text.contains(METACHARACTERS)).then_some(text)
     }
+}
+
+/// Whether a text begins with the first part, ends with the last, and has the others between them, in order. The first
+/// place for each is as good as any later one, so that this takes no longer than reading the text a few times.
+fn matches_parts(parts: &[String], text: &str) -> bool {
+    let (Some((first, rest)), Some(last)) = (parts.split_first(), parts.last()) else { return false };
+    if rest.is_empty() {
+        return text == first;
+    }
+    let within = text.strip_prefix(first.as_str()).and_then(|text| text.strip_suffix(last.as_str()));
+    let Some(mut within) = within else { return false };
+    rest[..rest.len() - 1].iter().all(|part| match within.split_once(part.as_str()) {
+        Some((_, after)) => {
+            within = after;
+            true
+        }
+        None => false,
+    })
 }
 
 /// What means something in a regular expression, and the `?` of a query.
@@ -281,6 +337,38 @@ mod tests {
     }
 
     #[test]
+    fn stars_stand_for_any_text_but_those_that_stand_for_themselves() {
+        for (pattern, text, expected) in [
+            ("/a*c", "/abc", true),
+            ("/a*c", "/ac", true),
+            ("/a*c", "/a", false),
+            ("/ab*bc", "/abc", false),
+            ("*", "", true),
+            ("/**/x", "/a/x", true),
+            ("/*/x", "/x", false),
+            ("*b*b*", "abb", true),
+            ("*b*b*", "ab", false),
+            (r"/\*/*", "/*/a", true),
+            (r"/\*/*", "/x/a", false),
+            ("/é*", "/éa", true),
+        ] {
+            assert_eq!(Rule::wildcard(pattern).unwrap().matches(text), expected, "{pattern} {text}");
+        }
+        for (pattern, expected) in [
+            ("^/", true),
+            (".", true),
+            ("/", true),
+            ("^/.{2}$", false),
+            ("^/a", false),
+            ("", false),
+            ("^/.+", true),
+        ] {
+            let found = Rule::regex(pattern).is_ok_and(|rule| rule.is_in_every_url());
+            assert_eq!(found, expected, "{pattern}");
+        }
+    }
+
+    #[test]
     fn a_pattern_that_spells_tags_is_read_as_tags() {
         for (pattern, expected) in [
             ("(^|,)(a|b)(,|$)", Some(&["a", "b"][..])),
@@ -316,6 +404,15 @@ mod tests {
     }
 
     proptest! {
+        /// Compared with a regular expression that says the same.
+        #[test]
+        fn a_wildcard_matches_what_an_expression_would(pattern in "[ab*]{0,8}", text in "[ab]{0,10}") {
+            let parts: Vec<String> = pattern.split('*').map(regex::escape).collect();
+            let expression = Regex::new(&format!("^{}$", parts.join(".*"))).unwrap();
+            let found = Rule::wildcard(&pattern).unwrap().matches(&text);
+            prop_assert_eq!(found, expression.is_match(text.as_bytes()));
+        }
+
         /// Reading a pattern as tags never names another page than the pattern would.
         #[test]
         fn spelled_tags_mean_what_the_pattern_means(

@@ -10,7 +10,7 @@ use super::head::RequestHead;
 use super::pattern::{Pattern, Rule};
 use super::policy::QueryPolicy;
 use super::tags::{MAX_TAG_BYTES, Tags};
-use super::target::{Scheme, Target, normal_encoding, normal_host};
+use super::target::{Scheme, Target, is_host, normal_encoding, normal_host};
 
 /// What a stored response is known by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl Facts {
 }
 
 /// What a purge names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Selector {
     /// One URL: all its variants, over both schemes and through every route.
     Url {
@@ -116,15 +116,9 @@ impl Selector {
     /// Reads a URL with `*` in its host, path or query, which stands for any text.
     pub fn wildcard(text: &str) -> Result<Self, SelectorError> {
         let (host, rest) = split(text)?;
-        let path = normal_encoding(rest).into_owned();
-        let is_plain_host = host.as_deref().is_none_or(|host| !host.contains('*'));
-        match path.strip_suffix('*') {
-            Some(prefix) if is_plain_host && !prefix.contains(['*', '?']) => Ok(Self::below(host, prefix)),
-            _ => {
-                let host = host.map(|host| Rule::wildcard(&host)).transpose()?;
-                Ok(Self::pattern(Pattern { host, url: Some(Rule::wildcard(&path)?), ..Pattern::default() }))
-            }
-        }
+        let url = Some(Rule::wildcard(&normal_encoding(rest))?);
+        let host = host.filter(|host| host != "*").map(|host| Rule::wildcard(&host)).transpose()?;
+        Ok(Self::pattern(Pattern { host, url, ..Pattern::default() }))
     }
 
     /// Reads a regular expression, which is searched for in the path and query as they are percent-encoded.
@@ -136,7 +130,7 @@ impl Selector {
     pub fn host(text: &str) -> Result<Self, SelectorError> {
         check_length(text)?;
         let host = any_scheme(text);
-        if host.is_empty() || !super::target::is_host(&host) {
+        if host.is_empty() || !is_host(&host) {
             return Err(SelectorError::NotAHost);
         }
         Ok(Self::Host(host))
@@ -160,7 +154,8 @@ impl Selector {
     }
 
     /// Everything that a pattern matches; a simpler selector where one says the same.
-    pub fn pattern(pattern: Pattern) -> Self {
+    pub fn pattern(mut pattern: Pattern) -> Self {
+        pattern.url = pattern.url.filter(|url| !url.is_in_every_url());
         match (&pattern.host, &pattern.url, &pattern.content_type, &pattern.tags) {
             (None, None, None, None) => Self::All,
             (host, Some(url), None, None) if host.as_ref().is_none_or(|host| host.literal().is_some()) => {
@@ -318,6 +313,10 @@ pub(super) fn split(text: &str) -> Result<(Option<String>, &str), SelectorError>
         return Err(SelectorError::NotAUrl);
     }
     let host = normal_host(scheme, host).into_owned();
+    // A star is for wildcards; anything else that is none would name nothing.
+    if !is_host(&host.replace('*', "")) {
+        return Err(SelectorError::NotAHost);
+    }
     Ok((Some(host), if path.is_empty() { "/" } else { path }))
 }
 
@@ -402,8 +401,11 @@ mod tests {
             assert_eq!(Selector::regex(text).unwrap().matches(&page), expected, "{text}");
         }
         assert_eq!(Selector::regex("^/blog/.*$").unwrap(), Selector::prefix("/blog/").unwrap());
-        for text in ["^/.*", ".*"] {
+        for text in ["^/.*", ".*", "^/", ".", "()", "(?s)^/.*$"] {
             assert_eq!(Selector::regex(text).unwrap(), Selector::All, "{text}");
+        }
+        for text in ["/*", "/**", "http://*/*"] {
+            assert_eq!(Selector::wildcard(text).unwrap(), Selector::All, "{text}");
         }
         assert_eq!(Selector::prefix("/").unwrap(), Selector::All);
         assert_eq!(Selector::regex("^/a.b/.*").unwrap().to_string(), "regex ^/a.b/.*");
@@ -422,6 +424,8 @@ mod tests {
             (Selector::url("/a b", &[]), SelectorError::Unencoded),
             (Selector::prefix("/a?b"), SelectorError::QueryInPrefix),
             (Selector::wildcard("blog/*"), SelectorError::NotAUrl),
+            (Selector::url("http://user@shop/x", &[]), SelectorError::NotAHost),
+            (Selector::url("http://sh%6fp/x", &[]), SelectorError::NotAHost),
             (Selector::host(""), SelectorError::NotAHost),
             (Selector::host("http://shop"), SelectorError::NotAHost),
             (Selector::tag(""), SelectorError::BadTag),

@@ -91,20 +91,17 @@ impl Tags {
     }
 }
 
-/// The tags in one line of the field `name`.
-fn read(name: &str, line: &[u8]) -> Vec<Arc<str>> {
+/// The tags in one line of the field `name`, which is in lower case; of a response, or of a client that purges by them.
+pub fn read(name: &str, line: &[u8]) -> Vec<Arc<str>> {
     let text = String::from_utf8_lossy(line);
     match name {
         "cache-groups" => groups(line),
         // Applications use commas in these too.
-        "xkey" | "surrogate-key" | "cache-tags" => split(&text, |c| c == ',' || c.is_ascii_whitespace()),
+        "xkey" | "xkey-purge" | "xkey-softpurge" | "surrogate-key" | "cache-tags" => {
+            split(&text, |c| c == ',' || c.is_ascii_whitespace())
+        }
         _ => split(&text, |c| c == ','),
     }
-}
-
-/// The names in a list of tags as a client of purges writes it: commas or white space between them.
-pub fn listed(text: &str) -> Vec<Arc<str>> {
-    split(text, |c| c == ',' || c.is_ascii_whitespace())
 }
 
 fn split(text: &str, is_delimiter: impl Fn(char) -> bool) -> Vec<Arc<str>> {

@@ -28,8 +28,8 @@ impl Scheme {
 
     fn default_port(self) -> &'static str {
         match self {
-            Self::Http => ":80",
-            Self::Https => ":443",
+            Self::Http => "80",
+            Self::Https => "443",
         }
     }
 }
@@ -67,6 +67,12 @@ impl<'a> Target<'a> {
             // Some servers cut a segment's parameters off before they look at it: `/..;x/`.
             matches!(segment.split(';').next(), Some("." | ".."))
         })
+    }
+
+    /// Whether it is longer than what a purge can name, a host and the text around a capture included.
+    pub fn is_beyond_purges(&self) -> bool {
+        const MAX: usize = 7 * 1024;
+        self.path.len() + self.query.map_or(0, str::len) > MAX
     }
 
     /// The query as part of the key: parameters that the policy excludes left out, the rest in normal spelling
@@ -124,10 +130,24 @@ pub fn is_host(host: &str) -> bool {
 
 /// Lower case, without the scheme's default port (RFC 3986 section 6.2.3).
 pub fn normal_host(scheme: Scheme, host: &str) -> Cow<'_, str> {
-    let host = host.strip_suffix(scheme.default_port()).unwrap_or(host);
+    let (name, port) = split_port(host);
     // A fully qualified name is the same host.
-    let host = host.strip_suffix('.').unwrap_or(host);
-    if host.bytes().any(|b| b.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let port = port.trim_start_matches('0');
+    let host: Cow<'_, str> = match () {
+        () if port.is_empty() || port == scheme.default_port() => name.into(),
+        () if host.len() == name.len() + 1 + port.len() => host.into(),
+        () => format!("{name}:{port}").into(),
+    };
+    if host.bytes().any(|b| b.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host }
+}
+
+/// Splits a host from its port, which is empty when it has none. The colons of an IPv6 address stand in brackets.
+pub fn split_port(host: &str) -> (&str, &str) {
+    let is_port = |(name, port): &(&str, &str)| {
+        port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']'))
+    };
+    host.rsplit_once(':').filter(is_port).unwrap_or((host, ""))
 }
 
 /// Decodes what never needed encoding, encodes what always does, and writes the rest in upper case (RFC 3986

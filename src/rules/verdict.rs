@@ -79,8 +79,11 @@ fn reuse(freshness: &Freshness, client: &ClientControl, now: Timestamp) -> Verdi
     if staleness < freshness.stale_while_revalidate && !client.refuses_stale() {
         return Verdict::HitStale(StaleReason::WhileRevalidate);
     }
-    // A client's leave does not undo what the origin forbids (section 4.2.4).
-    if !freshness.stale_forbidden && client.max_stale.is_some_and(|allowed| staleness <= allowed) {
+    // A client's leave does not undo what the origin forbids (section 4.2.4), or an operator.
+    if !freshness.stale_forbidden
+        && !freshness.is_purged
+        && client.max_stale.is_some_and(|allowed| staleness <= allowed)
+    {
         return Verdict::HitStale(StaleReason::MaxStale);
     }
     Verdict::Revalidate(RevalidateReason::Expired)
@@ -176,6 +179,7 @@ mod tests {
         }
         let forbidden = Freshness { stale_forbidden: true, ..stored };
         assert_eq!(asked(&forbidden, "max-stale", 60), Revalidate(Expired));
+        assert_eq!(asked(&stored.purged(after(1)), "max-stale", 60), Revalidate(Expired));
     }
 
     #[test]

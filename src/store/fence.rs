@@ -13,7 +13,9 @@ use crate::rules::selector::{Facts, Selector};
 pub struct Sequence(pub u64);
 
 /// The most purges remembered.
-const MAX_PURGES: usize = 4096;
+const MAX_PURGES: usize = 16_384;
+/// The longest URL remembered whole, in bytes.
+const MAX_NOTED: usize = 128;
 /// The most bytes of selectors remembered.
 const MAX_BYTES: usize = 4 << 20;
 
@@ -37,8 +39,9 @@ impl Fence {
     pub fn advance(&mut self, selectors: &[Selector]) -> Sequence {
         self.last = Sequence(self.last.0 + 1);
         for selector in selectors {
-            self.bytes += charge(selector);
-            self.recent.push_back((self.last, selector.clone()));
+            let noted = noted(selector);
+            self.bytes += charge(&noted);
+            self.recent.push_back((self.last, noted));
         }
         while self.recent.len() > MAX_PURGES || self.bytes > MAX_BYTES {
             let Some((sequence, selector)) = self.recent.pop_front() else {
@@ -59,6 +62,20 @@ impl Fence {
                 .rev()
                 .take_while(|(sequence, _)| *sequence > begun)
                 .any(|(_, selector)| selector.matches(facts))
+    }
+}
+
+/// What is remembered of a purge: of a long URL only its beginning, which may keep a page or two from being stored, but lets
+/// nobody make the fence forget by writing to long paths.
+fn noted(selector: &Selector) -> Selector {
+    match selector {
+        Selector::Url { host, path, queries }
+            if path.len() + queries.iter().flatten().map(String::len).sum::<usize>() > MAX_NOTED =>
+        {
+            let path = path.chars().take(MAX_NOTED).collect();
+            Selector::Prefix { host: host.clone(), path }
+        }
+        _ => selector.clone(),
     }
 }
 
@@ -95,6 +112,19 @@ mod tests {
         assert!(!fence.admits(before, &page("/a")));
         assert!(fence.admits(fence.now(), &page("/a")));
         assert_eq!(fence.recent.len(), MAX_PURGES);
+    }
+
+    #[test]
+    fn a_long_url_is_remembered_by_its_beginning() {
+        let mut fence = Fence::default();
+        let before = fence.now();
+        let long = format!("/{}", "x".repeat(5000));
+        let url = Selector::url(&format!("{long}?q=1"), &[Default::default()]).unwrap();
+        for _ in 0..MAX_PURGES {
+            fence.advance(std::slice::from_ref(&url));
+        }
+        assert!(fence.admits(before, &page("/a")), "nothing is forgotten");
+        assert!(!fence.admits(before, &page(&format!("{long}7"))));
     }
 
     #[test]

@@ -89,9 +89,10 @@ impl Memo {
     }
 
     /// Forgets what `selectors` name.
-    pub fn forget(&self, selectors: &[Selector]) {
-        let mut beliefs = self.0.lock();
+    pub fn forget<'s>(&self, selectors: impl Iterator<Item = &'s Selector>) {
         for selector in selectors {
+            // Others have their turn in between.
+            let mut beliefs = self.0.lock();
             for id in beliefs.index.find(selector) {
                 if let Some(key) = beliefs.index.remove(id) {
                     beliefs.keys.pop(&key);
@@ -140,12 +141,12 @@ mod tests {
         let holds = |key: &CacheKey, now| memo.reason(key, now) == Some(PassReason::Personalised);
         let (a, b) = (note("/a"), note("/b"));
         assert!(holds(&a, NOW) && holds(&b, NOW.plus(PERIOD / 2)));
-        memo.forget(&[Selector::prefix("/b").unwrap(), Selector::tag("other").unwrap()]);
+        memo.forget([Selector::prefix("/b").unwrap(), Selector::tag("other").unwrap()].iter());
         assert!(holds(&a, NOW) && !holds(&b, NOW));
         assert!(!holds(&a, NOW.plus(PERIOD)));
         let a = note("/a");
         note("/a");
-        memo.forget(&[Selector::tag("t").unwrap()]);
+        memo.forget([Selector::tag("t").unwrap()].iter());
         assert!(!holds(&a, NOW));
         memo.forget_key(&note("/c"));
         assert_eq!(memo.0.lock().index.len(), 0);

@@ -24,7 +24,7 @@ pub mod response;
 
 use std::sync::Arc;
 
-use purging::{Effect, Purged};
+use purging::{Count, Effect, Purged, Sweep};
 
 use crate::plan::Memory as Budget;
 use crate::rules::selector::Selector;
@@ -54,7 +54,17 @@ impl Store {
     pub fn purge(&self, selectors: &[Selector], effect: Effect) -> Purged {
         let purged = self.memory.purge(selectors, effect);
         self.fills.detach(selectors, purged.sequence);
-        self.memo.forget(selectors);
+        let at_once = |selector: &&Selector| purged.sweep.is_none() || !selector.is_lazy();
+        self.memo.forget(selectors.iter().filter(at_once));
         purged
+    }
+
+    /// Carries out the rest of a purge: see [`Sweep::run`]. Keys that proved uncacheable and that patterns name are forgotten
+    /// then; until then they pass.
+    pub fn carry_out(&self, sweep: Sweep) -> Vec<Count> {
+        let selectors = sweep.selectors();
+        let named = sweep.run(&self.memory);
+        self.memo.forget(selectors.iter().filter(|selector| selector.is_lazy()));
+        named
     }
 }

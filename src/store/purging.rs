@@ -24,8 +24,11 @@ const AT_ONCE: usize = if cfg!(test) { 2 } else { 500 };
 /// How many entries a sweep looks at before it lets others have their turn.
 const STEP: usize = if cfg!(test) { 2 } else { 500 };
 
+/// How many entries are found through the index at once; what the selectors after that name, the sweep finds.
+const FOUND_AT_ONCE: usize = if cfg!(test) { 30 } else { 200_000 };
+
 /// The most selectors of bans in force; beyond it a purge is carried out by who asks for it.
-const MAX_BANS: usize = 256;
+const MAX_BANS: usize = 4096;
 
 type Ids = HashSet<EntryId, DefaultHashBuilder>;
 
@@ -92,6 +95,8 @@ pub struct Sweep {
     selectors: Arc<[Selector]>,
     effect: Effect,
     ids: Ids,
+    /// Selectors whose entries are still to be found, by a look at every one.
+    unfound: Vec<usize>,
     /// The newest entry that the purge can mean.
     last: EntryId,
     named: Vec<Count>,
@@ -99,27 +104,35 @@ pub struct Sweep {
 
 impl Memory {
     /// Purges what `selectors` name: when this returns, no lookup finds it any longer (or only as expired).
+    #[expect(clippy::mutable_key_type, reason = "what a regular expression caches is no part of its hash")]
     pub fn purge(&self, selectors: &[Selector], effect: Effect) -> Purged {
         let mut books = self.books.lock();
         let sequence = books.fence.advance(selectors);
         let mut named = vec![Count::default(); selectors.len()];
-        let mut ids = Ids::default();
-        for (selector, count) in selectors.iter().zip(&mut named).filter(|(selector, _)| !selector.is_lazy())
+        let (mut ids, mut unfound, mut found) = (Ids::default(), Vec::new(), 0);
+        let mut distinct = HashSet::new();
+        for (at, selector) in selectors.iter().enumerate().filter(|(_, selector)| distinct.insert(*selector))
         {
+            if selector.is_lazy() || found > FOUND_AT_ONCE {
+                unfound.push(at);
+                continue;
+            }
             for id in books.index.find(selector) {
+                found += 1;
                 if let Some((_, bytes)) = books.index.get(id).filter(|_| ids.insert(id)) {
-                    count.add(bytes);
+                    named[at].add(bytes);
                 }
             }
         }
-        let is_small = ids.len() <= AT_ONCE && !selectors.iter().any(Selector::is_lazy);
+        let is_small = ids.len() <= AT_ONCE && unfound.is_empty();
         let mut sweep = None;
         if is_small {
             ids.iter().for_each(|id| self.carry_out(&mut books, *id, effect));
             self.forget_varies(&books, selectors, effect);
         } else {
             let (selectors, last) = (Arc::from(selectors), books.last_id);
-            sweep = Some(Sweep { sequence, selectors, effect, ids, last, named: named.clone() });
+            let named = named.clone();
+            sweep = Some(Sweep { sequence, selectors, effect, ids, unfound, last, named });
         }
         sweep.iter().for_each(|sweep| self.ban(&books, sweep));
         // Last: a fetch that begins with this number begins when all is in force.
@@ -250,6 +263,16 @@ pub struct Survey {
 }
 
 impl Sweep {
+    /// Whether all that was named is counted already.
+    pub fn is_counted(&self) -> bool {
+        self.unfound.is_empty()
+    }
+
+    /// What was named.
+    pub fn selectors(&self) -> Arc<[Selector]> {
+        self.selectors.clone()
+    }
+
     /// Removes the rest step by step and lifts the ban. Returns what each selector has named. Takes long: not for a
     /// thread that serves requests.
     pub fn run(mut self, memory: &Memory) -> Vec<Count> {
@@ -258,7 +281,7 @@ impl Sweep {
             let mut books = memory.books.lock();
             step.iter().for_each(|id| memory.carry_out(&mut books, *id, self.effect));
         }
-        if self.selectors.iter().any(Selector::is_lazy) {
+        if !self.unfound.is_empty() {
             self.go_through(memory);
         }
         let books = memory.books.lock();
@@ -277,7 +300,7 @@ impl Sweep {
             let found: Vec<(EntryId, usize)> = step
                 .iter()
                 .filter(|(id, _)| !self.ids.contains(id))
-                .filter_map(|(id, facts)| Some((*id, self.first_lazy(facts)?)))
+                .filter_map(|(id, facts)| Some((*id, self.first_of_unfound(facts)?)))
                 .collect();
             let mut books = memory.books.lock();
             for (id, at) in found {
@@ -289,8 +312,8 @@ impl Sweep {
         }
     }
 
-    fn first_lazy(&self, facts: &Facts) -> Option<usize> {
-        self.selectors.iter().position(|selector| selector.is_lazy() && selector.matches(facts))
+    fn first_of_unfound(&self, facts: &Facts) -> Option<usize> {
+        self.unfound.iter().copied().find(|at| self.selectors[*at].matches(facts))
     }
 }
 
@@ -363,6 +386,23 @@ mod tests {
         assert_eq!(entries(&purged.named), [1, 0, 0]);
         assert_eq!(entries(&purged.sweep.unwrap().run(&memory)), [1, 2, 1]);
         assert_eq!(memory.entries(), 8);
+    }
+
+    #[test]
+    fn many_selectors_for_the_same_entries_are_looked_for_once() {
+        let memory = filled(20, "t");
+        let tag = || Selector::tag("t").unwrap();
+        let prefix = |path: &str| Selector::prefix(path).unwrap();
+        // The index has found enough with the third.
+        let selectors = [tag(), tag(), prefix("/1"), prefix("http://shop/"), prefix("/2"), prefix("/9")];
+        let purged = memory.purge(&selectors, Effect::Remove);
+        let sweep = purged.sweep.unwrap();
+        assert_eq!((purged.named[0].entries, sweep.unfound.as_slice()), (20, &[3, 4, 5][..]));
+        assert!((0..20).all(|n| state(&memory, &format!("/{n}")) == State::Absent));
+        assert_eq!(
+            sweep.run(&memory).iter().map(|count| count.entries).collect::<Vec<_>>(),
+            [20, 0, 0, 0, 0, 0]
+        );
     }
 
     #[test]

@@ -200,3 +200,36 @@ fn purges_at_the_same_time_all_take_effect() {
     assert_eq!(hits, 20);
     eventually("all bans are lifted", || rig.parvis.metric("parvis_bans", "") == 0.0);
 }
+
+#[test]
+fn a_purge_whose_client_leaves_is_carried_through_and_recorded() {
+    let rig = stored();
+    let body = r#"{"tags": ["shop"], "regex": ["^/about$"]}"#;
+    for round in 1..=5 {
+        let mut connection = Client::new(rig.parvis.admin).connect();
+        let head = format!(
+            "POST /purge HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ALL_SECRET}\r\nIdempotency-Key: {round}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        connection.write(head.as_bytes());
+        drop(connection);
+        let recorded = || {
+            let answer = rig.parvis.admin("GET", "/purges", Some(ALL_SECRET), "");
+            value(&answer).as_array().unwrap().len()
+        };
+        // Perhaps it was gone before its request was read: then nothing was purged either.
+        let missed = || gone(&rig).len() == PAGES.len();
+        if missed() {
+            eventually("it is recorded", || recorded() >= 1);
+            return;
+        }
+    }
+    panic!("no purge was read five times");
+}
+
+#[test]
+fn a_purge_of_one_thing_many_times_over_names_it_once() {
+    let rig = stored();
+    let answer = rig.purge(&json!({"tags": vec!["shop"; 1000]}).to_string());
+    assert_eq!((&answer["entries"], &answer["selectors"][999]["entries"]), (&5.into(), &0.into()));
+}

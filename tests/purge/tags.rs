@@ -156,3 +156,47 @@ fn cache_groups_are_of_one_host_and_invalidated_by_writes_only() {
     assert_eq!(rig.get("/page").verdict(), "miss");
     assert_eq!((rig.get("/other").verdict(), rig.get_with("/page", &elsewhere).verdict()), ("hit", "hit"));
 }
+
+#[test]
+fn what_is_captured_is_taken_by_the_letter() {
+    let rig = Rig::new(CAPTURING);
+    for path in ["/fr/about/7", "/fr/about/*", "/products/7", "/products/*"] {
+        rig.origin.on(path, Reply::ok("x"));
+        rig.get(path);
+    }
+    rig.origin.on("/api/products/*", Reply::status(302, "").field("Location", "/login/"));
+    rig.send("DELETE", "/api/products/*", "");
+    let verdicts =
+        ["/fr/about/7", "/fr/about/*", "/products/7", "/products/*"].map(|path| rig.get(path).verdict());
+    assert_eq!(verdicts, ["hit", "miss", "hit", "miss"]);
+}
+
+#[test]
+fn a_page_too_long_for_a_purge_is_not_stored() {
+    let rig = Rig::new(CAPTURING);
+    for (length, verdict) in [(7000, "hit"), (7200, "pass")] {
+        let id = "x".repeat(length);
+        let page = format!("/products/{id}");
+        rig.origin.on(&page, Reply::ok("x"));
+        rig.origin.on(&format!("/api/products/{id}"), Reply::ok("x"));
+        rig.get(&page);
+        assert_eq!(rig.get(&page).verdict(), verdict);
+        rig.send("DELETE", &format!("/api/products/{id}"), "");
+        assert!(rig.get(&page).verdict() != "hit", "{length}");
+    }
+}
+
+#[test]
+fn interim_responses_carry_no_tags_either() {
+    let rig = Rig::new("routes: [{name: all, cache: {ttl: 5m}}]");
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nxkey: a b\r\n\r\n";
+    let page = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nxkey: a b\r\n\r\nx";
+    for (path, cookie) in [("/miss", ""), ("/pass", "sessionid=1")] {
+        rig.origin.on(path, Reply::raw([hints, page].concat()));
+        let mut connection = rig.parvis.client().connect();
+        connection.write_request("GET", path, &[("Cookie", cookie)], b"");
+        let first = connection.read_response("GET");
+        assert_eq!((first.status, first.field("xkey")), (103, None), "{path}");
+        assert!(first.field("link").is_some());
+    }
+}
