@@ -50,7 +50,7 @@ impl App {
     ) -> Result<Report, JoinError> {
         let purged = self.store.purge(&selectors, effect(expires));
         let app = self.clone();
-        tokio::spawn(async move { app.conclude(purged, &selectors, expires, asker).await }).await
+        tokio::spawn(async move { app.conclude(purged, &selectors, expires, asker).await }).await?
     }
 
     /// Carries out the rest of a purge that is in force, and records it.
@@ -60,12 +60,13 @@ impl App {
         selectors: &[Selector],
         expires: Expires,
         asker: Asker,
-    ) -> Report {
+    ) -> Result<Report, JoinError> {
         let sequence = purged.sequence.0;
         let mut named = purged.named;
+        let mut swept = Ok(());
         match purged.sweep {
             Some(sweep) if sweep.is_counted() => drop(tokio::spawn(self.clone().carry_out(sweep))),
-            Some(sweep) => named = self.clone().carry_out(sweep).await.unwrap_or(named),
+            Some(sweep) => swept = self.clone().carry_out(sweep).await.map(|counted| named = counted),
             None => {}
         }
         let total = named.iter().fold(Count::default(), |total, count| total.with(*count));
@@ -83,16 +84,16 @@ impl App {
             entries: total.entries,
             bytes: total.bytes,
         });
-        Report { sequence, named: words.into_iter().zip(named).collect(), total }
+        swept.map(|()| Report { sequence, named: words.into_iter().zip(named).collect(), total })
     }
 
     /// Carries out a purge that is in force, when those before it are; what it named.
-    async fn carry_out(self, sweep: Sweep) -> Option<Vec<Count>> {
-        // An error tells that the semaphore is closed, which it never is.
-        let _turn = self.sweeps.acquire().await.ok()?;
+    async fn carry_out(self, sweep: Sweep) -> Result<Vec<Count>, JoinError> {
+        // An error would tell that the semaphore is closed, which it never is.
+        let _turn = self.sweeps.acquire().await;
         let store = self.store.clone();
         let swept = tokio::task::spawn_blocking(move || store.carry_out(sweep)).await;
-        swept.inspect_err(|error| tracing::error!(%error, "a purge is in force but not carried out")).ok()
+        swept.inspect_err(|error| tracing::error!(%error, "a purge is in force but not carried out"))
     }
 
     /// Purges what a write changed, for `cause`.
