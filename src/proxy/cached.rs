@@ -10,7 +10,7 @@ use tokio::time::Instant as Deadline;
 use super::App;
 use super::context::Context;
 use super::view::View;
-use super::{answer, audit, fetch};
+use super::{answer, audit, fetch, purge};
 use crate::clock::{self, Timestamp};
 use crate::observe::outcome::{Fate, Local};
 use crate::rules::client_control::ClientControl;
@@ -130,8 +130,7 @@ fn look_up(app: &App, session: &Session, ctx: &Context, route: &Route, now: Time
     let inputs = Inputs::of(&request, ctx.client.address, policy);
     let found = stored_for(app, &request, &inputs, policy, &primary);
     let mut client = ClientControl::heeded(request.fields, policy);
-    client.no_cache |= dialect::asks_for_refresh(request.fields)
-        && dialect::may_purge(&ctx.client, &ctx.live.plan.purge_clients);
+    client.no_cache |= dialect::asks_for_refresh(request.fields) && purge::may_purge(session, ctx);
     let freshness = found.response.as_ref().map(|response| response.freshness());
     let mut verdict = verdict::judge(freshness.as_ref(), &client, now);
     let readable = |response: &Arc<StoredResponse>| is_readable(request.fields, &response.head);

@@ -8,11 +8,13 @@ use tokio::task::JoinError;
 use super::App;
 use super::answer;
 use super::context::Context;
-use super::view::View;
+use super::view::{self, View};
 use crate::clock;
 use crate::observe::audit::Entry;
 use crate::observe::outcome::Local;
 use crate::rules::dialect;
+use crate::rules::forwarding;
+use crate::rules::head::Fields;
 use crate::rules::invalidate::Expires;
 use crate::rules::selector::Selector;
 use crate::store::purging::{Count, Effect, Purged, Sweep};
@@ -114,7 +116,7 @@ impl App {
     pub(super) async fn answer_purge(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<()> {
         let plan = &ctx.live.plan;
         let view = View::new(session.req_header(), &ctx.client);
-        if !dialect::may_purge(&ctx.client, &plan.purge_clients) {
+        if !may_purge(session, ctx) {
             return answer::local(session, ctx, Local::Refused).await;
         }
         if !view.has_valid_host() {
@@ -153,6 +155,14 @@ impl Removals {
     pub fn is_empty(&self) -> bool {
         self.gone.is_empty() && self.expired.is_empty()
     }
+}
+
+/// Whether the client may purge by the methods of other caches: by the address that it sends from.
+pub fn may_purge(session: &Session, ctx: &Context) -> bool {
+    let received = view::request_fields(session.req_header());
+    let sender = forwarding::sender(ctx.client.peer, &ctx.live.plan.trusted_proxies, Fields(&received));
+    let allowed = |address| ctx.live.plan.purge_clients.iter().any(|network| network.contains(&address));
+    sender.is_some_and(allowed)
 }
 
 fn effect(expires: Expires) -> Effect {

@@ -114,7 +114,8 @@ impl<'a> View<'a> {
     }
 }
 
-fn request_fields(request: &RequestHeader) -> Vec<Field<'_>> {
+/// The field lines as received.
+pub fn request_fields(request: &RequestHeader) -> Vec<Field<'_>> {
     request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
 }
 

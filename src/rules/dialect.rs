@@ -7,9 +7,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
-use super::forwarding::Client;
 use super::head::{Fields, RequestHead};
 use super::invalidate::Expires;
 use super::pattern::{Pattern, Rule, spelled_tags};
@@ -50,11 +47,6 @@ pub enum DialectError {
 /// Whether a method is one by which caches are purged.
 pub fn is_purge(method: &str) -> bool {
     matches!(method, "PURGE" | "BAN" | "PURGEKEYS" | "PURGETAGS" | "URIBAN")
-}
-
-/// Whether a client may purge by these methods: by the address that the request comes from.
-pub fn may_purge(client: &Client, allowed: &[IpNet]) -> bool {
-    client.is_known && allowed.iter().any(|network| network.contains(&client.address))
 }
 
 /// Whether a read asks for its page to be fetched anew, whatever is stored: the refresh of FOSHttpCache for nginx. That
@@ -357,21 +349,5 @@ mod tests {
         let many = vec!["t"; MAX_SELECTORS + 1].join(" ");
         assert_eq!(words("PURGE", "/", &[("xkey", &many)]), Err(DialectError::TooMany));
         assert!(asked("PURGE", "/(.*", &[("X-Purge-Method", "regex")]).is_err());
-    }
-
-    #[test]
-    fn who_may_purge_is_told_by_the_address_it_comes_from() {
-        let loopback: Vec<IpNet> = vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
-        for (address, is_known, expected) in [
-            ("127.0.0.1", true, true),
-            ("::1", true, true),
-            ("127.0.0.1", false, false),
-            ("10.0.0.1", true, false),
-        ] {
-            let address = address.parse().unwrap();
-            let client =
-                Client { peer: address, address, is_known, scheme: Scheme::Http, via_trusted: false };
-            assert_eq!(may_purge(&client, &loopback), expected, "{client:?}");
-        }
     }
 }

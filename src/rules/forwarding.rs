@@ -17,9 +17,6 @@ pub struct Client {
     pub peer: IpAddr,
     /// Its address: of the connection, or the first untrusted one from the right of `X-Forwarded-For`.
     pub address: IpAddr,
-    /// Whether that is where the request comes from, as far as it says: not where it was forwarded by someone who is not
-    /// trusted, or who does not say for whom.
-    pub is_known: bool,
     /// The scheme it used.
     pub scheme: Scheme,
     /// Whether the connection comes from a trusted proxy.
@@ -126,31 +123,48 @@ pub const FRAGMENT_FIELDS: &[&str] = &[
 /// Identifies the client of a connection from `peer` over `scheme`.
 pub fn identify(peer: IpAddr, scheme: Scheme, trusted: &[IpNet], request: Fields<'_>) -> Client {
     let peer = peer.to_canonical();
-    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
-    if !is_trusted(&peer) {
-        return Client { peer, address: peer, is_known: !is_forwarded(request), scheme, via_trusted: false };
+    if !is_among(peer, trusted) {
+        return Client { peer, address: peer, scheme, via_trusted: false };
     }
-    let hops: Vec<&str> = request.list("x-forwarded-for").collect();
-    let mut address = peer;
-    let is_text = request.all("x-forwarded-for").all(|line| std::str::from_utf8(line).is_ok());
-    let mut is_known = if hops.is_empty() { !is_forwarded(request) } else { is_text };
-    for hop in hops.iter().rev() {
-        // What cannot be read ends what can be known.
-        let Some(hop) = hop_address(hop) else {
-            is_known = false;
-            break;
-        };
-        address = hop.to_canonical();
-        if !is_trusted(&address) {
-            break;
-        }
-    }
+    let (address, _) = follow_hops(peer, trusted, request);
     let scheme = match request.list("x-forwarded-proto").last() {
         Some(proto) if proto.eq_ignore_ascii_case("https") => Scheme::Https,
         Some(proto) if proto.eq_ignore_ascii_case("http") => Scheme::Http,
         _ => scheme,
     };
-    Client { peer, address, is_known, scheme, via_trusted: true }
+    Client { peer, address, scheme, via_trusted: true }
+}
+
+/// The address that a request comes from, for decisions about what it may do; `None` when it was forwarded by someone who is
+/// not trusted, or who does not say for whom. `request` are the fields received, be they nominated by `Connection` or not.
+pub fn sender(peer: IpAddr, trusted: &[IpNet], request: Fields<'_>) -> Option<IpAddr> {
+    let peer = peer.to_canonical();
+    if !is_among(peer, trusted) || request.list("x-forwarded-for").next().is_none() {
+        return (!is_forwarded(request)).then_some(peer);
+    }
+    let is_text = request.all("x-forwarded-for").all(|line| std::str::from_utf8(line).is_ok());
+    let (address, was_read) = follow_hops(peer, trusted, request);
+    (is_text && was_read).then_some(address)
+}
+
+fn is_among(address: IpAddr, networks: &[IpNet]) -> bool {
+    networks.iter().any(|network| network.contains(&address))
+}
+
+/// The first address from the right of `X-Forwarded-For` that is not trusted, or how far it can be read, and whether all
+/// up to it could.
+fn follow_hops(peer: IpAddr, trusted: &[IpNet], request: Fields<'_>) -> (IpAddr, bool) {
+    let hops: Vec<&str> = request.list("x-forwarded-for").collect();
+    let mut address = peer;
+    for hop in hops.iter().rev() {
+        // What cannot be read ends what can be known.
+        let Some(hop) = hop_address(hop) else { return (address, false) };
+        address = hop.to_canonical();
+        if !is_among(address, trusted) {
+            break;
+        }
+    }
+    (address, true)
 }
 
 /// Whether a request says that somebody else has sent it on.
@@ -189,8 +203,7 @@ mod tests {
     fn where_a_request_comes_from_is_known_only_if_nobody_hides_it() {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         let known = |peer: &str, fields: &[(&str, &[u8])]| {
-            let client = identify(peer.parse().unwrap(), Scheme::Http, &trusted, Fields(fields));
-            client.is_known.then(|| client.address.to_string())
+            sender(peer.parse().unwrap(), &trusted, Fields(fields)).map(|address| address.to_string())
         };
         let stranger = "192.0.2.1";
         assert_eq!(known(stranger, &[("X-Host", b".*"), ("Host", b"shop")]).as_deref(), Some(stranger));
