@@ -350,8 +350,10 @@ fn every_selector_is_sent_and_a_dry_run_tells_what_would_go() {
         ]
         .concat(),
     );
-    outcome
-        .assert(0, &["dry run", "2 entries at web-2:80", "at most 3 requests", "such as http://shop.test/"]);
+    outcome.assert(
+        0,
+        &["dry run", "2 entries at web-2:80", "at most 3 more requests", "such as http://shop.test/"],
+    );
     let sent: Value = serde_json::from_slice(&admin.received("/purge")[0].body).unwrap();
     let expected = json!({"tags": ["a", "b"], "urls": ["/u"], "prefixes": ["/p/"], "wildcards": ["/*/w"],
                           "hosts": ["shop.test"], "regex": ["^/r"], "soft": true, "dry_run": true});

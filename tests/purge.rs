@@ -148,6 +148,15 @@ fn the_command_line_purges_and_its_exit_code_tells_how_it_went() {
     let (code, out, _) = run(&["--tag", "products", "--url", "/about"], Some(PURGE_SECRET));
     assert_eq!(code, Some(0));
     assert!(out.contains("url /about") && out.contains("tag products") && out.contains("4 entries"), "{out}");
+    rig.get("/products/1");
+    let dry = ["--wildcard", "/prod*", "--host", "other.test", "--regex", "^/pro.*1$", "--dry-run"];
+    let (code, out, _) = run(&dry, Some(PURGE_SECRET));
+    assert_eq!(code, Some(0));
+    assert!(out.contains("dry run") && out.contains("at most 1 more request"), "{out}");
+    let (_, out, _) = run(&["--wildcard", "/*/1", "--soft"], Some(PURGE_SECRET));
+    assert!(out.contains("wildcard /*/1") && out.contains("1 entries") && out.contains("expired"), "{out}");
+    assert_eq!(rig.get("/products/1").verdict(), "revalidate");
+    run(&["--prefix", "/products/"], Some(PURGE_SECRET));
     let (code, out, _) = run(&["--all", "--json"], Some(ALL_SECRET));
     assert_eq!(
         (code, serde_json::from_str::<serde_json::Value>(&out).unwrap()["entries"].as_u64()),

@@ -149,7 +149,8 @@ impl Order {
             }));
         }
         let message = format!("{endpoint} answered {status}: {}", refusal(&text));
-        match status.is_server_error() {
+        // 409: the one before it, whose answer was lost, is still being carried out.
+        match status.is_server_error() || status == 409 {
             true => Try::Continue(message),
             false => ControlFlow::Break(Err(Failure::failed(message))),
         }
@@ -215,7 +216,7 @@ impl Purged {
             }
         }
         if let Some(requests) = answer.origin_requests {
-            print(&format!("at most {requests} requests to the origin until all is stored again"));
+            print(&format!("at most {requests} more requests to the origin until all is stored again"));
         }
         for url in &answer.examples {
             print(&format!("such as {url}"));
