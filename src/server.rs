@@ -26,6 +26,7 @@ use crate::front::Front;
 use crate::observe::Observer;
 use crate::observe::audit::{AuditError, AuditLog};
 use crate::observe::log::AccessLog;
+use crate::observe::metrics::Cause;
 use crate::origin;
 use crate::plan::{LoadError, Plan};
 use crate::proxy::purge::Asker;
@@ -269,6 +270,10 @@ impl BackgroundService for Reload {
 impl Reload {
     /// Takes the file over if it has no mistakes; otherwise the configuration stays as it is.
     async fn reload(&self) {
+        // By itself: a file with mistakes is no reason to write on into one that was moved away.
+        if let Err(error) = self.app.audit.reopen() {
+            tracing::error!(%error, "the audit log goes on in the old file");
+        }
         let result = match self.try_reload().await {
             Ok(()) => "ok",
             Err(error) => {
@@ -292,15 +297,17 @@ impl Reload {
         let elsewhere = before.plan.leads_elsewhere(&plan) || forgets;
         self.app.live.store(Arc::new(Live::new(plan, pools)));
         if elsewhere {
-            let asker = Asker { by: "reload".into(), from: self.file.display().to_string(), cause: "reload" };
+            let asker =
+                Asker { by: "reload".into(), from: self.file.display().to_string(), cause: Cause::Reload };
             let report = self.app.purge(vec![Selector::All], Expires::No, asker).await;
-            let report = report.map_err(|error| error.to_string())?;
-            tracing::warn!(
-                entries = report.total.entries,
-                "a route leads to another application, or queries are spelled anew too often: nothing stored is kept"
-            );
+            // An error is logged where it happens.
+            let entries = report.map_or(0, |report| report.total.entries);
+            let reason = match forgets {
+                true => "queries have been spelled in too many ways",
+                false => "a route leads to another application",
+            };
+            tracing::warn!(entries, reason, "nothing stored is kept");
         }
-        self.app.audit.reopen().map_err(|error| error.to_string())?;
         tracing::info!(routes, file = %self.file.display(), "the configuration was reloaded");
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Purges through the admin listener and the command line.
+//! Purges: through the admin listener, the command line, the main listener.
 
 mod api;
 mod clients;
@@ -165,7 +165,8 @@ fn the_command_line_purges_and_its_exit_code_tells_how_it_went() {
     for (arguments, token, code, says) in [
         (&["--tag", "x"][..], Some("wrong-secret-0123456789"), 1, "401"),
         (&["--all"][..], Some(PURGE_SECRET), 1, "purge_all"),
-        (&["--tag", "a,b"][..], Some(PURGE_SECRET), 1, "without commas"),
+        (&["--tag", "a,b"][..], Some(PURGE_SECRET), 2, "one --tag per tag"),
+        (&["--url", "about"][..], Some(PURGE_SECRET), 1, "must begin with"),
         (&["--tag", "a b"][..], Some(PURGE_SECRET), 2, "one --tag per tag"),
         (&["--tag", "x"][..], None, 2, "PARVIS_TOKEN"),
         (&[][..], Some(PURGE_SECRET), 2, "--tag"),
@@ -175,6 +176,8 @@ fn the_command_line_purges_and_its_exit_code_tells_how_it_went() {
         assert_eq!(found, Some(code), "{arguments:?} {errors}");
         assert!(errors.contains(says), "{says}: {errors}");
     }
+    let output = command(&["purge", "--admin", "localhost:9180", "--all"], &[("PARVIS_TOKEN", PURGE_SECRET)]);
+    assert_eq!(output.status.code(), Some(2), "no scheme");
     let nobody = format!("http://127.0.0.1:{}", crate::support::free_port());
     let output = command(&["purge", "--admin", &nobody, "--tag", "x"], &[("PARVIS_TOKEN", PURGE_SECRET)]);
     assert_eq!(output.status.code(), Some(1));

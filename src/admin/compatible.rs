@@ -17,11 +17,8 @@ use super::{Admins, Refusal};
 use crate::clock;
 use crate::rules::invalidate::Expires;
 use crate::rules::pattern::{Pattern, Rule};
-use crate::rules::selector::{Selector, SelectorError, any_scheme};
+use crate::rules::selector::{MAX_SELECTORS, Selector, SelectorError, any_scheme};
 use crate::rules::tags;
-
-/// The most selectors in one request.
-const MAX_SELECTORS: usize = 1000;
 
 /// The most keys that Souin's list shows.
 const MAX_KEYS: usize = 10_000;
@@ -65,8 +62,7 @@ fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
 
 /// `Fastly-Soft-Purge: 1`.
 fn softness(headers: &HeaderMap) -> Expires {
-    let soft = headers.get("fastly-soft-purge").is_some_and(|value| value == "1");
-    if soft { Expires::Yes } else { Expires::No }
+    Expires::softly(headers.get("fastly-soft-purge").is_some_and(|value| value == "1"))
 }
 
 /// `Surrogate-Key: a b`.
@@ -253,10 +249,7 @@ pub(super) async fn souin(
         }
         "POST" => {
             let read = read_json::<Invalidation>(body);
-            let expires = match &read {
-                Ok(asked) if asked.purge => Expires::No,
-                _ => Expires::Yes,
-            };
+            let expires = Expires::softly(!read.as_ref().is_ok_and(|asked| asked.purge));
             let selectors = read.and_then(|asked| match asked.r#type {
                 InvalidationType::Uri => {
                     each(&asked.selectors, |url| Selector::url(url, &live.plan.query_policies))
@@ -285,8 +278,8 @@ async fn souin_keys(admin: &Admins, caller: &Caller) -> Result<Response, Refusal
     let looking = tokio::task::spawn_blocking(move || {
         store.memory.survey(&[Selector::All], clock::now(), MAX_KEYS).examples
     });
-    let urls = looking.await.unwrap_or_default();
-    let key = |url: &String| match url.split_once('/') {
+    let urls = looking.await.map_err(|error| internal(&error))?;
+    let key = |url: &String| match url.trim_start_matches("http://").split_once('/') {
         Some((host, path)) => format!("GET-http-{host}-/{path}"),
         None => url.clone(),
     };

@@ -2,6 +2,7 @@
 //! out a second time, which would empty the store of what has come meanwhile.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
@@ -37,22 +38,21 @@ struct Remembered {
 }
 
 /// What to do with a request.
-pub(super) enum Turn<'a> {
+pub(super) enum Turn {
     /// Carry it out.
-    First(Place<'a>),
+    First(Place),
     /// Give this answer again.
     Again(String),
 }
 
-/// The place of a purge that is being carried out. Dropped without an answer (it was refused, or its client has left) it lets
-/// the next one try.
-pub(super) struct Place<'a> {
-    answers: &'a Answers,
+/// The place of a purge that is being carried out. Dropped without an answer (it was refused) it lets the next one try.
+pub(super) struct Place {
+    answers: Arc<Answers>,
     name: (String, String),
     is_answered: bool,
 }
 
-impl Place<'_> {
+impl Place {
     /// Remembers the answer; one that is too long is carried out again.
     pub fn answer(mut self, answer: &str) {
         if answer.len() <= MAX_ANSWER
@@ -64,7 +64,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         if !self.is_answered {
             self.answers.0.lock().pop(&self.name);
@@ -94,7 +94,13 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
 
 impl Answers {
     /// Whose turn it is with this key, and takes it.
-    pub fn enter(&self, token: &str, key: &str, request: &[u8], now: Timestamp) -> Result<Turn<'_>, Refusal> {
+    pub fn enter(
+        self: &Arc<Self>,
+        token: &str,
+        key: &str,
+        request: &[u8],
+        now: Timestamp,
+    ) -> Result<Turn, Refusal> {
         let digest: [u8; 32] = Sha256::digest(request).into();
         let name = (token.to_owned(), key.to_owned());
         let mut answers = self.0.lock();
@@ -113,7 +119,7 @@ impl Answers {
             None => {
                 let until = now.plus(PERIOD);
                 answers.put(name.clone(), Remembered { request: digest, answer: None, until });
-                Ok(Turn::First(Place { answers: self, name, is_answered: false }))
+                Ok(Turn::First(Place { answers: self.clone(), name, is_answered: false }))
             }
         }
     }
@@ -124,12 +130,7 @@ mod tests {
     use super::*;
 
     /// The status of a refusal, or the answer; empty when it is to be carried out.
-    fn turn<'a>(
-        answers: &'a Answers,
-        token: &str,
-        request: &str,
-        now: Timestamp,
-    ) -> (String, Option<Place<'a>>) {
+    fn turn(answers: &Arc<Answers>, token: &str, request: &str, now: Timestamp) -> (String, Option<Place>) {
         match answers.enter(token, "k", request.as_bytes(), now) {
             Ok(Turn::First(place)) => (String::new(), Some(place)),
             Ok(Turn::Again(answer)) => (answer, None),
@@ -139,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_key_stands_for_one_purge() {
-        let (answers, now) = (Answers::default(), Timestamp(0));
+        let (answers, now) = (Arc::new(Answers::default()), Timestamp(0));
         let said = |token: &str, request: &str, now| turn(&answers, token, request, now).0;
         let (_, place) = turn(&answers, "ci", "a", now);
         assert_eq!(said("ci", "a", now), "409");

@@ -16,16 +16,17 @@ use crate::clock;
 use crate::observe::audit::Entry;
 use crate::plan::Plan;
 use crate::rules::invalidate::Expires;
-use crate::rules::selector::{Selector, SelectorError};
-
-/// The most selectors in one request.
-const MAX_SELECTORS: usize = 1000;
+use crate::rules::selector::{MAX_SELECTORS, Selector, SelectorError};
+use crate::store::purging::Count;
 
 /// The most regular expressions and wildcards in one request: each is held against every entry.
 const MAX_PATTERNS: usize = 50;
 
 /// The most URLs that a dry run shows.
 const MAX_EXAMPLES: usize = 20;
+
+/// How many characters of a selector a refusal repeats.
+const MAX_SHOWN: usize = 200;
 
 /// How many entries of the audit log are shown unless asked otherwise.
 const SHOWN: usize = 100;
@@ -128,9 +129,19 @@ pub(super) async fn purge(
     match admin.answers.enter(caller.name(), &key, &body, clock::now()).map_err(refused)? {
         Turn::Again(answer) => Ok(([("idempotency-replayed", "true")], json(answer)).into_response()),
         Turn::First(place) => {
-            let answer = answer(&admin, &caller, &body).await.map_err(refused)?;
-            place.answer(&answer);
-            Ok(json(answer))
+            // Carried through though the client leaves: it will ask again, with this key.
+            let (admin, caller) = (admin.clone(), caller.clone());
+            let carried = tokio::spawn(async move {
+                let answer = answer(&admin, &caller, &body).await?;
+                place.answer(&answer);
+                Ok(answer)
+            });
+            carried
+                .await
+                .map_err(|error| internal(&error))
+                .and_then(|answer| answer)
+                .map(json)
+                .map_err(refused)
         }
     }
 }
@@ -153,8 +164,7 @@ async fn answer(admin: &Admins, caller: &Caller, body: &[u8]) -> Result<String, 
     let answer = match request.dry_run {
         true => survey(admin, selectors, request.soft).await?,
         false => {
-            let expires = if request.soft { Expires::Yes } else { Expires::No };
-            let report = admin.app.purge(selectors, expires, caller.asker()).await;
+            let report = admin.app.purge(selectors, Expires::softly(request.soft), caller.asker()).await;
             let report = report.map_err(|error| internal(&error))?;
             let entries = report.total.entries;
             Answer {
@@ -180,7 +190,7 @@ async fn survey(admin: &Admins, selectors: Vec<Selector>, soft: bool) -> Result<
         (selectors.iter().map(ToString::to_string).collect::<Vec<_>>(), survey)
     });
     let (words, survey) = looking.await.map_err(|error| internal(&error))?;
-    let total = survey.named.iter().copied().fold(Default::default(), crate::store::purging::Count::with);
+    let total: Count = survey.named.iter().copied().sum();
     Ok(Answer {
         soft,
         dry_run: true,
@@ -198,7 +208,7 @@ pub(super) fn internal(error: &dyn std::error::Error) -> Refusal {
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "something went wrong on our side", "see the log")
 }
 
-fn removed(named: Vec<(String, crate::store::purging::Count)>) -> Vec<Removed> {
+fn removed(named: Vec<(String, Count)>) -> Vec<Removed> {
     let each = named.into_iter();
     each.map(|(selector, count)| Removed { selector, entries: count.entries, bytes: count.bytes }).collect()
 }
@@ -256,7 +266,7 @@ fn selectors(request: &Request, plan: &Plan) -> Result<Vec<Selector>, Refusal> {
 
 /// A selector that cannot be read.
 pub(super) fn unreadable(text: &str, error: &SelectorError) -> Refusal {
-    let shown: String = text.chars().take(200).collect();
+    let shown: String = text.chars().take(MAX_SHOWN).collect();
     Refusal::new(StatusCode::BAD_REQUEST, format!("`{shown}`: {error}"), "nothing was purged")
 }
 

@@ -11,15 +11,17 @@ use subtle::ConstantTimeEq;
 
 use super::{Admins, Refusal};
 use crate::config::schema::Scope;
+use crate::observe::metrics::Cause;
 use crate::plan::{Plan, Token};
 use crate::proxy::App;
 use crate::proxy::purge::Asker;
 use crate::rules::selector::Selector;
 
-/// Fields that carry a secret: the usual one, Fastly's and Cloudflare's.
+/// Fields that carry a secret besides `Authorization`: Fastly's and Cloudflare's.
 const SECRET_FIELDS: &[&str] = &["fastly-key", "x-auth-key"];
 
 /// Someone with a token.
+#[derive(Clone)]
 pub(super) struct Caller {
     token: Token,
     from: SocketAddr,
@@ -45,7 +47,7 @@ impl FromRequestParts<Admins> for Caller {
 impl Caller {
     /// Whether the token allows a purge of all these.
     pub fn may_purge(&self, selectors: &[Selector]) -> Result<(), Refusal> {
-        match selectors.contains(&Selector::All) {
+        match selectors.iter().any(Selector::is_everything) {
             true => self.may(Scope::PurgeAll, "purge_all"),
             // Who may remove everything may remove a part.
             false if self.token.scopes.contains(&Scope::PurgeAll) => Ok(()),
@@ -73,7 +75,7 @@ impl Caller {
 
     /// For the record of a purge.
     pub fn asker(&self) -> Asker {
-        Asker { by: self.token.name.clone(), from: self.from.to_string(), cause: "api" }
+        Asker { by: self.token.name.clone(), from: self.from.to_string(), cause: Cause::Api }
     }
 
     /// Takes note of a refusal, which it returns.
@@ -83,7 +85,7 @@ impl Caller {
 }
 
 fn refused(app: &App, by: &str, from: SocketAddr, refusal: Refusal) -> Refusal {
-    app.observer.metrics.purge("refused", 0);
+    app.observer.metrics.purge_refused();
     tracing::warn!(
         target: "parvis::audit", by, %from, status = refusal.status.as_u16(), reason = refusal.error, "refused"
     );

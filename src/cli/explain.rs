@@ -16,7 +16,7 @@ use crate::rules::guard::{Inputs, Witness};
 use crate::rules::head::{Fields, RequestHead, ResponseHead};
 use crate::rules::hop;
 use crate::rules::identity;
-use crate::rules::invalidate::{self, Expires};
+use crate::rules::invalidate::Expires;
 use crate::rules::key::CacheKey;
 use crate::rules::lookup::{self, PassReason};
 use crate::rules::outgoing::Outgoing;
@@ -264,11 +264,7 @@ fn say_removals(
         say("removes", "nothing: only a 2xx or 3xx answer tells that something changed");
         return;
     }
-    let by_write = invalidate::by_write(request, response.fields, &plan.query_policies);
-    for selector in by_write {
-        say("removes", &selector.to_string());
-    }
-    for (selector, expires) in route.removals(&request.target.path, &plan.query_policies) {
+    for (selector, expires) in route.removed_by(request, response.fields, &plan.query_policies) {
         let word = if expires == Expires::Yes { "expires" } else { "removes" };
         say(word, &selector.to_string());
     }

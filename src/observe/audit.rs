@@ -15,8 +15,9 @@ use crate::clock::Timestamp;
 /// The most entries kept in memory; the file keeps all.
 const MAX_RECENT: usize = 1000;
 
-/// The most selectors of an entry that are told one by one.
+/// The most selectors of an entry that are told one by one, and the most characters of each.
 const MAX_SELECTORS: usize = 50;
+const MAX_SELECTOR: usize = 200;
 
 /// How much of the end of the file is read at the start, in bytes.
 const MAX_TAIL: u64 = 4 << 20;
@@ -30,14 +31,16 @@ pub struct Entry {
     pub instance: String,
     /// Its place in the order of purges of that instance, since its start.
     pub sequence: u64,
+    /// `api`, `client` or `reload`.
+    pub cause: String,
     /// The name of the token, or the method of a client of the main listener.
     pub by: String,
-    /// The address it came from.
+    /// The address it came from, or the configuration file.
     pub from: String,
-    /// What it named, cut after the first 50.
+    /// What it named: the first 50, each cut after 200 characters.
     pub selectors: Vec<String>,
-    /// How many it named.
-    pub count: usize,
+    /// How many selectors there were.
+    pub selector_count: usize,
     /// Whether what it named only expired.
     pub soft: bool,
     /// Stored responses.
@@ -54,7 +57,7 @@ impl Entry {
 
     /// What is told of the selectors.
     pub fn shown(selectors: &[String]) -> Vec<String> {
-        let cut = |text: &String| text.chars().take(200).collect();
+        let cut = |text: &String| text.chars().take(MAX_SELECTOR).collect();
         selectors.iter().take(MAX_SELECTORS).map(cut).collect()
     }
 }
@@ -91,8 +94,8 @@ impl AuditLog {
         Ok(())
     }
 
-    /// Adds an entry.
-    pub fn record(&self, entry: Entry) {
+    /// Adds an entry; an error tells that the file has not got it.
+    pub fn record(&self, entry: Entry) -> io::Result<()> {
         tracing::info!(
             target: "parvis::audit",
             by = entry.by,
@@ -104,16 +107,13 @@ impl AuditLog {
             sequence = entry.sequence,
             "purged"
         );
-        if let Some((_, file)) = &self.file
-            && let Err(error) = append(&mut file.lock(), &entry)
-        {
-            tracing::error!(%error, "a line of the audit log could not be written");
-        }
+        let written = self.file.as_ref().map_or(Ok(()), |(_, file)| append(&mut file.lock(), &entry));
         let mut recent = self.recent.lock();
         if recent.len() >= MAX_RECENT {
             recent.pop_front();
         }
         recent.push_back(entry);
+        written
     }
 
     /// The latest entries, newest first.
@@ -154,10 +154,11 @@ mod tests {
             at: Entry::time(Timestamp(784_111_777_123)),
             instance: "web-1".into(),
             sequence,
+            cause: "api".into(),
             by: "ci".into(),
             from: "127.0.0.1:9".into(),
             selectors: vec!["tag a".into()],
-            count: 1,
+            selector_count: 1,
             soft: false,
             entries: 2,
             bytes: 3,
@@ -169,16 +170,16 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("parvis-audit-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("purges.jsonl");
-        AuditLog::open(Some(&path)).unwrap().record(entry(1));
+        AuditLog::open(Some(&path)).unwrap().record(entry(1)).unwrap();
         std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"half a li\n").unwrap();
         let log = AuditLog::open(Some(&path)).unwrap();
-        log.record(entry(2));
+        log.record(entry(2)).unwrap();
         assert_eq!(log.recent(9), [entry(2), entry(1)]);
         assert_eq!(log.recent(1), [entry(2)]);
         assert_eq!(entry(1).at, "1994-11-06T08:49:37.123Z");
         std::fs::rename(&path, directory.join("purges.1")).unwrap();
         log.reopen().unwrap();
-        log.record(entry(3));
+        log.record(entry(3)).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
         assert!(AuditLog::open(Some(&directory)).is_err());
         std::fs::remove_dir_all(&directory).unwrap();
@@ -187,10 +188,10 @@ mod tests {
     #[test]
     fn what_is_kept_in_memory_is_bounded() {
         let log = AuditLog::default();
-        (0..=MAX_RECENT as u64).for_each(|n| log.record(entry(n)));
+        (0..=MAX_RECENT as u64).for_each(|n| log.record(entry(n)).unwrap());
         let recent = log.recent(usize::MAX);
         assert_eq!((recent.len(), recent[0].sequence), (MAX_RECENT, MAX_RECENT as u64));
-        assert_eq!(Entry::shown(&vec!["x".repeat(999); 99])[0].len(), 200);
+        assert_eq!(Entry::shown(&vec!["x".repeat(999); 99])[0].len(), MAX_SELECTOR);
         assert_eq!(Entry::shown(&vec!["x".to_owned(); 99]).len(), MAX_SELECTORS);
     }
 }

@@ -31,6 +31,7 @@ pub struct Metrics {
     origin: HistogramVec,
     purges: IntCounterVec,
     purged: IntCounter,
+    audit_lost: IntCounter,
     limits: IntCounterVec,
     connections: IntCounter,
     reloads: IntCounterVec,
@@ -54,6 +55,34 @@ struct OnScrape {
 
 /// A metric of this module is registered once, under a valid name.
 const VALID: &str = "metric names are valid and distinct";
+
+/// What causes a purge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A token of the admin listener.
+    Api,
+    /// A client of another cache, on the main listener.
+    Client,
+    /// A write.
+    Write,
+    /// A write of unknown outcome, once more when it should be done.
+    Late,
+    /// A reload that leads elsewhere.
+    Reload,
+}
+
+impl Cause {
+    /// The word used in the metric and the audit log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Client => "client",
+            Self::Write => "write",
+            Self::Late => "late",
+            Self::Reload => "reload",
+        }
+    }
+}
 
 /// Makes metrics and registers them.
 struct Registrar<'a>(&'a Registry);
@@ -107,8 +136,12 @@ impl Metrics {
                 "From sending a request to the origin to its response head.",
                 &["route"],
             ),
-            purges: new.counter("parvis_purges_total", "Purges answered, by what caused them.", &["cause"]),
-            purged: new.single("parvis_purged_entries_total", "Stored responses removed by purges and writes."),
+            purges: new.counter("parvis_purges_total", "Purges, by what caused them, and those refused.", &["cause"]),
+            purged: new.single("parvis_purged_entries_total", "Stored responses removed, or expired, by purges and writes."),
+            audit_lost: new.single(
+                "parvis_audit_log_lost_total",
+                "Purges that could not be written to the file of the audit log.",
+            ),
             limits: new.counter("parvis_limit_reached_total", "How often a limit was reached.", &["limit"]),
             connections: new.single("parvis_connections_total", "Client connections accepted."),
             reloads: new.counter("parvis_reloads_total", "Reloads of the configuration, by result.", &["result"]),
@@ -174,10 +207,20 @@ impl Metrics {
         self.origin.with_label_values(&[route])
     }
 
-    /// Counts a purge by its cause (`api`, `client`, `write`, `late`, `reload`) and what it removed.
-    pub fn purge(&self, cause: &str, entries: usize) {
-        self.purges.with_label_values(&[cause]).inc();
+    /// Counts a purge by its cause and what it named.
+    pub fn purge(&self, cause: Cause, entries: usize) {
+        self.purges.with_label_values(&[cause.as_str()]).inc();
         self.purged.inc_by(entries as u64);
+    }
+
+    /// Counts a purge that was refused.
+    pub fn purge_refused(&self) {
+        self.purges.with_label_values(&["refused"]).inc();
+    }
+
+    /// Counts a line of the audit log's file that could not be written.
+    pub fn audit_line_lost(&self) {
+        self.audit_lost.inc();
     }
 
     /// Counts that a limit was reached.
@@ -221,7 +264,6 @@ impl Metrics {
             figures.fills.set(self.store.fills.len() as u64);
             figures.fill_bytes.set(self.store.fills.bytes());
             raise(&self.limits.with_label_values(&["variants"]), self.store.memory.crowded_out());
-            raise(&self.limits.with_label_values(&["bans"]), self.store.memory.crowded_bans());
             figures.bans.set(self.store.memory.bans() as u64);
             raise(&figures.dropped_lines, self.dropped_lines.dropped_lines() as u64);
         }

@@ -146,9 +146,11 @@ impl Plan {
     /// Goes on spelling URLs to purge by the query policies of an earlier plan too: a later reload may bring a route back, and
     /// with it what was stored under them. Tells whether that could be done.
     pub fn remember_queries_of(&mut self, earlier: &Self) -> bool {
-        let unknown = earlier.query_policies.iter().filter(|policy| !self.query_policies.contains(policy));
-        let unknown: Vec<QueryPolicy> = unknown.cloned().collect();
-        self.query_policies.extend(unknown);
+        for policy in &earlier.query_policies {
+            if !self.query_policies.iter().any(|known| known.spells_like(policy)) {
+                self.query_policies.push(policy.clone());
+            }
+        }
         self.query_policies.len() <= MAX_QUERY_POLICIES || {
             self.query_policies.truncate(MAX_QUERY_POLICIES);
             false

@@ -7,6 +7,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::compile::{Mistakes, period};
+use super::removals::written_tag;
 use super::routes::{MAX_ITEMS, patterns};
 use crate::config::locate::Path;
 use crate::config::schema::{self, Cache};
@@ -20,7 +21,6 @@ use crate::rules::policy::{
     ANALYTICS_COOKIES, Authorization, CAMPAIGN_PARAMETERS, CachePolicy, ClientCacheControl, Guard, Heuristic,
     IdentityPolicy, Mode, OriginControl, Patterns, Preferences, QueryPolicy, SetCookie, is_identity,
 };
-use crate::rules::selector::Selector;
 use crate::rules::tags::TAG_FIELDS;
 use crate::rules::template::Template;
 
@@ -323,7 +323,7 @@ fn tags(written: Option<&Vec<String>>, path: &Path, mistakes: &mut Mistakes) -> 
     let written = written.map_or(&[][..], Vec::as_slice);
     mistakes.limit(path, written.len(), MAX_ITEMS, "tags");
     for (index, text) in written.iter().enumerate() {
-        if let Err(error) = Selector::tag(text) {
+        if let Err(error) = written_tag(text) {
             mistakes.error(&path.item(index), format!("`{text}`: {error}"), "write `products`");
         }
     }

@@ -21,7 +21,7 @@ pub(super) fn compile(
     let mut removals = Vec::new();
     for (index, item) in written.iter().enumerate() {
         let path = path.item(index);
-        let expires = if item.soft == Some(true) { Expires::Yes } else { Expires::No };
+        let expires = Expires::softly(item.soft == Some(true));
         let mut take = |key: &str, texts: Option<&OneOrMany>, kind: RemovalKind| {
             let place = path.key(key);
             mistakes.limit(&place, list(texts).len(), MAX_ITEMS, "selectors");
@@ -51,12 +51,20 @@ pub(super) fn compile(
 /// Whether the text can be read, whatever its captures are.
 fn check(kind: RemovalKind, text: &str) -> Result<(), SelectorError> {
     match kind {
-        RemovalKind::Tag => Selector::tag(text),
+        RemovalKind::Tag => written_tag(text),
         RemovalKind::Prefix => Selector::prefix(text),
         RemovalKind::Url => Selector::url(text, &[]),
         RemovalKind::Wildcard => Selector::wildcard(text),
     }
     .map(drop)
+}
+
+/// Reads a tag as people write it: a comma or a space would be two.
+pub(super) fn written_tag(text: &str) -> Result<Selector, SelectorError> {
+    match text.contains([',', ' ']) {
+        true => Err(SelectorError::SeveralTags),
+        false => Selector::tag(text),
+    }
 }
 
 /// Reports names in the tags of a route that it does not capture.
@@ -69,7 +77,7 @@ pub(super) fn check_tags(tags: &[Template], matcher: &Matcher, place: &Path, mis
 fn check_names(template: &Template, matcher: &Matcher, place: &Path, mistakes: &mut Mistakes) {
     for name in template.names().filter(|name| !matcher.always_captures(name)) {
         let message = format!("`{{{name}}}` is not captured by every path of the route");
-        let remedy = format!("write `match: {{path: /products/{{{name}}}}}`");
+        let remedy = format!("write `match: {{path: \"/products/{{{name}}}\"}}`");
         mistakes.error(place, message, remedy);
     }
 }

@@ -64,7 +64,7 @@ fn check_against_earlier(route: &Route, earlier: &[(usize, Route)], path: &Path,
 fn query_policies(routes: &[(usize, Route)]) -> Vec<QueryPolicy> {
     let mut distinct: Vec<QueryPolicy> = Vec::new();
     for policy in routes.iter().map(|(_, route)| &route.cache.query) {
-        if !distinct.contains(policy) {
+        if !distinct.iter().any(|other| other.spells_like(policy)) {
             distinct.push(policy.clone());
         }
     }
@@ -157,11 +157,12 @@ fn matcher(written: &schema::Match, path: &Path, mistakes: &mut Mistakes) -> Opt
     let spelled = paths.iter().map(|pattern| normal_encoding(&pattern.replace(' ', "%20")).into_owned());
     let (capturing, plain): (Vec<String>, Vec<String>) = spelled.partition(|pattern| has_captures(pattern));
     mistakes.limit(&path.key("path"), capturing.len(), MAX_ITEMS, "patterns");
-    let capturing = capturing.iter().filter_map(|pattern| {
-        mistakes.take(&path.key("path"), PathPattern::new(pattern), "write each name once")
-    });
+    let compiled: Vec<_> = capturing
+        .iter()
+        .map(|pattern| mistakes.take(&path.key("path"), PathPattern::new(pattern), "write each name once"))
+        .collect();
     Some(Matcher {
-        capturing: capturing.collect(),
+        capturing: compiled.into_iter().collect::<Option<_>>()?,
         hosts: patterns(&hosts, &path.key("host"), mistakes)?,
         paths: patterns(&plain, &path.key("path"), mistakes)?,
         path_regex,

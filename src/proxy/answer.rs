@@ -170,7 +170,7 @@ async fn send_body(session: &mut Session, body: Option<Bytes>, ends: bool) -> Re
 pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Result<()> {
     let text = match local {
         Local::NoRoute => "no route takes this request",
-        Local::Refused => "this method is refused; `purge_clients` says who may purge by it",
+        Local::Refused => "this method is refused",
         Local::Purged => "purged",
         Local::BadPurge => "this purge cannot be read",
         Local::BadRequest => "the request is malformed",

@@ -130,7 +130,7 @@ fn look_up(app: &App, session: &Session, ctx: &Context, route: &Route, now: Time
     let inputs = Inputs::of(&request, ctx.client.address, policy);
     let found = stored_for(app, &request, &inputs, policy, &primary);
     let mut client = ClientControl::heeded(request.fields, policy);
-    client.no_cache |= dialect::asks_for_refresh(request.fields) && purge::may_purge(session, ctx);
+    client.no_cache |= dialect::asks_for_refresh(request.fields) && purge::sender(session, ctx).is_some();
     let freshness = found.response.as_ref().map(|response| response.freshness());
     let mut verdict = verdict::judge(freshness.as_ref(), &client, now);
     let readable = |response: &Arc<StoredResponse>| is_readable(request.fields, &response.head);

@@ -43,6 +43,7 @@ use tokio::sync::Semaphore;
 use crate::clock;
 use crate::observe::Observer;
 use crate::observe::audit::AuditLog;
+use crate::observe::metrics::Cause;
 use crate::observe::outcome::Local;
 use crate::origin::Pools;
 use crate::plan::Plan;
@@ -52,14 +53,14 @@ use crate::rules::dialect;
 use crate::rules::freshness::Exchange;
 use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::identity;
-use crate::rules::invalidate::{self, Expires};
+use crate::rules::invalidate::Expires;
 use crate::rules::lookup::{self, PassReason};
 use crate::rules::policy::Mode;
 use crate::rules::route;
+use crate::rules::selector::Selector;
 use crate::rules::verdict::Verdict;
 use crate::store::Store;
 use context::{Context, Kind};
-use purge::Removals;
 use shadow::Shadow;
 use view::View;
 
@@ -258,7 +259,7 @@ impl ProxyHttp for App {
         if matches!(ctx.kind, Kind::Client)
             && (response.status.is_success() || response.status.is_redirection())
         {
-            self.invalidate(session, Some(response), ctx);
+            self.invalidate(session, Some(response), ctx).await;
         }
         if matches!(ctx.kind, Kind::Client) {
             self.watch(session, response, ctx);
@@ -321,7 +322,7 @@ impl ProxyHttp for App {
         ctx.outcome.error = Some(error.to_string());
         if ctx.connected {
             // A write whose answer was lost, or not waited for, may have been carried out.
-            self.invalidate(session, None, ctx);
+            self.invalidate(session, None, ctx).await;
             self.invalidate_again(session, ctx);
         }
         let status = answer::failure(session, ctx, error).await;
@@ -423,8 +424,8 @@ impl App {
     }
 
     /// Removes what a write changed (RFC 9111 section 4.4). `response` is `None` when its answer was lost.
-    fn invalidate(&self, session: &Session, response: Option<&ResponseHeader>, ctx: &Context) {
-        self.purge_after("write", removed_by(session, response, ctx));
+    async fn invalidate(&self, session: &Session, response: Option<&ResponseHeader>, ctx: &Context) {
+        self.purge_after(Cause::Write, removed_by(session, response, ctx)).await;
     }
 
     /// The origin may carry a write out after it was given up on, and others may have fetched the old state in
@@ -439,7 +440,7 @@ impl App {
         let (app, after) = (self.clone(), pool.read_timeout());
         tokio::spawn(async move {
             tokio::time::sleep(after).await;
-            app.purge_after("late", removals);
+            app.purge_after(Cause::Late, removals).await;
             drop(permit);
         });
     }
@@ -456,20 +457,15 @@ impl App {
 }
 
 /// What a write through its route removes; nothing for a safe method.
-fn removed_by(session: &Session, response: Option<&ResponseHeader>, ctx: &Context) -> Removals {
+fn removed_by(
+    session: &Session,
+    response: Option<&ResponseHeader>,
+    ctx: &Context,
+) -> Vec<(Selector, Expires)> {
     let view = View::new(session.req_header(), &ctx.client);
     let request = view.head();
-    let Some(route) = ctx.route.as_ref().filter(|_| !request.is_safe()) else { return Removals::default() };
+    let Some(route) = ctx.route.as_ref().filter(|_| !request.is_safe()) else { return Vec::new() };
     let named = response.map(view::response_fields).unwrap_or_default();
     let named = view::lend(&named);
-    let policies = &ctx.live.plan.query_policies;
-    let gone = invalidate::by_write(&request, Fields(&named), policies);
-    let mut removals = Removals { gone, expired: Vec::new() };
-    for (selector, expires) in route.removals(&request.target.path, policies) {
-        match expires {
-            Expires::No => removals.gone.push(selector),
-            Expires::Yes => removals.expired.push(selector),
-        }
-    }
-    removals
+    route.removed_by(&request, Fields(&named), &ctx.live.plan.query_policies)
 }

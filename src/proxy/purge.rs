@@ -2,6 +2,8 @@
 //!
 //! A purge is in force before it is answered; what is left to do then, and takes long, is done aside.
 
+use std::net::IpAddr;
+
 use pingora::proxy::Session;
 use tokio::task::JoinError;
 
@@ -11,6 +13,7 @@ use super::context::Context;
 use super::view::{self, View};
 use crate::clock;
 use crate::observe::audit::Entry;
+use crate::observe::metrics::Cause;
 use crate::observe::outcome::Local;
 use crate::rules::dialect;
 use crate::rules::forwarding;
@@ -26,8 +29,8 @@ pub struct Asker {
     pub by: String,
     /// Where it comes from.
     pub from: String,
-    /// The label of the metric.
-    pub cause: &'static str,
+    /// How.
+    pub cause: Cause,
 }
 
 /// A purge that has been carried out.
@@ -63,29 +66,37 @@ impl App {
         expires: Expires,
         asker: Asker,
     ) -> Result<Report, JoinError> {
+        self.note_crowd(&purged);
         let sequence = purged.sequence.0;
         let mut named = purged.named;
         let mut swept = Ok(());
         match purged.sweep {
-            Some(sweep) if sweep.is_counted() => drop(tokio::spawn(self.clone().carry_out(sweep))),
+            Some(sweep) if sweep.is_counted() && !purged.is_crowded => {
+                tokio::spawn(self.clone().carry_out(sweep));
+            }
             Some(sweep) => swept = self.clone().carry_out(sweep).await.map(|counted| named = counted),
             None => {}
         }
-        let total = named.iter().fold(Count::default(), |total, count| total.with(*count));
+        let total: Count = named.iter().copied().sum();
         self.observer.metrics.purge(asker.cause, total.entries);
         let words: Vec<String> = selectors.iter().map(ToString::to_string).collect();
-        self.audit.record(Entry {
+        let recorded = self.audit.record(Entry {
             at: Entry::time(clock::now()),
             instance: self.live.load().plan.instance.to_string(),
             sequence,
+            cause: asker.cause.as_str().to_owned(),
             by: asker.by,
             from: asker.from,
             selectors: Entry::shown(&words),
-            count: words.len(),
+            selector_count: words.len(),
             soft: expires == Expires::Yes,
             entries: total.entries,
             bytes: total.bytes,
         });
+        if let Err(error) = recorded {
+            tracing::error!(%error, "a purge could not be written to the audit log");
+            self.observer.metrics.audit_line_lost();
+        }
         swept.map(|()| Report { sequence, named: words.into_iter().zip(named).collect(), total })
     }
 
@@ -98,16 +109,34 @@ impl App {
         swept.inspect_err(|error| tracing::error!(%error, "a purge is in force but not carried out"))
     }
 
-    /// Purges what a write changed, for `cause`.
-    pub fn purge_after(&self, cause: &str, removals: Removals) {
-        for (selectors, expires) in [(removals.gone, Expires::No), (removals.expired, Expires::Yes)] {
+    fn note_crowd(&self, purged: &Purged) {
+        if purged.is_crowded {
+            self.observer.metrics.limit("bans");
+        }
+    }
+
+    /// Purges what a write changed.
+    pub async fn purge_after(&self, cause: Cause, removed: Vec<(Selector, Expires)>) {
+        for expires in [Expires::No, Expires::Yes] {
+            let of_kind = removed.iter().filter(|(_, kind)| *kind == expires);
+            let selectors: Vec<Selector> = of_kind.map(|(selector, _)| selector.clone()).collect();
             if selectors.is_empty() {
                 continue;
             }
             let purged = self.store.purge(&selectors, effect(expires));
-            self.observer.metrics.purge(cause, purged.total().entries);
-            if let Some(sweep) = purged.sweep {
-                tokio::spawn(self.clone().carry_out(sweep));
+            self.note_crowd(&purged);
+            let (app, named, is_crowded) = (self.clone(), purged.total(), purged.is_crowded);
+            let rest = async move {
+                let swept = match purged.sweep {
+                    Some(sweep) => app.clone().carry_out(sweep).await.ok(),
+                    None => None,
+                };
+                let total = swept.map_or(named, |counted| counted.into_iter().sum());
+                app.observer.metrics.purge(cause, total.entries);
+            };
+            match is_crowded {
+                true => rest.await,
+                false => drop(tokio::spawn(rest)),
             }
         }
     }
@@ -116,18 +145,24 @@ impl App {
     pub(super) async fn answer_purge(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<()> {
         let plan = &ctx.live.plan;
         let view = View::new(session.req_header(), &ctx.client);
-        if !may_purge(session, ctx) {
-            return answer::local(session, ctx, Local::Refused).await;
-        }
+        let Some(from) = sender(session, ctx) else {
+            self.observer.metrics.purge_refused();
+            let text = "this client may not purge: `purge_clients` says who may";
+            return answer::says(session, ctx, Local::Refused, text).await;
+        };
         if !view.has_valid_host() {
             return answer::local(session, ctx, Local::BadRequest).await;
         }
         let asked = match dialect::read(&view.head(), &plan.query_policies) {
             Ok(asked) => asked,
-            Err(error) => return answer::says(session, ctx, Local::BadPurge, &error.to_string()).await,
+            Err(error) => {
+                let method = view.method();
+                tracing::warn!(target: "parvis::audit", method, %from, reason = %error, "refused");
+                self.observer.metrics.purge_refused();
+                return answer::says(session, ctx, Local::BadPurge, &error.to_string()).await;
+            }
         };
-        let asker =
-            Asker { by: view.method().to_owned(), from: ctx.client.address.to_string(), cause: "client" };
+        let asker = Asker { by: view.method().to_owned(), from: from.to_string(), cause: Cause::Client };
         let purged = self.store.purge(&asked.selectors, effect(asked.expires));
         let known = purged.total().entries;
         let text = match purged.sweep {
@@ -141,28 +176,11 @@ impl App {
     }
 }
 
-/// What a write removes.
-#[derive(Clone, Debug, Default)]
-pub struct Removals {
-    /// This is gone.
-    pub gone: Vec<Selector>,
-    /// This only expires.
-    pub expired: Vec<Selector>,
-}
-
-impl Removals {
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.gone.is_empty() && self.expired.is_empty()
-    }
-}
-
-/// Whether the client may purge by the methods of other caches: by the address that it sends from.
-pub fn may_purge(session: &Session, ctx: &Context) -> bool {
-    let received = view::request_fields(session.req_header());
-    let sender = forwarding::sender(ctx.client.peer, &ctx.live.plan.trusted_proxies, Fields(&received));
-    let allowed = |address| ctx.live.plan.purge_clients.iter().any(|network| network.contains(&address));
-    sender.is_some_and(allowed)
+/// The address from which the client may purge by the methods of other caches, if it may.
+pub fn sender(session: &Session, ctx: &Context) -> Option<IpAddr> {
+    let (plan, received) = (&ctx.live.plan, view::request_fields(session.req_header()));
+    let trusted = &plan.trusted_proxies;
+    forwarding::sender_among(&plan.purge_clients, ctx.client.peer, trusted, Fields(&received))
 }
 
 fn effect(expires: Expires) -> Effect {

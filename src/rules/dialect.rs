@@ -11,12 +11,9 @@ use super::head::{Fields, RequestHead};
 use super::invalidate::Expires;
 use super::pattern::{Pattern, Rule, spelled_tags};
 use super::policy::QueryPolicy;
-use super::selector::{Selector, SelectorError, any_scheme};
+use super::selector::{MAX_SELECTORS, Selector, SelectorError, any_scheme};
 use super::tags;
 use super::target::{Target, split_port};
-
-/// The most selectors of one request.
-pub const MAX_SELECTORS: usize = 1000;
 
 /// What such a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +22,12 @@ pub struct Asked {
     pub selectors: Vec<Selector>,
     /// Whether it only expires.
     pub expires: Expires,
+}
+
+impl Asked {
+    fn hard(selectors: Vec<Selector>) -> Self {
+        Self { selectors, expires: Expires::No }
+    }
 }
 
 /// Why such a request is refused.
@@ -37,7 +40,7 @@ pub enum DialectError {
     #[error("{0} is not UTF-8")]
     NotText(&'static str),
     /// Too many at once.
-    #[error("more than 1000 tags in one request; split it")]
+    #[error("more than {MAX_SELECTORS} tags in one request; split it")]
     TooMany,
     /// What it names cannot be read.
     #[error("`{0}`: {1}")]
@@ -58,12 +61,11 @@ pub fn asks_for_refresh(fields: Fields<'_>) -> bool {
 /// Reads a request whose method [`is_purge`].
 pub fn read(request: &RequestHead<'_>, policies: &[QueryPolicy]) -> Result<Asked, DialectError> {
     let reader = Reader { request, fields: request.fields, policies };
-    let hard = |selectors| Asked { selectors, expires: Expires::No };
     match request.method {
-        "BAN" => reader.ban().map(hard),
-        "PURGEKEYS" => reader.keys("xkey-purge or xkey-softpurge"),
-        "PURGETAGS" => reader.tags(&["x-cache-tags"], "X-Cache-Tags").map(hard),
-        "URIBAN" => Ok(hard(vec![reader.below(&request.target.path)?])),
+        "BAN" => reader.ban().map(Asked::hard),
+        "PURGEKEYS" => reader.keys(),
+        "PURGETAGS" => reader.tags(&["x-cache-tags"], "X-Cache-Tags").map(Asked::hard),
+        "URIBAN" => Ok(Asked::hard(vec![reader.below(&request.target.path)?])),
         _ => reader.purge(),
     }
 }
@@ -76,22 +78,21 @@ struct Reader<'r> {
 
 impl Reader<'_> {
     fn purge(&self) -> Result<Asked, DialectError> {
-        let hard = |selectors| Asked { selectors, expires: Expires::No };
         // FOSHttpCache for Symfony.
         if self.text("clear-cache")? == Some("true") {
-            return Ok(hard(vec![Selector::All]));
+            return Ok(Asked::hard(vec![Selector::All]));
         }
         // Magento.
         for name in ["x-magento-tags-pattern", "x-pool"] {
             if let Some(pattern) = self.text(name)? {
-                return by_tags(pattern).map(hard);
+                return by_tags(pattern).map(Asked::hard);
             }
         }
         if self.fields.has("xkey-purge") || self.fields.has("xkey-softpurge") {
-            return self.keys("xkey-purge or xkey-softpurge");
+            return self.keys();
         }
         let soft = self.text("fastly-soft-purge")? == Some("1");
-        let expires = if soft { Expires::Yes } else { Expires::No };
+        let expires = Expires::softly(soft);
         let of_tags = ["xkey", "surrogate-key", "cache-tags", "cache-tag", "x-cache-tags"];
         if of_tags.iter().any(|name| self.fields.has(name)) {
             let selectors = self.tags(&of_tags, "the list of tags")?;
@@ -99,7 +100,7 @@ impl Reader<'_> {
         }
         // Proxy Cache Purge for WordPress.
         if self.text("x-purge-method")? == Some("regex") {
-            return Ok(hard(vec![self.matching(&self.request.target.path)?]));
+            return Ok(Asked::hard(vec![self.matching(&self.request.target.path)?]));
         }
         Ok(Asked { selectors: self.page(), expires })
     }
@@ -153,10 +154,10 @@ impl Reader<'_> {
         }
     }
 
-    fn keys(&self, what: &'static str) -> Result<Asked, DialectError> {
+    fn keys(&self) -> Result<Asked, DialectError> {
         let names = ["xkey-purge", "xkey-softpurge"];
-        let expires = if self.fields.has("xkey-purge") { Expires::No } else { Expires::Yes };
-        Ok(Asked { selectors: self.tags(&names, what)?, expires })
+        let expires = Expires::softly(!self.fields.has("xkey-purge"));
+        Ok(Asked { selectors: self.tags(&names, "xkey-purge or xkey-softpurge")?, expires })
     }
 
     fn tags(&self, names: &[&str], what: &'static str) -> Result<Vec<Selector>, DialectError> {

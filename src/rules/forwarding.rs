@@ -135,9 +135,18 @@ pub fn identify(peer: IpAddr, scheme: Scheme, trusted: &[IpNet], request: Fields
     Client { peer, address, scheme, via_trusted: true }
 }
 
-/// The address that a request comes from, for decisions about what it may do; `None` when it was forwarded by someone who is
-/// not trusted, or who does not say for whom. `request` are the fields received, be they nominated by `Connection` or not.
-pub fn sender(peer: IpAddr, trusted: &[IpNet], request: Fields<'_>) -> Option<IpAddr> {
+/// The address that a request comes from, if that is among the `allowed`; `None` also when it was forwarded by someone who
+/// is not trusted, or who does not say for whom. `request` are the fields received, be they nominated by `Connection` or not.
+pub fn sender_among(
+    allowed: &[IpNet],
+    peer: IpAddr,
+    trusted: &[IpNet],
+    request: Fields<'_>,
+) -> Option<IpAddr> {
+    sender(peer, trusted, request).filter(|address| is_among(*address, allowed))
+}
+
+fn sender(peer: IpAddr, trusted: &[IpNet], request: Fields<'_>) -> Option<IpAddr> {
     let peer = peer.to_canonical();
     if !is_among(peer, trusted) || request.list("x-forwarded-for").next().is_none() {
         return (!is_forwarded(request)).then_some(peer);
@@ -228,6 +237,9 @@ mod tests {
         }
         assert_eq!(known(proxy, &[("x-forwarded-for", b"10.0.0.2, \xff")]), None);
         assert_eq!(known(proxy, &[("X-Real-IP", b"192.0.2.9")]), None, "only X-Forwarded-For is believed");
+        let allowed =
+            |peer: &str| sender_among(&trusted, peer.parse().unwrap(), &[], Fields::default()).is_some();
+        assert!(allowed(proxy) && allowed("::ffff:10.0.0.1") && !allowed(stranger));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use super::head::{Fields, RequestHead};
 use super::policy::QueryPolicy;
-use super::selector::{Selector, SelectorError, split};
+use super::selector::{MAX_SELECTORS, Selector, SelectorError, split};
 use super::tags::groups;
 use super::target::Target;
 use super::template::{Captures, Template};
@@ -28,6 +28,13 @@ pub enum Expires {
     No,
     /// It is validated before it is served, or served within its stale windows.
     Yes,
+}
+
+impl Expires {
+    /// As the word `soft` says.
+    pub fn softly(soft: bool) -> Self {
+        if soft { Self::Yes } else { Self::No }
+    }
 }
 
 /// The kinds of selectors that a route can name.
@@ -95,14 +102,17 @@ pub fn by_write(request: &RequestHead<'_>, response: Fields<'_>, policies: &[Que
         }
     }
     // Groups are of one origin (RFC 9875 section 2).
-    let named = response.all("cache-group-invalidation").flat_map(groups).take(MAX_GROUPS);
-    selectors.extend(named.map(|tag| Selector::Tag { host: Some(host.clone()), tag }));
+    let named: Vec<_> = response.all("cache-group-invalidation").flat_map(groups).collect();
+    match named.len() <= MAX_SELECTORS {
+        true => {
+            selectors.extend(named.into_iter().map(|tag| Selector::Tag { host: Some(host.clone()), tag }))
+        }
+        // Rather too much than too little.
+        false => selectors.push(Selector::Host(host)),
+    }
     selectors.dedup();
     selectors
 }
-
-/// The most groups that one answer invalidates; RFC 9875 section 3 asks for 128 at least.
-const MAX_GROUPS: usize = 1000;
 
 /// Resolves a reference against a target (RFC 3986 section 5.2); `None` when it is not an HTTP URL.
 fn resolve(base: &Target<'_>, reference: &str) -> Option<(String, String)> {
@@ -214,6 +224,10 @@ mod tests {
             [("Cache-Group-Invalidation", r#""a", "b c";x=1"#), ("cache-group-invalidation", "bad,")];
         let expected = ["url //shop/x", "tag a on shop", "tag b c on shop"];
         assert_eq!(written("POST", "/x", &answer), expected);
+        let many: Vec<String> = (0..=MAX_SELECTORS).map(|n| format!("\"{n}\"")).collect();
+        let flood = [("Cache-Group-Invalidation", many.join(","))];
+        let flood = flood.each_ref().map(|(name, value)| (*name, value.as_str()));
+        assert_eq!(written("POST", "/x", &flood), ["url //shop/x", "host shop"]);
     }
 
     #[test]

@@ -9,16 +9,13 @@ use std::hash::{Hash, Hasher};
 
 use regex::bytes::{Regex, RegexBuilder};
 
-use super::selector::{Facts, SelectorError, check_length};
+use super::selector::{Facts, MAX_SELECTORS, SelectorError, check_length};
 
 /// The most bytes a compiled pattern, or its cache, may occupy.
 const MAX_COMPILED: usize = 256 << 10;
 
 /// About the bytes that a byte of a pattern occupies once compiled.
 const COMPILED_PER_BYTE: usize = 64;
-
-/// The most tags taken out of one pattern.
-const MAX_TAGS: usize = 1000;
 
 /// What all must match; `None` matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -165,10 +162,10 @@ impl Rule {
         Self::regex(&format!("^(?:{text})"))
     }
 
-    /// The same; nothing for a pattern that matches everything.
+    /// The same; nothing for what is written to match everything.
     pub fn selective(text: &str) -> Result<Option<Self>, SelectorError> {
         let rule = Self::regex(text)?;
-        Ok((!matches!(text, ".*" | "^.*$" | ".+" | "^.*" | ".*$")).then_some(rule))
+        Ok((!matches!(text, ".*" | "^.*$" | "^.*" | ".*$")).then_some(rule))
     }
 
     fn matches(&self, text: &str) -> bool {
@@ -177,13 +174,6 @@ impl Rule {
             Matcher::Wildcard(parts) => matches_parts(parts, text),
             Matcher::Regex(regex) => regex.is_match(text.as_bytes()),
         }
-    }
-
-    /// Whether it is found in every URL: in such as no URL can be, too.
-    pub fn is_in_every_url(&self) -> bool {
-        ["/\u{1}\u{2}".to_owned(), format!("/{}", "\u{2}\u{1}".repeat(40))]
-            .iter()
-            .all(|url| self.matches(url))
     }
 
     /// The only text it matches, where it is written as such.
@@ -208,8 +198,8 @@ impl Rule {
         let text = self.shown.strip_prefix('^')?;
         // As `regex_from_start` writes it.
         let text = text.strip_prefix("(?:").and_then(|inner| inner.strip_suffix(')')).unwrap_or(text);
-        let text = text.strip_suffix('$').unwrap_or(text);
-        let text = text.strip_suffix(".*")?;
+        // What ends there and says no more than where it begins.
+        let text = text.strip_suffix(".*$").or_else(|| text.strip_suffix(".*")).unwrap_or(text);
         (text.starts_with('/') && !text.contains(METACHARACTERS)).then_some(text)
     }
 }
@@ -248,7 +238,7 @@ pub fn spelled_tags(pattern: &str) -> Option<Vec<String>> {
             tags.push(unescaped(name)?);
         }
     }
-    (tags.len() <= MAX_TAGS).then_some(tags)
+    (tags.len() <= MAX_SELECTORS).then_some(tags)
 }
 
 /// Splits at the `|` that stand in no parentheses; `None` when those do not match.
@@ -355,16 +345,14 @@ mod tests {
             assert_eq!(Rule::wildcard(pattern).unwrap().matches(text), expected, "{pattern} {text}");
         }
         for (pattern, expected) in [
-            ("^/", true),
-            (".", true),
-            ("/", true),
-            ("^/.{2}$", false),
-            ("^/a", false),
-            ("", false),
-            ("^/.+", true),
+            ("^/a/", Some("/a/")),
+            ("^/a/.*", Some("/a/")),
+            ("^/a/.*$", Some("/a/")),
+            ("^/a/$", None),
+            ("/a/.*", None),
+            ("^/a|b", None),
         ] {
-            let found = Rule::regex(pattern).is_ok_and(|rule| rule.is_in_every_url());
-            assert_eq!(found, expected, "{pattern}");
+            assert_eq!(Rule::regex(pattern).unwrap().prefix(), expected, "{pattern}");
         }
     }
 

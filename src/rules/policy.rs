@@ -220,18 +220,16 @@ pub struct QueryPolicy {
 }
 
 impl QueryPolicy {
-    /// Whether a parameter of this name, in normal spelling, is part of the key.
-    pub fn keeps(&self, name: &str) -> bool {
-        (self.include.is_empty() || self.include.matches(name)) && !self.exclude.matches(name)
-    }
-}
-
-impl PartialEq for QueryPolicy {
-    /// Whether they spell every query alike; what is forwarded is another matter.
-    fn eq(&self, other: &Self) -> bool {
+    /// Whether they spell every query alike in the key; what is forwarded is another matter.
+    pub fn spells_like(&self, other: &Self) -> bool {
         self.sort == other.sort
             && self.include.sources() == other.include.sources()
             && self.exclude.sources() == other.exclude.sources()
+    }
+
+    /// Whether a parameter of this name, in normal spelling, is part of the key.
+    pub fn keeps(&self, name: &str) -> bool {
+        (self.include.is_empty() || self.include.matches(name)) && !self.exclude.matches(name)
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use regex::Regex;
 
-use super::head::RequestHead;
-use super::invalidate::{Expires, Removal};
+use super::head::{Fields, RequestHead};
+use super::invalidate::{Expires, Removal, by_write};
 use super::policy::{CachePolicy, Patterns, QueryPolicy};
 use super::selector::Selector;
 use super::tags::Tags;
@@ -28,8 +28,20 @@ pub struct Route {
 }
 
 impl Route {
-    /// What a successful write to `path` removes besides its target, and whether it only expires.
-    pub fn removals(&self, path: &str, policies: &[QueryPolicy]) -> Vec<(Selector, Expires)> {
+    /// What a write through it removes once it has succeeded, and what of that only expires: by the RFC, and by the route.
+    /// `response` are the fields of its answer.
+    pub fn removed_by(
+        &self,
+        request: &RequestHead<'_>,
+        response: Fields<'_>,
+        policies: &[QueryPolicy],
+    ) -> Vec<(Selector, Expires)> {
+        let by_rfc =
+            by_write(request, response, policies).into_iter().map(|selector| (selector, Expires::No));
+        by_rfc.chain(self.removals(&request.target.path, policies)).collect()
+    }
+
+    fn removals(&self, path: &str, policies: &[QueryPolicy]) -> Vec<(Selector, Expires)> {
         if self.purge_on_success.is_empty() {
             return Vec::new();
         }
@@ -209,7 +221,7 @@ pub fn select<'r>(routes: &'r [Arc<Route>], request: &RequestHead<'_>) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::head::{Field, Fields};
+    use crate::rules::head::Field;
     use crate::rules::hop;
     use crate::rules::target::{Scheme, Target};
 

@@ -44,12 +44,16 @@ impl Facts {
         Self { content_type: content_type.into(), tags: self.tags.with(tags), ..self.clone() }
     }
 
-    /// `host/path?query`, for people.
+    /// `http://host/path?query`, for people, and as a purge by URL takes it; the scheme is not known.
     pub fn url(&self) -> String {
         let query = self.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
-        format!("{}{}{query}", self.host, self.path)
+        let origin = if self.host.is_empty() { String::new() } else { format!("http://{}", self.host) };
+        format!("{origin}{}{query}", self.path)
     }
 }
+
+/// The most selectors of one request, whatever it is written in.
+pub const MAX_SELECTORS: usize = 1000;
 
 /// What a purge names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -86,7 +90,7 @@ pub enum Selector {
 }
 
 impl Selector {
-    /// The longest URL, prefix, tag or pattern accepted, in bytes.
+    /// The longest URL, prefix or pattern accepted, in bytes.
     pub const MAX_LENGTH: usize = 8 * 1024;
 
     /// Reads `/path?query` (on every host) or `http://host/path?query`.
@@ -105,10 +109,11 @@ impl Selector {
         Ok(Self::below(host, path))
     }
 
-    /// Everything below a path; everything at all where it is the root of every host.
+    /// Everything below a path, which may be the root of a host, or of all.
     fn below(host: Option<String>, path: &str) -> Self {
         match (host, path) {
             (None, "/") => Self::All,
+            (Some(host), "/") => Self::Host(host),
             (host, path) => Self::Prefix { host, path: normal_encoding(path).into_owned() },
         }
     }
@@ -136,13 +141,13 @@ impl Selector {
         Ok(Self::Host(host))
     }
 
-    /// Reads a tag: any text without commas, which separate tags in most dialects.
+    /// Reads a tag: any text without white space around it.
     pub fn tag(text: &str) -> Result<Self, SelectorError> {
         if text.len() > MAX_TAG_BYTES {
             return Err(SelectorError::LongTag);
         }
         let is_trimmed = text.trim() == text && !text.is_empty();
-        if !is_trimmed || text.contains(|c: char| c.is_control() || c == ',') {
+        if !is_trimmed || text.contains(char::is_control) {
             return Err(SelectorError::BadTag);
         }
         Ok(Self::of_tag(text.into()))
@@ -154,8 +159,7 @@ impl Selector {
     }
 
     /// Everything that a pattern matches; a simpler selector where one says the same.
-    pub fn pattern(mut pattern: Pattern) -> Self {
-        pattern.url = pattern.url.filter(|url| !url.is_in_every_url());
+    pub fn pattern(pattern: Pattern) -> Self {
         match (&pattern.host, &pattern.url, &pattern.content_type, &pattern.tags) {
             (None, None, None, None) => Self::All,
             (host, Some(url), None, None) if host.as_ref().is_none_or(|host| host.literal().is_some()) => {
@@ -167,9 +171,10 @@ impl Selector {
                     None => Self::Pattern(pattern.into()),
                 }
             }
-            (Some(host), None, None, None) if host.literal().is_some() => {
-                Self::Host(host.literal().unwrap_or_default().to_owned())
-            }
+            (Some(host), None, None, None) => match host.literal() {
+                Some(host) => Self::Host(host.to_owned()),
+                None => Self::Pattern(pattern.into()),
+            },
             _ => Self::Pattern(pattern.into()),
         }
     }
@@ -206,6 +211,23 @@ impl Selector {
             Self::Pattern(pattern) => pattern.may_match(facts),
             _ => self.matches(facts),
         }
+    }
+
+    /// Whether it names everything, however it is written: all of some pages that have little in common.
+    pub fn is_everything(&self) -> bool {
+        let page = |host: &str, path: &str, query: Option<&str>| Facts {
+            host: host.into(),
+            path: path.into(),
+            query: query.map(Into::into),
+            ..Facts::default()
+        };
+        let pages = [
+            page("a.example", "/", None),
+            page("b.example:8080", "/b", None),
+            page("", "/c/D.e-f/", Some("g=1")),
+            page("[::1]", "/%C3%A9/2", None),
+        ];
+        pages.iter().all(|facts| self.matches(facts))
     }
 
     /// Whether only a look at every entry finds what it names.
@@ -267,13 +289,16 @@ pub enum SelectorError {
     #[error("not a host: write `shop.example` or `shop.example:8080`")]
     NotAHost,
     /// Not a tag.
-    #[error("a tag is text without commas, and without spaces around it")]
+    #[error("a tag is text without spaces around it")]
     BadTag,
+    /// Several tags in a place for one.
+    #[error("one tag, without spaces and commas: make it a list")]
+    SeveralTags,
     /// Longer than [`MAX_TAG_BYTES`].
-    #[error("longer than the 1024 bytes of a tag")]
+    #[error("longer than the {MAX_TAG_BYTES} bytes of a tag")]
     LongTag,
     /// Longer than [`Selector::MAX_LENGTH`].
-    #[error("longer than 8192 bytes")]
+    #[error("longer than {} bytes", Selector::MAX_LENGTH)]
     TooLong,
     /// Not a regular expression.
     #[error("malformed regular expression: {0}")]
@@ -324,6 +349,7 @@ pub(super) fn split(text: &str) -> Result<(Option<String>, &str), SelectorError>
 mod tests {
     use super::*;
     use crate::rules::testing;
+    use proptest::prelude::*;
 
     fn policies() -> Vec<QueryPolicy> {
         let default = testing::policy().query;
@@ -401,8 +427,20 @@ mod tests {
             assert_eq!(Selector::regex(text).unwrap().matches(&page), expected, "{text}");
         }
         assert_eq!(Selector::regex("^/blog/.*$").unwrap(), Selector::prefix("/blog/").unwrap());
-        for text in ["^/.*", ".*", "^/", ".", "()", "(?s)^/.*$"] {
+        for text in ["^/.*", ".*", "^/"] {
             assert_eq!(Selector::regex(text).unwrap(), Selector::All, "{text}");
+        }
+        for (text, expected) in [
+            (".", true),
+            ("()", true),
+            ("(?s)^/.*$", true),
+            ("/[^?]*", true),
+            ("^/[^/]*$", false),
+            ("[^/]$", false),
+            ("^/a", false),
+        ] {
+            let found = Selector::regex(text).unwrap().is_everything();
+            assert_eq!(found, expected, "{text}");
         }
         for text in ["/*", "/**", "http://*/*"] {
             assert_eq!(Selector::wildcard(text).unwrap(), Selector::All, "{text}");
@@ -430,7 +468,7 @@ mod tests {
             (Selector::host("http://shop"), SelectorError::NotAHost),
             (Selector::tag(""), SelectorError::BadTag),
             (Selector::tag(" a"), SelectorError::BadTag),
-            (Selector::tag("a,b"), SelectorError::BadTag),
+            (Selector::tag("a\tb"), SelectorError::BadTag),
             (Selector::tag(&long), SelectorError::LongTag),
             (Selector::regex(""), SelectorError::EmptyPattern),
             (Selector::regex(&long), SelectorError::TooLong),
@@ -439,6 +477,22 @@ mod tests {
         }
         for bad in ["(", "a{1000}{1000}", "(?<x", "[z-a]"] {
             assert!(matches!(Selector::regex(bad), Err(SelectorError::BadRegex(_))), "{bad}");
+        }
+    }
+
+    proptest! {
+        /// Whatever simpler selector an expression becomes, it names the same pages.
+        #[test]
+        fn an_expression_names_the_pages_in_whose_url_it_is_found(
+            text in "\\^?[/ab.*?\\[\\]^$|()]{1,8}",
+            path in "/[ab/]{0,6}",
+            query in proptest::option::of("[ab]{1,3}"),
+        ) {
+            let Ok(selector) = Selector::regex(&text) else { return Ok(()) };
+            let expression = regex::bytes::RegexBuilder::new(&text).unicode(false).build().unwrap();
+            let whole = query.as_ref().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+            let found = selector.matches(&facts("shop", &path, query.as_deref(), &[]));
+            prop_assert_eq!(found, expression.is_match(whole.as_bytes()), "{}", selector);
         }
     }
 

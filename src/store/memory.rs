@@ -73,7 +73,6 @@ pub struct Memory {
     pub(super) began: AtomicU64,
     pub(super) bans: ArcSwap<Vec<Arc<Ban>>>,
     pub(super) has_bans: AtomicBool,
-    pub(super) crowded_bans: AtomicU64,
     evictions: AtomicU64,
     crowded_out: AtomicU64,
 }
@@ -118,7 +117,6 @@ impl Memory {
             began: AtomicU64::new(0),
             bans: ArcSwap::default(),
             has_bans: AtomicBool::new(false),
-            crowded_bans: AtomicU64::new(0),
             evictions: AtomicU64::new(0),
             crowded_out: AtomicU64::new(0),
         }
@@ -130,7 +128,7 @@ impl Memory {
         match self.map.get(primary) {
             None => Found { key: primary.clone(), response: None },
             Some(Slot::Response { response, vouched, .. }) => {
-                let response = Some(response).filter(|response| !self.is_banned(vouched, response));
+                let response = Some(response).filter(|response| !self.apply_bans(vouched, response));
                 Found { key: primary.clone(), response }
             }
             Some(Slot::Varies(vary)) => {
@@ -143,7 +141,7 @@ impl Memory {
     /// What lies under a key itself.
     pub fn stored(&self, key: &CacheKey) -> Option<Arc<StoredResponse>> {
         match self.map.get(key) {
-            Some(Slot::Response { response, vouched, .. }) if !self.is_banned(vouched, &response) => {
+            Some(Slot::Response { response, vouched, .. }) if !self.apply_bans(vouched, &response) => {
                 Some(response)
             }
             _ => None,
@@ -210,7 +208,7 @@ impl Memory {
         }
         match self.map.peek(key) {
             Some(Slot::Response { response, vouched, .. })
-                if Arc::ptr_eq(&response, old) && !self.is_banned(vouched, &response) => {}
+                if Arc::ptr_eq(&response, old) && !self.apply_bans(vouched, &response) => {}
             _ => return Err(Refused::Superseded),
         }
         self.add(&mut books, key, new.clone())

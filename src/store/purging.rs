@@ -27,8 +27,8 @@ const STEP: usize = if cfg!(test) { 2 } else { 500 };
 /// How many entries are found through the index at once; what the selectors after that name, the sweep finds.
 const FOUND_AT_ONCE: usize = if cfg!(test) { 30 } else { 200_000 };
 
-/// The most selectors of bans in force; beyond it a purge is carried out by who asks for it.
-const MAX_BANS: usize = 4096;
+/// The most selectors of bans in force; beyond it who purges has to wait until it is carried out.
+const MAX_BANS: usize = if cfg!(test) { 4 } else { 4096 };
 
 type Ids = HashSet<EntryId, DefaultHashBuilder>;
 
@@ -50,15 +50,19 @@ pub struct Count {
     pub bytes: u64,
 }
 
+impl std::iter::Sum for Count {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |total, count| Self {
+            entries: total.entries + count.entries,
+            bytes: total.bytes + count.bytes,
+        })
+    }
+}
+
 impl Count {
     fn add(&mut self, bytes: u64) {
         self.entries += 1;
         self.bytes += bytes;
-    }
-
-    /// Of both.
-    pub fn with(self, other: Self) -> Self {
-        Self { entries: self.entries + other.entries, bytes: self.bytes + other.bytes }
     }
 }
 
@@ -71,12 +75,14 @@ pub struct Purged {
     pub named: Vec<Count>,
     /// What is left to do before the ban can be lifted, and before patterns are counted.
     pub sweep: Option<Sweep>,
+    /// Whether so much is in force and not carried out that this had better be before more is asked for.
+    pub is_crowded: bool,
 }
 
 impl Purged {
     /// What all selectors name.
     pub fn total(&self) -> Count {
-        self.named.iter().fold(Count::default(), |total, count| total.with(*count))
+        self.named.iter().copied().sum()
     }
 }
 
@@ -137,18 +143,8 @@ impl Memory {
         sweep.iter().for_each(|sweep| self.ban(&books, sweep));
         // Last: a fetch that begins with this number begins when all is in force.
         self.began.fetch_max(sequence.0, Ordering::AcqRel);
-        drop(books);
-        if self.banned_selectors() > MAX_BANS
-            && let Some(sweep) = sweep.take()
-        {
-            self.crowded_bans.fetch_add(1, Ordering::Relaxed);
-            named = sweep.run(self);
-        }
-        Purged { sequence, named, sweep }
-    }
-
-    fn banned_selectors(&self) -> usize {
-        self.bans.load().iter().map(|ban| ban.selectors.len()).sum()
+        let banned = self.bans.load().iter().map(|ban| ban.selectors.len()).sum::<usize>();
+        Purged { sequence, named, sweep, is_crowded: banned > MAX_BANS }
     }
 
     /// What a purge would name now: per selector, how many of all are fresh, and some of the URLs.
@@ -175,8 +171,8 @@ impl Memory {
         }
     }
 
-    /// Whether bans in force name this response, and what they do to it.
-    pub(super) fn is_banned(&self, vouched: Sequence, response: &StoredResponse) -> bool {
+    /// Holds the bans in force against a response: whether it is gone. One that they let expire has expired then.
+    pub(super) fn apply_bans(&self, vouched: Sequence, response: &StoredResponse) -> bool {
         if !self.has_bans.load(Ordering::Acquire) {
             return false;
         }
@@ -235,7 +231,9 @@ impl Memory {
         let books = self.books.lock();
         let (key, bytes) = books.index.get(id)?;
         match self.map.peek(key) {
-            Some(Slot::Response { id: found, response, .. }) if found == id => Some((response, bytes)),
+            Some(Slot::Response { id: found, response, vouched }) if found == id => {
+                (!self.apply_bans(vouched, &response)).then_some((response, bytes))
+            }
             _ => None,
         }
     }
@@ -243,11 +241,6 @@ impl Memory {
     /// Bans in force.
     pub fn bans(&self) -> usize {
         self.bans.load().len()
-    }
-
-    /// Purges that were carried out by who asked for them because too many were under way, since the start.
-    pub fn crowded_bans(&self) -> u64 {
-        self.crowded_bans.load(Ordering::Relaxed)
     }
 }
 
@@ -416,13 +409,16 @@ mod tests {
     }
 
     #[test]
-    fn too_many_bans_are_carried_out_at_once() {
+    fn who_purges_waits_where_too_much_is_in_force() {
         let memory = filled(3, "t");
-        let lazy: Vec<_> = (0..=MAX_BANS).map(|n| Selector::regex(&format!("^/x{n}[ab]")).unwrap()).collect();
-        assert!(memory.purge(&lazy[1..], Effect::Remove).sweep.is_some());
-        let purged = memory.purge(&[Selector::regex("^/[12]$").unwrap()], Effect::Remove);
-        assert!(purged.sweep.is_none());
-        assert_eq!((purged.total().entries, memory.entries(), memory.crowded_bans()), (2, 1, 1));
+        let lazy = |n: usize| Selector::regex(&format!("^/{n}[ab]")).unwrap();
+        let few: Vec<_> = (0..MAX_BANS).map(lazy).collect();
+        let first = memory.purge(&few, Effect::Remove);
+        assert!(!first.is_crowded);
+        let second = memory.purge(&[lazy(7)], Effect::Remove);
+        assert!(second.is_crowded);
+        first.sweep.unwrap().run(&memory);
+        assert!(!memory.purge(&[lazy(8)], Effect::Remove).is_crowded);
     }
 
     #[test]
@@ -432,7 +428,7 @@ mod tests {
         let selectors = [Selector::regex("^/[34]$").unwrap(), Selector::tag("t").unwrap()];
         let survey = memory.survey(&selectors, NOW, 2);
         assert_eq!((survey.named[0].entries, survey.named[1].entries, survey.fresh), (2, 3, 4));
-        assert_eq!(survey.examples, ["shop/0", "shop/1"]);
+        assert_eq!(survey.examples, ["http://shop/0", "http://shop/1"]);
         assert_eq!(memory.entries(), 5);
     }
 

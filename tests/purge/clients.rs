@@ -400,6 +400,7 @@ fn a_purge_by_a_client_is_in_the_audit_log_and_the_metrics() {
     eventually("it is noted", || purges().as_array().unwrap().len() == 1);
     let entry = &purges()[0];
     assert_eq!((entry["by"].as_str(), entry["entries"].as_u64()), (Some("PURGE"), Some(1)));
+    assert_eq!(entry["cause"], "client");
     assert_eq!(
         (&entry["from"], &entry["selectors"][0]),
         (&"127.0.0.1".into(), &"url //shop.test/blog/a".into())

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::budget::{Budget, Try};
 use super::progress::Progress;
-use super::web::{REQUEST_TIMEOUT, Web};
+use super::web::{REQUEST_TIMEOUT, Site, Web};
 use crate::admin::purge::{Answer, Request};
 use crate::cli::{Failure, print};
 use crate::config::values::Secret;
@@ -33,7 +33,7 @@ pub struct What {
     /// Everything of a host.
     #[arg(long)]
     host: Vec<String>,
-    /// Everything whose URL fits a regular expression.
+    /// Everything in whose path and query a regular expression is found.
     #[arg(long)]
     regex: Vec<String>,
     /// Everything.
@@ -52,7 +52,7 @@ pub struct How {
     dry_run: bool,
     /// The admin listener.
     #[arg(long, value_name = "URL", env = "PARVIS_ADMIN", default_value = "http://127.0.0.1:9180")]
-    admin: String,
+    admin: Site,
     /// A file that holds the token's secret; without it the environment variable PARVIS_TOKEN does. There is no
     /// option for the secret itself: it would show in the list of processes.
     #[arg(long, value_name = "FILE")]
@@ -60,23 +60,26 @@ pub struct How {
     /// What marks a purge that is sent again as the same one; generated unless given.
     #[arg(long, value_name = "KEY", value_parser = key)]
     idempotency_key: Option<String>,
-    /// Return when every instance has acknowledged; as long as parvis cannot be reached or answers 5xx, try again
-    /// until --timeout.
+    /// As long as parvis cannot be reached or answers 5xx, try again until --timeout; return when it has acknowledged.
     #[arg(long)]
     wait: bool,
 }
 
 fn tag(text: &str) -> Result<String, String> {
-    match text.contains(char::is_whitespace) {
-        true => Err("a tag is visible text without spaces: write one --tag per tag".to_owned()),
+    match text.contains(|c: char| c.is_whitespace() || c == ',') {
+        true => {
+            Err("write one --tag per tag; one that has a space or a comma goes through the API".to_owned())
+        }
         false => Ok(text.to_owned()),
     }
 }
 
 fn key(text: &str) -> Result<String, String> {
-    match !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+    match (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
         true => Ok(text.to_owned()),
-        false => Err("a key is visible ASCII without spaces, such as the id of the CI job".to_owned()),
+        false => {
+            Err("a key is at most 255 visible ASCII characters, such as the id of the CI job".to_owned())
+        }
     }
 }
 
@@ -102,7 +105,7 @@ impl Order {
         let How { soft, dry_run, .. } = how;
         Ok(Self {
             request: Request { urls, prefixes, wildcards, tags, hosts, regex, all, soft, dry_run },
-            endpoint: format!("{}/purge", how.admin.trim_end_matches('/')),
+            endpoint: format!("{}/purge", how.admin),
             secret: secret(how.token_file)?,
             key: how.idempotency_key.unwrap_or_else(|| Uuid::new_v4().to_string()),
             wait: how.wait,
@@ -210,10 +213,8 @@ impl Purged {
             (false, false) => "in all",
         };
         print(&format!("{:>8} entries {:>12} bytes  {how}", answer.entries, answer.bytes));
-        if answer.instances.len() > 1 {
-            for one in &answer.instances {
-                print(&format!("{:>8} entries at {}", one.entries, one.instance));
-            }
+        for one in &answer.instances {
+            print(&format!("{:>8} entries at {}", one.entries, one.instance));
         }
         if let Some(requests) = answer.origin_requests {
             print(&format!("at most {requests} more requests to the origin until all is stored again"));
