@@ -16,7 +16,7 @@ use parvis::rules::selector::{Facts, Selector};
 use parvis::rules::tags::Tags;
 use parvis::rules::target::{Scheme, Target};
 use parvis::store::Store;
-use parvis::store::purging::Effect;
+use parvis::store::ban::Effect;
 use parvis::store::response::{Head, StoredResponse};
 
 /// As in the binary.
@@ -108,10 +108,9 @@ fn main() {
                 let started = Instant::now();
                 let purged = store.purge(std::slice::from_ref(&selector), effect);
                 let answered = started.elapsed();
-                let mut entries = purged.total().entries;
-                if let Some(sweep) = purged.sweep {
-                    entries = store.carry_out(sweep).iter().map(|count| count.entries).sum();
-                }
+                store.sweep();
+                let named = purged.ban.map_or(purged.named, |ban| ban.named());
+                let entries = named.iter().map(|count| count.entries).sum();
                 (answered, started.elapsed(), entries)
             });
         }

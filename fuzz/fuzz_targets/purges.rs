@@ -4,7 +4,7 @@ use crate::rules::dialect;
 use crate::rules::head::{Fields, RequestHead};
 use crate::rules::pattern::{Pattern, Rule, spelled_tags};
 use crate::rules::policy::QueryPolicy;
-use crate::rules::selector::{Facts, Selector};
+use crate::rules::selector::{Facts, MAX_SELECTORS, Selector};
 use crate::rules::tags::{MAX_TAG_BYTES, MAX_TAGS, TAG_FIELDS, Tags};
 use crate::rules::target::{Scheme, Target};
 use crate::rules::template::{PathPattern, Template};
@@ -23,7 +23,7 @@ pub fn are_read(fields: Fields<'_>) {
         let target = Target::new(Scheme::Http, fields.text("host").unwrap_or("shop"), path);
         let request = RequestHead { method, target, fields, has_body: false, believed: &[] };
         let Ok(asked) = dialect::read(&request, &[QueryPolicy::default()]) else { continue };
-        assert!((1..=dialect::MAX_SELECTORS).contains(&asked.selectors.len()));
+        assert!((1..=MAX_SELECTORS).contains(&asked.selectors.len()));
         asked.selectors.iter().for_each(|selector| is_consistent(selector, &facts));
     }
 }
@@ -61,7 +61,7 @@ fn texts_are_read(text: &str, facts: &Facts) {
     }
     let template = Template::parse(text);
     if template.names().next().is_none() {
-        assert_eq!(template.render(&Vec::new()).as_deref(), Some(text));
+        assert_eq!(template.render(&Vec::new(), str::to_owned).as_deref(), Some(text));
     }
     if let Ok(pattern) = PathPattern::new(text) {
         pattern.regex.is_match("/a/b");

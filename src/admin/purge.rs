@@ -17,7 +17,7 @@ use crate::observe::audit::Entry;
 use crate::plan::Plan;
 use crate::rules::invalidate::Expires;
 use crate::rules::selector::{MAX_SELECTORS, Selector, SelectorError};
-use crate::store::purging::Count;
+use crate::store::ban::Count;
 
 /// The most regular expressions and wildcards in one request: each is held against every entry.
 const MAX_PATTERNS: usize = 50;

@@ -47,6 +47,8 @@ pub struct Entry {
     pub entries: usize,
     /// Bytes they were charged with.
     pub bytes: u64,
+    /// Whether these are all: a purge by patterns is counted when every entry has been looked at, and recorded once more.
+    pub counted: bool,
 }
 
 impl Entry {
@@ -94,8 +96,8 @@ impl AuditLog {
         Ok(())
     }
 
-    /// Adds an entry; an error tells that the file has not got it.
-    pub fn record(&self, entry: Entry) -> io::Result<()> {
+    /// Adds an entry, in memory in the place of one that was not counted yet; an error tells that the file has not got it.
+    pub fn record(&self, entry: &Entry) -> io::Result<()> {
         tracing::info!(
             target: "parvis::audit",
             by = entry.by,
@@ -107,12 +109,18 @@ impl AuditLog {
             sequence = entry.sequence,
             "purged"
         );
-        let written = self.file.as_ref().map_or(Ok(()), |(_, file)| append(&mut file.lock(), &entry));
+        let written = self.file.as_ref().map_or(Ok(()), |(_, file)| append(&mut file.lock(), entry));
         let mut recent = self.recent.lock();
+        let same =
+            |known: &&mut Entry| !known.counted && (known.sequence, &known.at) == (entry.sequence, &entry.at);
+        if let Some(known) = recent.iter_mut().rev().find(same) {
+            *known = entry.clone();
+            return written;
+        }
         if recent.len() >= MAX_RECENT {
             recent.pop_front();
         }
-        recent.push_back(entry);
+        recent.push_back(entry.clone());
         written
     }
 
@@ -162,6 +170,7 @@ mod tests {
             soft: false,
             entries: 2,
             bytes: 3,
+            counted: true,
         }
     }
 
@@ -170,25 +179,34 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("parvis-audit-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("purges.jsonl");
-        AuditLog::open(Some(&path)).unwrap().record(entry(1)).unwrap();
+        AuditLog::open(Some(&path)).unwrap().record(&entry(1)).unwrap();
         std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"half a li\n").unwrap();
         let log = AuditLog::open(Some(&path)).unwrap();
-        log.record(entry(2)).unwrap();
+        log.record(&entry(2)).unwrap();
         assert_eq!(log.recent(9), [entry(2), entry(1)]);
         assert_eq!(log.recent(1), [entry(2)]);
         assert_eq!(entry(1).at, "1994-11-06T08:49:37.123Z");
         std::fs::rename(&path, directory.join("purges.1")).unwrap();
         log.reopen().unwrap();
-        log.record(entry(3)).unwrap();
+        log.record(&entry(3)).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
         assert!(AuditLog::open(Some(&directory)).is_err());
         std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]
+    fn a_purge_that_is_counted_later_is_one_entry() {
+        let log = AuditLog::default();
+        for entry in [Entry { counted: false, entries: 0, ..entry(1) }, entry(2), entry(1)] {
+            log.record(&entry).unwrap();
+        }
+        assert_eq!(log.recent(9), [entry(2), entry(1)]);
+    }
+
+    #[test]
     fn what_is_kept_in_memory_is_bounded() {
         let log = AuditLog::default();
-        (0..=MAX_RECENT as u64).for_each(|n| log.record(entry(n)).unwrap());
+        (0..=MAX_RECENT as u64).for_each(|n| log.record(&entry(n)).unwrap());
         let recent = log.recent(usize::MAX);
         assert_eq!((recent.len(), recent[0].sequence), (MAX_RECENT, MAX_RECENT as u64));
         assert_eq!(Entry::shown(&vec!["x".repeat(999); 99])[0].len(), MAX_SELECTOR);

@@ -100,7 +100,7 @@ pub(super) fn compile(
     Some(policy)
 }
 
-/// A digest of all that decides who shares a response. It is the same for the same configuration.
+/// A digest of all that decides who shares a response, and what it is called. It is the same for the same configuration.
 fn stamp(policy: &CachePolicy) -> u32 {
     let rules = format!(
         "{:?}",
@@ -108,6 +108,8 @@ fn stamp(policy: &CachePolicy) -> u32 {
             (policy.set_cookie, policy.authorization, policy.guard, &policy.bypass_headers, &policy.identity),
             (&policy.ignore_cookies, &policy.forward_cookies, &policy.ignore_vary, &policy.query),
             (&policy.preferences, policy.extension_must_match, policy.origin_cache_control),
+            // Under other tags a purge would not find it.
+            (&policy.tags, &policy.tag_headers),
         )
     );
     let digest = Sha256::digest(rules);

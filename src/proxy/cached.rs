@@ -77,8 +77,8 @@ struct Found {
     verdict: Verdict,
     client: ClientControl,
     wants_part: bool,
-    /// Whether a HEAD asks for what is stored but has to be validated: it goes as a HEAD, which may freshen it. One
-    /// for which nothing is stored goes as a GET, which stores it.
+    /// Whether a HEAD asks for what is stored, has a validator, and has to be validated: it goes as a HEAD, which may freshen it.
+    /// Any other goes as a GET, which stores the page.
     as_head: bool,
 }
 
@@ -140,7 +140,7 @@ fn look_up(app: &App, session: &Session, ctx: &Context, route: &Route, now: Time
     Found {
         inputs,
         wants_part: request.method == "GET" && !ranges::begins_at_zero(request.fields),
-        as_head: request.method == "HEAD" && found.response.is_some(),
+        as_head: request.method == "HEAD" && found.response.as_ref().is_some_and(has_validator),
         primary,
         key: found.key,
         response: found.response,
@@ -391,6 +391,11 @@ fn lead(
     let inputs = found.inputs.clone();
     let target = fetch::Target { primary: found.primary.clone(), stored: now_stored, inputs, as_head };
     fetch::start(app, session, ctx, route, target, place)
+}
+
+/// Whether a HEAD can tell that it still holds.
+fn has_validator(response: &Arc<StoredResponse>) -> bool {
+    response.head.with(|head| head.fields.has("etag") || head.fields.has("last-modified"))
 }
 
 fn is_readable(request: Fields<'_>, head: &Head) -> bool {

@@ -55,7 +55,7 @@ use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::identity;
 use crate::rules::invalidate::Expires;
 use crate::rules::lookup::{self, PassReason};
-use crate::rules::policy::Mode;
+use crate::rules::policy::{Mode, QueryPolicy};
 use crate::rules::route;
 use crate::rules::selector::Selector;
 use crate::rules::verdict::Verdict;
@@ -425,13 +425,17 @@ impl App {
 
     /// Removes what a write changed (RFC 9111 section 4.4). `response` is `None` when its answer was lost.
     async fn invalidate(&self, session: &Session, response: Option<&ResponseHeader>, ctx: &Context) {
-        self.purge_after(Cause::Write, removed_by(session, response, ctx)).await;
+        // By the rules of now: a reload since the request came may have had its target stored under others.
+        let live = self.live.load_full();
+        let removed = removed_by(session, response, ctx, &live.plan.query_policies);
+        self.purge_after(Cause::Write, removed).await;
     }
 
     /// The origin may carry a write out after it was given up on, and others may have fetched the old state in
     /// between: what it changes is removed once more when the origin should be done.
     fn invalidate_again(&self, session: &Session, ctx: &Context) {
-        let removals = removed_by(session, None, ctx);
+        let live = self.live.load_full();
+        let removals = removed_by(session, None, ctx, &live.plan.query_policies);
         let Some(pool) = ctx.pool().filter(|_| !removals.is_empty()) else { return };
         let Ok(permit) = self.late_purges.clone().try_acquire_owned() else {
             self.observer.metrics.limit("late-purges");
@@ -461,11 +465,12 @@ fn removed_by(
     session: &Session,
     response: Option<&ResponseHeader>,
     ctx: &Context,
+    policies: &[QueryPolicy],
 ) -> Vec<(Selector, Expires)> {
     let view = View::new(session.req_header(), &ctx.client);
     let request = view.head();
     let Some(route) = ctx.route.as_ref().filter(|_| !request.is_safe()) else { return Vec::new() };
     let named = response.map(view::response_fields).unwrap_or_default();
     let named = view::lend(&named);
-    route.removed_by(&request, Fields(&named), &ctx.live.plan.query_policies)
+    route.removed_by(&request, Fields(&named), policies)
 }

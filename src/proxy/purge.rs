@@ -20,7 +20,8 @@ use crate::rules::forwarding;
 use crate::rules::head::Fields;
 use crate::rules::invalidate::Expires;
 use crate::rules::selector::Selector;
-use crate::store::purging::{Count, Effect, Purged, Sweep};
+use crate::store::ban::{Ban, Count, Effect};
+use crate::store::purging::Purged;
 
 /// Who asks for a purge.
 #[derive(Clone, Debug)]
@@ -58,7 +59,7 @@ impl App {
         tokio::spawn(async move { app.conclude(purged, &selectors, expires, asker).await }).await?
     }
 
-    /// Carries out the rest of a purge that is in force, and records it.
+    /// Records a purge that is in force, and carries it out.
     async fn conclude(
         &self,
         purged: Purged,
@@ -66,53 +67,75 @@ impl App {
         expires: Expires,
         asker: Asker,
     ) -> Result<Report, JoinError> {
-        self.note_crowd(&purged);
-        let sequence = purged.sequence.0;
-        let mut named = purged.named;
-        let mut swept = Ok(());
-        match purged.sweep {
-            Some(sweep) if sweep.is_counted() && !purged.is_crowded => {
-                tokio::spawn(self.clone().carry_out(sweep));
-            }
-            Some(sweep) => swept = self.clone().carry_out(sweep).await.map(|counted| named = counted),
-            None => {}
-        }
-        let total: Count = named.iter().copied().sum();
-        self.observer.metrics.purge(asker.cause, total.entries);
         let words: Vec<String> = selectors.iter().map(ToString::to_string).collect();
-        let recorded = self.audit.record(Entry {
+        let mut entry = Entry {
             at: Entry::time(clock::now()),
             instance: self.live.load().plan.instance.to_string(),
-            sequence,
+            sequence: purged.sequence.0,
             cause: asker.cause.as_str().to_owned(),
             by: asker.by,
             from: asker.from,
             selectors: Entry::shown(&words),
             selector_count: words.len(),
             soft: expires == Expires::Yes,
-            entries: total.entries,
-            bytes: total.bytes,
-        });
-        if let Err(error) = recorded {
+            entries: purged.total().entries,
+            bytes: purged.total().bytes,
+            counted: purged.is_counted,
+        };
+        // At once: whatever happens before it is carried out, it is in force.
+        self.record(&entry);
+        let sequence = purged.sequence.0;
+        let named = self.carried_out(purged, asker.cause).await?;
+        let total: Count = named.iter().copied().sum();
+        if !entry.counted {
+            (entry.entries, entry.bytes, entry.counted) = (total.entries, total.bytes, true);
+            self.record(&entry);
+        }
+        Ok(Report { sequence, named: words.into_iter().zip(named).collect(), total })
+    }
+
+    fn record(&self, entry: &Entry) {
+        if let Err(error) = self.audit.record(entry) {
             tracing::error!(%error, "a purge could not be written to the audit log");
             self.observer.metrics.audit_line_lost();
         }
-        swept.map(|()| Report { sequence, named: words.into_iter().zip(named).collect(), total })
     }
 
-    /// Carries out a purge that is in force, when those before it are; what it named.
-    async fn carry_out(self, sweep: Sweep) -> Result<Vec<Count>, JoinError> {
-        // An error would tell that the semaphore is closed, which it never is.
-        let _turn = self.sweeps.acquire().await;
-        let store = self.store.clone();
-        let swept = tokio::task::spawn_blocking(move || store.carry_out(sweep)).await;
-        swept.inspect_err(|error| tracing::error!(%error, "a purge is in force but not carried out"))
-    }
-
-    fn note_crowd(&self, purged: &Purged) {
+    /// Has a purge carried out, at once or aside, and counts it. What it named: known when that is counted, or too much is in
+    /// force to leave more to later.
+    async fn carried_out(&self, purged: Purged, cause: Cause) -> Result<Vec<Count>, JoinError> {
+        let (is_counted, total) = (purged.is_counted, purged.total());
         if purged.is_crowded {
             self.observer.metrics.limit("bans");
         }
+        let Some(ban) = purged.ban else {
+            self.observer.metrics.purge(cause, total.entries);
+            return Ok(purged.named);
+        };
+        let app = self.clone();
+        let swept = tokio::spawn(async move {
+            app.sweep(&ban).await?;
+            let named = ban.named();
+            let all: Count = if is_counted { total } else { named.iter().copied().sum() };
+            app.observer.metrics.purge(cause, all.entries);
+            Ok(named)
+        });
+        match is_counted && !purged.is_crowded {
+            true => Ok(purged.named),
+            false => swept.await?,
+        }
+    }
+
+    /// Carries out this purge and all others that wait, unless another has done so meanwhile.
+    async fn sweep(&self, ban: &Ban) -> Result<(), JoinError> {
+        // An error would tell that the semaphore is closed, which it never is.
+        let _turn = self.sweeps.acquire().await;
+        if ban.is_done() {
+            return Ok(());
+        }
+        let store = self.store.clone();
+        let swept = tokio::task::spawn_blocking(move || store.sweep()).await;
+        swept.inspect_err(|error| tracing::error!(%error, "a purge is in force but not carried out"))
     }
 
     /// Purges what a write changed.
@@ -124,19 +147,12 @@ impl App {
                 continue;
             }
             let purged = self.store.purge(&selectors, effect(expires));
-            self.note_crowd(&purged);
-            let (app, named, is_crowded) = (self.clone(), purged.total(), purged.is_crowded);
-            let rest = async move {
-                let swept = match purged.sweep {
-                    Some(sweep) => app.clone().carry_out(sweep).await.ok(),
-                    None => None,
-                };
-                let total = swept.map_or(named, |counted| counted.into_iter().sum());
-                app.observer.metrics.purge(cause, total.entries);
-            };
-            match is_crowded {
-                true => rest.await,
-                false => drop(tokio::spawn(rest)),
+            let is_crowded = purged.is_crowded;
+            let app = self.clone();
+            // An error is told where it happens. It is in force: only where too much is does the write wait.
+            let carried_out = tokio::spawn(async move { app.carried_out(purged, cause).await.map(drop) });
+            if is_crowded {
+                let _ = carried_out.await;
             }
         }
     }
@@ -165,7 +181,7 @@ impl App {
         let asker = Asker { by: view.method().to_owned(), from: from.to_string(), cause: Cause::Client };
         let purged = self.store.purge(&asked.selectors, effect(asked.expires));
         let known = purged.total().entries;
-        let text = match purged.sweep {
+        let text = match purged.ban {
             None => format!("purged; entries: {known}"),
             Some(_) => "purged".to_owned(),
         };

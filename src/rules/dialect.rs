@@ -123,7 +123,7 @@ impl Reader<'_> {
         match path.contains('*') {
             true if path.contains(".*") => Ok(vec![self.matching(path)?]),
             true => {
-                let url = Rule::wildcard(path).map_err(unreadable(path))?;
+                let url = Rule::wildcard(path, '*').map_err(unreadable(path))?;
                 Ok(vec![self.on_host(url, path)?])
             }
             false => Ok(self.page()),
@@ -182,7 +182,7 @@ impl Reader<'_> {
     }
 
     fn below(&self, path: &str) -> Result<Selector, DialectError> {
-        let url = Rule::wildcard(&format!("{path}*")).map_err(unreadable(path))?;
+        let url = Rule::wildcard(&format!("{path}*"), '*').map_err(unreadable(path))?;
         self.on_host(url, path)
     }
 

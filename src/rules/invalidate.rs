@@ -7,7 +7,7 @@ use super::head::{Fields, RequestHead};
 use super::policy::QueryPolicy;
 use super::selector::{MAX_SELECTORS, Selector, SelectorError, split};
 use super::tags::groups;
-use super::target::Target;
+use super::target::{Scheme, Target};
 use super::template::{Captures, Template};
 
 /// What a successful write through a route removes besides its target.
@@ -51,31 +51,38 @@ pub enum RemovalKind {
 }
 
 impl Removal {
-    /// The selector for a write to a path with these captures; nothing when one of those it needs took no part.
+    /// The selector for a write to a path with these captures; nothing when one of those it needs took no part. An error is
+    /// a text that no page can be stored under.
     pub fn selector(
         &self,
         captures: &Captures<'_>,
         policies: &[QueryPolicy],
     ) -> Option<Result<Selector, SelectorError>> {
-        let text = match self.kind {
-            // A star in the path of a write is a star.
-            RemovalKind::Wildcard => {
-                let literal = |value: &str| value.replace('*', r"\*");
-                let literal: Vec<_> = captures.iter().map(|(name, value)| (name, literal(value))).collect();
-                let lent = literal.iter().map(|(name, value)| ((*name).clone(), value.as_str())).collect();
-                self.template.render(&lent)?
-            }
-            _ => self.template.render(captures)?,
-        };
-        Some(match self.kind {
+        // A star in the path of a write is a star.
+        let stars = self.kind == RemovalKind::Wildcard;
+        let text = self
+            .template
+            .render(captures, |text| if stars { text.replace('*', STAR) } else { text.into() })?;
+        Some(self.read(&text, policies))
+    }
+
+    fn read(&self, text: &str, policies: &[QueryPolicy]) -> Result<Selector, SelectorError> {
+        if self.kind == RemovalKind::Tag {
             // Of any length: the page that carries a longer one than are kept is named by every tag.
-            RemovalKind::Tag => Ok(Selector::of_tag(text.into())),
-            RemovalKind::Prefix => Selector::prefix(&text),
-            RemovalKind::Url => Selector::url(&text, policies),
-            RemovalKind::Wildcard => Selector::wildcard(&text),
-        })
+            return Ok(Selector::of_tag(text.into()));
+        }
+        // What begins with a slash is a path, whatever was captured behind it.
+        let (host, rest) = if text.starts_with('/') { (None, text) } else { split(text)? };
+        match self.kind {
+            RemovalKind::Prefix => Ok(Selector::below(host, rest)),
+            RemovalKind::Wildcard => Selector::wildcard_on(host, rest, '\u{1}'),
+            _ => Ok(Selector::target(host, &Target::new(Scheme::Http, "", rest), policies)),
+        }
     }
 }
+
+/// What stands for any text in a rendered wildcard: no path holds it.
+const STAR: &str = "\u{1}";
 
 /// What a successful write removes: its target, what `Location` and `Content-Location` name on the same host (RFC 9111
 /// section 4.4), and what carries one of the groups that `Cache-Group-Invalidation` names (RFC 9875 section 3).
@@ -102,7 +109,9 @@ pub fn by_write(request: &RequestHead<'_>, response: Fields<'_>, policies: &[Que
         }
     }
     // Groups are of one origin (RFC 9875 section 2).
-    let named: Vec<_> = response.all("cache-group-invalidation").flat_map(groups).collect();
+    let mut named: Vec<_> = response.all("cache-group-invalidation").flat_map(groups).collect();
+    named.sort_unstable();
+    named.dedup();
     match named.len() <= MAX_SELECTORS {
         true => {
             selectors.extend(named.into_iter().map(|tag| Selector::Tag { host: Some(host.clone()), tag }))
@@ -116,7 +125,9 @@ pub fn by_write(request: &RequestHead<'_>, response: Fields<'_>, policies: &[Que
 
 /// Resolves a reference against a target (RFC 3986 section 5.2); `None` when it is not an HTTP URL.
 fn resolve(base: &Target<'_>, reference: &str) -> Option<(String, String)> {
-    let reference = reference.split('#').next().unwrap_or_default();
+    // As a browser would send it.
+    let reference = reference.split('#').next().unwrap_or_default().replace(' ', "%20");
+    let reference = reference.as_str();
     let own_host = || base.host.clone().into_owned();
     let before_query = reference.split('?').next().unwrap_or_default();
     if reference.starts_with("//")
@@ -172,7 +183,6 @@ fn without_dot_segments(reference: &str) -> String {
 mod tests {
     use super::*;
     use crate::rules::selector::Facts;
-    use crate::rules::target::Scheme;
     use crate::rules::testing;
 
     fn policies() -> Vec<QueryPolicy> {
@@ -242,11 +252,23 @@ mod tests {
         assert_eq!(removed(RemovalKind::Prefix, "/products/{id}/").as_deref(), Some("prefix /products/7/"));
         assert_eq!(removed(RemovalKind::Wildcard, "/*/p/{id}").as_deref(), Some("wildcard /*/p/7"));
         assert_eq!(removed(RemovalKind::Tag, "{other}"), None);
+        let stars = "*".repeat(5000);
         let star = vec![("id".to_owned(), "*")];
         let template = Template::parse("/*/p/{id}");
         let removal = Removal { kind: RemovalKind::Wildcard, template, expires: Expires::No };
         let selector = removal.selector(&star, &policies()).unwrap().unwrap();
         let page = |path: &str| Facts { host: "shop".into(), path: path.into(), ..Facts::default() };
         assert!(selector.matches(&page("/fr/p/*")) && !selector.matches(&page("/fr/p/7")));
+        for (kind, template, id, path) in [
+            (RemovalKind::Wildcard, "/p/{id}*", stars.as_str(), format!("/p/{stars}/x")),
+            (RemovalKind::Wildcard, "/p/{id}*", "x\\", r"/p/x\1".to_owned()),
+            (RemovalKind::Url, "/{id}", "/foo", "//foo".to_owned()),
+            (RemovalKind::Prefix, "/{id}", "/foo", "//foo/bar".to_owned()),
+        ] {
+            let removal = Removal { kind, template: Template::parse(template), expires: Expires::No };
+            let captures = vec![("id".to_owned(), id)];
+            let selector = removal.selector(&captures, &policies()).unwrap().unwrap();
+            assert!(selector.matches(&page(&path)), "{template} {id:.20}");
+        }
     }
 }

@@ -60,7 +60,9 @@ impl Route {
             return Tags::default();
         }
         let captures = self.matcher.captures(path);
-        Tags::new(self.cache.tags.iter().filter_map(|tag| tag.render(&captures)).map(Into::into))
+        Tags::new(
+            self.cache.tags.iter().filter_map(|tag| tag.render(&captures, str::to_owned)).map(Into::into),
+        )
     }
 }
 

@@ -110,7 +110,7 @@ impl Selector {
     }
 
     /// Everything below a path, which may be the root of a host, or of all.
-    fn below(host: Option<String>, path: &str) -> Self {
+    pub(super) fn below(host: Option<String>, path: &str) -> Self {
         match (host, path) {
             (None, "/") => Self::All,
             (Some(host), "/") => Self::Host(host),
@@ -121,8 +121,13 @@ impl Selector {
     /// Reads a URL with `*` in its host, path or query, which stands for any text.
     pub fn wildcard(text: &str) -> Result<Self, SelectorError> {
         let (host, rest) = split(text)?;
-        let url = Some(Rule::wildcard(&normal_encoding(rest))?);
-        let host = host.filter(|host| host != "*").map(|host| Rule::wildcard(&host)).transpose()?;
+        Self::wildcard_on(host, rest, '*')
+    }
+
+    pub(super) fn wildcard_on(host: Option<String>, rest: &str, star: char) -> Result<Self, SelectorError> {
+        let url = Some(Rule::wildcard(&normal_encoding(rest), star)?);
+        let host = host.filter(|host| !host.chars().all(|c| c == star));
+        let host = host.map(|host| Rule::wildcard(&host, star)).transpose()?;
         Ok(Self::pattern(Pattern { host, url, ..Pattern::default() }))
     }
 

@@ -44,12 +44,12 @@ impl Template {
         })
     }
 
-    /// The text; `None` when a capture took no part in the match.
-    pub fn render(&self, captures: &Captures<'_>) -> Option<String> {
+    /// The text, that of the template itself as `spelled`; `None` when a capture took no part in the match.
+    pub fn render(&self, captures: &Captures<'_>, spelled: impl Fn(&str) -> String) -> Option<String> {
         let mut text = String::new();
         for part in &self.0 {
             match part {
-                Part::Text(plain) => text.push_str(plain),
+                Part::Text(plain) => text.push_str(&spelled(plain)),
                 Part::Capture(name) => text.push_str(captures.iter().find(|(known, _)| known == name)?.1),
             }
         }
@@ -138,7 +138,7 @@ mod tests {
             ("{{id}", Some("{7")),
             ("{id", Some("{id")),
         ] {
-            assert_eq!(Template::parse(text).render(&captures).as_deref(), expected, "{text}");
+            assert_eq!(Template::parse(text).render(&captures, str::to_owned).as_deref(), expected, "{text}");
         }
         assert_eq!(Template::parse("{a}-{b}").names().collect::<Vec<_>>(), ["a", "b"]);
     }

@@ -44,8 +44,9 @@ pub fn apply<'a>(stored: Fields<'a>, not_modified: Fields<'a>) -> Validation<'a>
     Validation::Holds(merged)
 }
 
-/// Whether the response to a HEAD shows that the stored response to a GET, with a body of this length, still holds; if
-/// not, it has been replaced at the origin (RFC 9111 section 4.3.5).
+/// Whether the response to a HEAD shows that the stored response to a GET, with a body of this length, still holds: both
+/// have a validator, and it is the same. If not, it has been replaced at the origin, or may have been (RFC 9111 section
+/// 4.3.5).
 pub fn freshens(stored: Fields<'_>, stored_length: u64, head: Fields<'_>) -> bool {
     let same_length = head
         .text("content-length")
@@ -55,7 +56,12 @@ pub fn freshens(stored: Fields<'_>, stored_length: u64, head: Fields<'_>) -> boo
         (_, theirs) => theirs.is_none(),
     };
     let same_tag = same("etag", |ours, theirs| opaque_tag(ours) == opaque_tag(theirs));
-    same_length && same_tag && same("last-modified", |ours, theirs| ours.trim_ascii() == theirs.trim_ascii())
+    let has_both = |name: &str| stored.has(name) && head.has(name);
+    let is_comparable = has_both("etag") || has_both("last-modified");
+    is_comparable
+        && same_length
+        && same_tag
+        && same("last-modified", |ours, theirs| ours.trim_ascii() == theirs.trim_ascii())
 }
 
 /// Whether the validators of the 304 are of another response (section 4.3.4).
@@ -146,7 +152,9 @@ mod tests {
         for (head, expected) in [
             (&[("etag", &b"\"a\""[..]), ("last-modified", date), ("content-length", b"5")][..], true),
             (&[("etag", &b"W/\"a\""[..])][..], true),
-            (&[][..], true),
+            (&[][..], false),
+            (&[("content-length", &b"5"[..])][..], false),
+            (&[("last-modified", date)][..], true),
             (&[("etag", &b"\"b\""[..])][..], false),
             (&[("last-modified", &b"Sun, 06 Nov 1994 08:49:38 GMT"[..])][..], false),
             (&[("content-length", &b"6"[..])][..], false),
@@ -155,6 +163,7 @@ mod tests {
             assert_eq!(freshens(Fields(STORED), 5, Fields(head)), expected, "{head:?}");
         }
         assert!(!freshens(Fields(&[]), 5, Fields(&[("etag", b"\"a\"")])), "a validator that ours lacks");
+        assert!(!freshens(Fields(&[]), 5, Fields(&[])), "nothing tells");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! held against it.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::rules::selector::{Facts, Selector};
 
@@ -14,10 +15,10 @@ pub struct Sequence(pub u64);
 
 /// The most purges remembered.
 const MAX_PURGES: usize = 16_384;
-/// The longest URL remembered whole, in bytes.
-const MAX_NOTED: usize = 128;
+/// The longest prefix remembered whole, in characters.
+const MAX_PREFIX: usize = 128;
 /// The most bytes of selectors remembered.
-const MAX_BYTES: usize = 4 << 20;
+const MAX_BYTES: usize = 8 << 20;
 
 /// The purges of the recent past.
 #[derive(Debug, Default)]
@@ -25,7 +26,7 @@ pub struct Fence {
     last: Sequence,
     /// Purges up to here are forgotten; fetches from before them cannot be vouched for.
     forgotten: Sequence,
-    recent: VecDeque<(Sequence, Selector)>,
+    recent: VecDeque<(Sequence, Noted)>,
     bytes: usize,
 }
 
@@ -39,15 +40,15 @@ impl Fence {
     pub fn advance(&mut self, selectors: &[Selector]) -> Sequence {
         self.last = Sequence(self.last.0 + 1);
         for selector in selectors {
-            let noted = noted(selector);
-            self.bytes += charge(&noted);
+            let noted = Noted::of(selector);
+            self.bytes += noted.size();
             self.recent.push_back((self.last, noted));
         }
         while self.recent.len() > MAX_PURGES || self.bytes > MAX_BYTES {
-            let Some((sequence, selector)) = self.recent.pop_front() else {
+            let Some((sequence, noted)) = self.recent.pop_front() else {
                 break;
             };
-            self.bytes -= charge(&selector);
+            self.bytes -= noted.size();
             self.forgotten = sequence;
         }
         self.last
@@ -55,32 +56,76 @@ impl Fence {
 
     /// Whether what was fetched since `begun` and is known by `facts` may be stored.
     pub fn admits(&self, begun: Sequence, facts: &Facts) -> bool {
-        begun >= self.forgotten
-            && !self
-                .recent
-                .iter()
-                .rev()
-                .take_while(|(sequence, _)| *sequence > begun)
-                .any(|(_, selector)| selector.matches(facts))
-    }
-}
-
-/// What is remembered of a purge: of a long URL only its beginning, which may keep a page or two from being stored, but lets
-/// nobody make the fence forget by writing to long paths.
-fn noted(selector: &Selector) -> Selector {
-    match selector {
-        Selector::Url { host, path, queries }
-            if path.len() + queries.iter().flatten().map(String::len).sum::<usize>() > MAX_NOTED =>
-        {
-            let path = path.chars().take(MAX_NOTED).collect();
-            Selector::Prefix { host: host.clone(), path }
+        if begun >= self.last {
+            return true;
         }
-        _ => selector.clone(),
+        let page = Page::of(facts);
+        let mut missed = self.recent.iter().rev().take_while(|(sequence, _)| *sequence > begun);
+        begun >= self.forgotten && !missed.any(|(_, noted)| noted.matches(&page))
     }
 }
 
-fn charge(selector: &Selector) -> usize {
-    size_of::<Sequence>() + selector.size()
+/// What is remembered of a purge.
+#[derive(Debug)]
+enum Noted {
+    /// Pages, by a digest each, on one host or on all: a page is named however long its URL is, and nobody makes the fence
+    /// forget by writing to long ones. Another page with the same digest is not stored, which harms nobody.
+    Pages { on_host: bool, digests: Box<[u64]> },
+    /// Anything else. Of a long prefix only the beginning.
+    Selector(Selector),
+}
+
+impl Noted {
+    fn of(selector: &Selector) -> Self {
+        match selector {
+            Selector::Url { host, path, queries } => {
+                let digests = queries.iter().map(|query| digest(host.as_deref(), path, query.as_deref()));
+                Self::Pages { on_host: host.is_some(), digests: digests.collect() }
+            }
+            Selector::Prefix { host, path } if path.len() > MAX_PREFIX => {
+                let path = path.chars().take(MAX_PREFIX).collect();
+                Self::Selector(Selector::Prefix { host: host.clone(), path })
+            }
+            _ => Self::Selector(selector.clone()),
+        }
+    }
+
+    fn matches(&self, page: &Page<'_>) -> bool {
+        match self {
+            Self::Pages { on_host: true, digests } => digests.contains(&page.on_host),
+            Self::Pages { on_host: false, digests } => digests.contains(&page.on_any_host),
+            Self::Selector(selector) => selector.matches(page.facts),
+        }
+    }
+
+    fn size(&self) -> usize {
+        size_of::<(Sequence, Self)>()
+            + match self {
+                Self::Pages { digests, .. } => digests.len() * size_of::<u64>(),
+                Self::Selector(selector) => selector.size(),
+            }
+    }
+}
+
+/// A page with its digests.
+struct Page<'f> {
+    facts: &'f Facts,
+    on_host: u64,
+    on_any_host: u64,
+}
+
+impl<'f> Page<'f> {
+    fn of(facts: &'f Facts) -> Self {
+        let (path, query) = (&facts.path, facts.query.as_deref());
+        let on_host = digest(Some(&facts.host), path, query);
+        Self { facts, on_host, on_any_host: digest(None, path, query) }
+    }
+}
+
+fn digest(host: Option<&str>, path: &str, query: Option<&str>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (host, path, query).hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -115,25 +160,36 @@ mod tests {
     }
 
     #[test]
-    fn a_long_url_is_remembered_by_its_beginning() {
+    fn long_urls_make_nothing_be_forgotten_and_nothing_else_be_refused() {
         let mut fence = Fence::default();
         let before = fence.now();
-        let long = format!("/{}", "x".repeat(5000));
-        let url = Selector::url(&format!("{long}?q=1"), &[Default::default()]).unwrap();
-        for _ in 0..MAX_PURGES {
-            fence.advance(std::slice::from_ref(&url));
+        let long = "x".repeat(5000);
+        for text in [format!("/{long}"), format!("/?{long}"), format!("http://shop/b?{long}")] {
+            let url = Selector::url(&text, &[Default::default()]).unwrap();
+            for _ in 0..MAX_PURGES / 4 {
+                fence.advance(std::slice::from_ref(&url));
+            }
         }
-        assert!(fence.admits(before, &page("/a")), "nothing is forgotten");
-        assert!(!fence.admits(before, &page(&format!("{long}7"))));
+        let with_query = |path: &str| Facts { query: Some(long.as_str().into()), ..page(path) };
+        for (facts, admitted) in [
+            (page("/a"), true),
+            (page("/"), true),
+            (page(&format!("/{long}")), false),
+            (with_query("/"), false),
+            (with_query("/b"), false),
+            (Facts { host: "other".into(), ..with_query("/b") }, true),
+        ] {
+            assert_eq!(fence.admits(before, &facts), admitted, "{:.20}", facts.url());
+        }
     }
 
     #[test]
     fn long_selectors_are_forgotten_earlier() {
         let mut fence = Fence::default();
-        let long = Selector::prefix(&format!("/{}", "x".repeat(8000))).unwrap();
-        for _ in 0..1000 {
+        let long = Selector::of_tag("x".repeat(8000).as_str().into());
+        for _ in 0..2000 {
             fence.advance(std::slice::from_ref(&long));
         }
-        assert!(fence.bytes <= MAX_BYTES && fence.recent.len() < 600, "{}", fence.recent.len());
+        assert!(fence.bytes <= MAX_BYTES && fence.recent.len() < 1100, "{}", fence.recent.len());
     }
 }

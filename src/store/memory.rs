@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 
+use super::ban::Ban;
 use super::fence::{Fence, Sequence};
 use super::index::{EntryId, Index};
-use super::purging::Ban;
 use super::response::StoredResponse;
 use crate::plan::Memory as Budget;
 use crate::rules::key::{CacheKey, Vary};
@@ -297,7 +297,7 @@ pub(super) mod tests {
     use crate::rules::tags::Tags;
     use crate::rules::target::{Scheme, Target};
     use crate::rules::testing;
-    use crate::store::purging::Effect;
+    use crate::store::ban::Effect;
     use crate::store::response::Head;
     use std::time::Duration;
 
@@ -428,7 +428,7 @@ pub(super) mod tests {
         let held = memory.map.len();
         let purged = memory.purge(&[Selector::tag("t").unwrap()], Effect::Remove);
         assert_eq!(purged.total().entries, held);
-        purged.sweep.unwrap().run(&memory);
+        memory.sweep();
         assert_eq!((memory.entries(), memory.bytes()), (0, 0));
     }
 

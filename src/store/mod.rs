@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`response`] | one stored response: serialised head, body, freshness |
 //! | [`memory`] | the byte-budgeted memory tier, its index by path and tag, and the fence |
+//! | [`ban`] | a purge in force that is still to be carried out |
 //! | [`purging`] | how a purge of many entries takes effect at once |
 //! | [`fence`] | which purges a fetch under way has missed |
 //! | [`index`] | which keys a purge means, without a scan |
@@ -12,6 +13,7 @@
 //! | [`collect`] | a body that is collected for a comparison |
 //! | [`fills`] | all of them, so that one fetch serves all who ask for the same key |
 
+pub mod ban;
 pub mod collect;
 pub mod fence;
 pub mod fill;
@@ -24,7 +26,8 @@ pub mod response;
 
 use std::sync::Arc;
 
-use purging::{Count, Effect, Purged, Sweep};
+use ban::Effect;
+use purging::Purged;
 
 use crate::plan::Memory as Budget;
 use crate::rules::selector::Selector;
@@ -54,17 +57,16 @@ impl Store {
     pub fn purge(&self, selectors: &[Selector], effect: Effect) -> Purged {
         let purged = self.memory.purge(selectors, effect);
         self.fills.detach(selectors, purged.sequence);
-        let at_once = |selector: &&Selector| purged.sweep.is_none() || !selector.is_lazy();
+        let at_once = |selector: &&Selector| purged.ban.is_none() || !selector.is_lazy();
         self.memo.forget(selectors.iter().filter(at_once));
         purged
     }
 
-    /// Carries out the rest of a purge: see [`Sweep::run`]. Keys that proved uncacheable and that patterns name are forgotten
-    /// then; until then they pass.
-    pub fn carry_out(&self, sweep: Sweep) -> Vec<Count> {
-        let selectors = sweep.selectors();
-        let named = sweep.run(&self.memory);
-        self.memo.forget(selectors.iter().filter(|selector| selector.is_lazy()));
-        named
+    /// Carries out all purges that are in force and wait: see [`memory::Memory::sweep`]. Keys that proved uncacheable and that
+    /// patterns name are forgotten then; until then they pass.
+    pub fn sweep(&self) {
+        for ban in self.memory.sweep() {
+            self.memo.forget(ban.selectors().iter().filter(|selector| selector.is_lazy()));
+        }
     }
 }

@@ -1,16 +1,16 @@
 //! How a purge takes effect at once and is carried out without a stall.
 //!
 //! A purge of a page or two is carried out on the spot. One that names very many entries, or that only a look at every
-//! entry can carry out, becomes a *ban* first: a line in a short list that lookups hold against what they find. With
-//! that it is in force, and can be answered; a [`Sweep`] then removes the entries in steps, between which others have
-//! their turn, and lifts the ban.
+//! entry can carry out, becomes a [`Ban`] first: a line in a short list that lookups hold against what they find. With
+//! that it is in force, and can be answered. A sweep then carries out all bans that wait, in steps between which others
+//! have their turn, with one look at every entry for all of them; and lifts them. A purge that says the same as one that
+//! waits joins it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use quick_cache::DefaultHashBuilder;
-
+use super::ban::{Ban, Count, Effect, Ids, Stage, Work};
 use super::fence::Sequence;
 use super::index::EntryId;
 use super::memory::{Books, Memory, Slot};
@@ -30,42 +30,6 @@ const FOUND_AT_ONCE: usize = if cfg!(test) { 30 } else { 200_000 };
 /// The most selectors of bans in force; beyond it who purges has to wait until it is carried out.
 const MAX_BANS: usize = if cfg!(test) { 4 } else { 4096 };
 
-type Ids = HashSet<EntryId, DefaultHashBuilder>;
-
-/// What a purge does to what it names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// It is gone.
-    Remove,
-    /// It has expired at this moment: it is validated before it is served, or served within its stale windows.
-    Expire(Timestamp),
-}
-
-/// Entries, and the bytes they are charged with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
-    /// Stored responses.
-    pub entries: usize,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-impl std::iter::Sum for Count {
-    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
-        counts.fold(Self::default(), |total, count| Self {
-            entries: total.entries + count.entries,
-            bytes: total.bytes + count.bytes,
-        })
-    }
-}
-
-impl Count {
-    fn add(&mut self, bytes: u64) {
-        self.entries += 1;
-        self.bytes += bytes;
-    }
-}
-
 /// A purge that is in force.
 #[derive(Debug)]
 pub struct Purged {
@@ -73,91 +37,70 @@ pub struct Purged {
     pub sequence: Sequence,
     /// Per selector, in the order given, what it names; an entry counts where it is named first.
     pub named: Vec<Count>,
-    /// What is left to do before the ban can be lifted, and before patterns are counted.
-    pub sweep: Option<Sweep>,
-    /// Whether so much is in force and not carried out that this had better be before more is asked for.
+    /// Whether that is all.
+    pub is_counted: bool,
+    /// What is in force and still to be carried out.
+    pub ban: Option<Arc<Ban>>,
+    /// Whether so much is that this had better be before more is asked for.
     pub is_crowded: bool,
 }
 
 impl Purged {
-    /// What all selectors name.
+    /// What all selectors name, as far as it is counted.
     pub fn total(&self) -> Count {
         self.named.iter().copied().sum()
     }
 }
 
-/// What a lookup holds against what it finds while a purge is being carried out.
-#[derive(Debug)]
-pub(super) struct Ban {
-    sequence: Sequence,
-    selectors: Arc<[Selector]>,
-    effect: Effect,
-}
-
-/// The rest of a purge. Dropped without being run it leaves the ban in force, and lookups a little slower.
-#[derive(Debug)]
-pub struct Sweep {
-    sequence: Sequence,
-    selectors: Arc<[Selector]>,
-    effect: Effect,
-    ids: Ids,
-    /// Selectors whose entries are still to be found, by a look at every one.
-    unfound: Vec<usize>,
-    /// The newest entry that the purge can mean.
-    last: EntryId,
-    named: Vec<Count>,
-}
-
 impl Memory {
     /// Purges what `selectors` name: when this returns, no lookup finds it any longer (or only as expired).
-    #[expect(clippy::mutable_key_type, reason = "what a regular expression caches is no part of its hash")]
     pub fn purge(&self, selectors: &[Selector], effect: Effect) -> Purged {
         let mut books = self.books.lock();
         let sequence = books.fence.advance(selectors);
-        let mut named = vec![Count::default(); selectors.len()];
-        let (mut ids, mut unfound, mut found) = (Ids::default(), Vec::new(), 0);
-        let mut distinct = HashSet::new();
-        for (at, selector) in selectors.iter().enumerate().filter(|(_, selector)| distinct.insert(*selector))
-        {
-            if selector.is_lazy() || found > FOUND_AT_ONCE {
-                unfound.push(at);
-                continue;
+        let known = self.bans.load().iter().find(|ban| ban.takes(selectors, effect)).cloned();
+        let (named, is_counted, ban) = match known {
+            Some(ban) => {
+                ban.extend_to(sequence);
+                // The one before it has counted them.
+                (vec![Count::default(); selectors.len()], true, Some(ban))
             }
-            for id in books.index.find(selector) {
-                found += 1;
-                if let Some((_, bytes)) = books.index.get(id).filter(|_| ids.insert(id)) {
-                    named[at].add(bytes);
-                }
-            }
-        }
-        let is_small = ids.len() <= AT_ONCE && unfound.is_empty();
-        let mut sweep = None;
-        if is_small {
-            ids.iter().for_each(|id| self.carry_out(&mut books, *id, effect));
-            self.forget_varies(&books, selectors, effect);
-        } else {
-            let (selectors, last) = (Arc::from(selectors), books.last_id);
-            let named = named.clone();
-            sweep = Some(Sweep { sequence, selectors, effect, ids, unfound, last, named });
-        }
-        sweep.iter().for_each(|sweep| self.ban(&books, sweep));
+            None => self.purge_anew(&mut books, selectors, effect, sequence),
+        };
         // Last: a fetch that begins with this number begins when all is in force.
         self.began.fetch_max(sequence.0, Ordering::AcqRel);
         let banned = self.bans.load().iter().map(|ban| ban.selectors.len()).sum::<usize>();
-        Purged { sequence, named, sweep, is_crowded: banned > MAX_BANS }
+        Purged { sequence, named, is_counted, ban, is_crowded: banned > MAX_BANS }
+    }
+
+    fn purge_anew(
+        &self,
+        books: &mut Books,
+        selectors: &[Selector],
+        effect: Effect,
+        sequence: Sequence,
+    ) -> (Vec<Count>, bool, Option<Arc<Ban>>) {
+        let work = find(books, selectors);
+        let (named, is_counted) = (work.named.clone(), work.unfound.is_empty());
+        if work.ids.len() <= AT_ONCE && is_counted {
+            for id in work.ids {
+                self.carry_out(books, id, effect, sequence);
+            }
+            self.forget_varies(books, selectors, effect);
+            return (named, true, None);
+        }
+        let ban = Arc::new(Ban::new(selectors, effect, sequence, work));
+        let bans = self.bans.load();
+        self.bans.store(Arc::new(bans.iter().chain([&ban]).cloned().collect()));
+        self.has_bans.store(true, Ordering::Release);
+        (named, is_counted, Some(ban))
     }
 
     /// What a purge would name now: per selector, how many of all are fresh, and some of the URLs.
     pub fn survey(&self, selectors: &[Selector], now: Timestamp, max_examples: usize) -> Survey {
         let mut survey =
             Survey { named: vec![Count::default(); selectors.len()], fresh: 0, examples: Vec::new() };
-        let last = self.books.lock().last_id;
-        let mut after = 0;
-        loop {
-            let step = self.books.lock().index.next(after, last, STEP);
-            let Some((end, _)) = step.last() else { return survey };
-            after = *end;
-            for (id, facts) in &step {
+        self.look_at_all(|step| {
+            for (id, facts) in step {
                 let Some(at) = selectors.iter().position(|selector| selector.matches(facts)) else {
                     continue;
                 };
@@ -168,6 +111,19 @@ impl Memory {
                     survey.examples.push(facts.url());
                 }
             }
+        });
+        survey
+    }
+
+    /// Calls `look` with all entries that are there now, step by step.
+    fn look_at_all(&self, mut look: impl FnMut(&[(EntryId, Arc<Facts>)])) {
+        let last = self.books.lock().last_id;
+        let mut after = 0;
+        loop {
+            let step = self.books.lock().index.next(after, last, STEP);
+            let Some((end, _)) = step.last() else { return };
+            after = *end;
+            look(&step);
         }
     }
 
@@ -178,7 +134,7 @@ impl Memory {
         }
         let bans = self.bans.load();
         let mut against = bans.iter().filter(|ban| {
-            ban.sequence > vouched && ban.selectors.iter().any(|selector| selector.matches(&response.facts))
+            ban.sequence() > vouched && ban.selectors.iter().any(|selector| selector.matches(&response.facts))
         });
         against.any(|ban| match ban.effect {
             Effect::Remove => true,
@@ -189,35 +145,78 @@ impl Memory {
         })
     }
 
-    fn ban(&self, _order: &Books, sweep: &Sweep) {
-        let Sweep { sequence, selectors, effect, .. } = sweep;
-        let ban = Ban { sequence: *sequence, selectors: selectors.clone(), effect: *effect };
-        let mut bans: Vec<Arc<Ban>> = self.bans.load().to_vec();
-        bans.push(Arc::new(ban));
-        self.bans.store(Arc::new(bans));
-        self.has_bans.store(true, Ordering::Release);
-    }
-
-    fn lift_ban(&self, _order: &Books, sequence: Sequence) {
-        let bans: Vec<Arc<Ban>> =
-            self.bans.load().iter().filter(|ban| ban.sequence != sequence).cloned().collect();
-        self.has_bans.store(!bans.is_empty(), Ordering::Release);
-        self.bans.store(Arc::new(bans));
-    }
-
-    fn carry_out(&self, books: &mut Books, id: EntryId, effect: Effect) {
-        match effect {
-            Effect::Remove => self.take_out(books, id),
-            Effect::Expire(at) => {
-                let key = books.index.get(id).map(|(key, _)| key);
-                if let Some(Slot::Response { id: found, response, .. }) =
-                    key.and_then(|key| self.map.peek(key))
-                    && found == id
-                {
-                    response.expire(at);
+    /// Carries out all bans that wait, and lifts them; tells which. Takes long: not for a thread that serves requests.
+    pub fn sweep(&self) -> Vec<Arc<Ban>> {
+        let batch = self.take_waiting();
+        for ban in &batch {
+            let ids: Vec<EntryId> = ban.work.lock().ids.iter().copied().collect();
+            for step in ids.chunks(STEP) {
+                let mut books = self.books.lock();
+                for id in step {
+                    self.carry_out(&mut books, *id, ban.effect, ban.sequence());
                 }
             }
         }
+        let seeking: Vec<&Arc<Ban>> =
+            batch.iter().filter(|ban| !ban.work.lock().unfound.is_empty()).collect();
+        if !seeking.is_empty() {
+            self.look_at_all(|step| self.carry_out_unfound(&seeking, step));
+        }
+        let books = self.books.lock();
+        for ban in &batch {
+            self.forget_varies(&books, &ban.selectors, ban.effect);
+            ban.work.lock().stage = Stage::Done;
+        }
+        let bans: Vec<Arc<Ban>> = self.bans.load().iter().filter(|ban| !ban.is_done()).cloned().collect();
+        self.has_bans.store(!bans.is_empty(), Ordering::Release);
+        self.bans.store(Arc::new(bans));
+        batch
+    }
+
+    fn take_waiting(&self) -> Vec<Arc<Ban>> {
+        // No purge can join one of them meanwhile.
+        let _books = self.books.lock();
+        let waits = |ban: &&Arc<Ban>| {
+            let mut work = ban.work.lock();
+            let waits = work.stage == Stage::Waiting;
+            work.stage = if waits { Stage::UnderWay } else { work.stage };
+            waits
+        };
+        self.bans.load().iter().filter(waits).cloned().collect()
+    }
+
+    /// Carries out what these bans could not find through the index, among some entries.
+    fn carry_out_unfound(&self, bans: &[&Arc<Ban>], entries: &[(EntryId, Arc<Facts>)]) {
+        let mut found: Vec<(&Ban, usize, EntryId)> = Vec::new();
+        for ban in bans {
+            let work = ban.work.lock();
+            let first = |facts: &Facts| work.unfound.iter().find(|at| ban.selectors[**at].matches(facts));
+            let unknown = entries.iter().filter(|(id, _)| !work.ids.contains(id));
+            found.extend(unknown.filter_map(|(id, facts)| Some((&***ban, *first(facts)?, *id))));
+        }
+        let mut books = self.books.lock();
+        for (ban, at, id) in found {
+            let bytes = books.index.get(id).map_or(0, |(_, bytes)| bytes);
+            if self.carry_out(&mut books, id, ban.effect, ban.sequence()) {
+                ban.work.lock().named[at].add(bytes);
+            }
+        }
+    }
+
+    /// Carries a purge out on one entry, if that is there and meant.
+    fn carry_out(&self, books: &mut Books, id: EntryId, effect: Effect, sequence: Sequence) -> bool {
+        let Some((key, _)) = books.index.get(id) else { return false };
+        let response = match self.map.peek(key) {
+            Some(Slot::Response { id: found, response, vouched }) if found == id && vouched < sequence => {
+                response
+            }
+            _ => return false,
+        };
+        match effect {
+            Effect::Remove => self.take_out(books, id),
+            Effect::Expire(at) => response.expire(at),
+        }
+        true
     }
 
     /// What selects among variants goes with everything else, where nothing has come meanwhile.
@@ -244,6 +243,27 @@ impl Memory {
     }
 }
 
+/// Finds through the index what these name, as far as that goes.
+#[expect(clippy::mutable_key_type, reason = "what a regular expression caches is no part of its hash")]
+fn find(books: &Books, selectors: &[Selector]) -> Work {
+    let mut named = vec![Count::default(); selectors.len()];
+    let (mut ids, mut unfound, mut found) = (Ids::default(), Vec::new(), 0);
+    let mut distinct = HashSet::new();
+    for (at, selector) in selectors.iter().enumerate().filter(|(_, selector)| distinct.insert(*selector)) {
+        if selector.is_lazy() || found > FOUND_AT_ONCE {
+            unfound.push(at);
+            continue;
+        }
+        for id in books.index.find(selector) {
+            found += 1;
+            if let Some((_, bytes)) = books.index.get(id).filter(|_| ids.insert(id)) {
+                named[at].add(bytes);
+            }
+        }
+    }
+    Work { stage: Stage::Waiting, ids, unfound, named }
+}
+
 /// What a purge would name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Survey {
@@ -253,61 +273,6 @@ pub struct Survey {
     pub fresh: usize,
     /// Some of their URLs.
     pub examples: Vec<String>,
-}
-
-impl Sweep {
-    /// Whether all that was named is counted already.
-    pub fn is_counted(&self) -> bool {
-        self.unfound.is_empty()
-    }
-
-    /// What was named.
-    pub fn selectors(&self) -> Arc<[Selector]> {
-        self.selectors.clone()
-    }
-
-    /// Removes the rest step by step and lifts the ban. Returns what each selector has named. Takes long: not for a
-    /// thread that serves requests.
-    pub fn run(mut self, memory: &Memory) -> Vec<Count> {
-        let ids: Vec<EntryId> = self.ids.iter().copied().collect();
-        for step in ids.chunks(STEP) {
-            let mut books = memory.books.lock();
-            step.iter().for_each(|id| memory.carry_out(&mut books, *id, self.effect));
-        }
-        if !self.unfound.is_empty() {
-            self.go_through(memory);
-        }
-        let books = memory.books.lock();
-        memory.forget_varies(&books, &self.selectors, self.effect);
-        memory.lift_ban(&books, self.sequence);
-        self.named
-    }
-
-    /// Looks at every entry for those that no index finds.
-    fn go_through(&mut self, memory: &Memory) {
-        let mut after = 0;
-        loop {
-            let step = memory.books.lock().index.next(after, self.last, STEP);
-            let Some((end, _)) = step.last() else { return };
-            after = *end;
-            let found: Vec<(EntryId, usize)> = step
-                .iter()
-                .filter(|(id, _)| !self.ids.contains(id))
-                .filter_map(|(id, facts)| Some((*id, self.first_of_unfound(facts)?)))
-                .collect();
-            let mut books = memory.books.lock();
-            for (id, at) in found {
-                if let Some((_, bytes)) = books.index.get(id) {
-                    self.named[at].add(bytes);
-                    memory.carry_out(&mut books, id, self.effect);
-                }
-            }
-        }
-    }
-
-    fn first_of_unfound(&self, facts: &Facts) -> Option<usize> {
-        self.unfound.iter().copied().find(|at| self.selectors[*at].matches(facts))
-    }
 }
 
 #[cfg(test)]
@@ -359,7 +324,7 @@ mod tests {
             assert!((0..20).all(|n| state(&memory, &format!("/{n}")) == expected));
             memory.insert(&key("/0"), response("/0", &["t"], 10), memory.begin(), MANY).unwrap();
             assert_eq!(state(&memory, "/0"), State::Fresh, "what came after it is not meant");
-            purged.sweep.unwrap().run(&memory);
+            memory.sweep();
             assert_eq!((state(&memory, "/0"), state(&memory, "/1")), (State::Fresh, expected));
             let left = if effect == Effect::Remove { 1 } else { 20 };
             assert_eq!((memory.entries(), memory.bans()), (left, 0));
@@ -377,7 +342,9 @@ mod tests {
         let purged = memory.purge(&selectors, Effect::Remove);
         let entries = |named: &[Count]| named.iter().map(|count| count.entries).collect::<Vec<_>>();
         assert_eq!(entries(&purged.named), [1, 0, 0]);
-        assert_eq!(entries(&purged.sweep.unwrap().run(&memory)), [1, 2, 1]);
+        assert!(!purged.is_counted);
+        memory.sweep();
+        assert_eq!(entries(&purged.ban.unwrap().named()), [1, 2, 1]);
         assert_eq!(memory.entries(), 8);
     }
 
@@ -389,13 +356,30 @@ mod tests {
         // The index has found enough with the third.
         let selectors = [tag(), tag(), prefix("/1"), prefix("http://shop/"), prefix("/2"), prefix("/9")];
         let purged = memory.purge(&selectors, Effect::Remove);
-        let sweep = purged.sweep.unwrap();
-        assert_eq!((purged.named[0].entries, sweep.unfound.as_slice()), (20, &[3, 4, 5][..]));
+        let ban = purged.ban.unwrap();
+        assert_eq!((purged.named[0].entries, ban.work.lock().unfound.as_slice()), (20, &[3, 4, 5][..]));
         assert!((0..20).all(|n| state(&memory, &format!("/{n}")) == State::Absent));
-        assert_eq!(
-            sweep.run(&memory).iter().map(|count| count.entries).collect::<Vec<_>>(),
-            [20, 0, 0, 0, 0, 0]
-        );
+        memory.sweep();
+        assert_eq!(ban.named().iter().map(|count| count.entries).collect::<Vec<_>>(), [20, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_purge_that_says_the_same_as_one_that_waits_joins_it() {
+        for effect in [Effect::Remove, Effect::Expire(NOW)] {
+            let memory = filled(20, "t");
+            let tag = [Selector::tag("t").unwrap()];
+            let first = memory.purge(&tag, effect);
+            memory.insert(&key("/0"), response("/0", &["t"], 10), memory.begin(), MANY).unwrap();
+            assert_eq!(state(&memory, "/0"), State::Fresh);
+            let second = memory.purge(&tag, effect);
+            assert_eq!((first.total().entries, second.total().entries, memory.bans()), (20, 0, 1));
+            let expected = if effect == Effect::Remove { State::Absent } else { State::Expired };
+            assert_eq!(state(&memory, "/0"), expected, "what has come meanwhile is meant by the second");
+            memory.insert(&key("/1"), response("/1", &["t"], 10), memory.begin(), MANY).unwrap();
+            memory.sweep();
+            assert_eq!((state(&memory, "/0"), state(&memory, "/1")), (expected, State::Fresh));
+            assert_eq!((memory.bans(), second.ban.unwrap().named()[0].entries), (0, 21));
+        }
     }
 
     #[test]
@@ -404,7 +388,8 @@ mod tests {
         let vary =
             crate::rules::key::Vary::parse(Fields(&[("vary", b"accept")]), &crate::rules::testing::policy());
         memory.note_vary(&key("/v"), &vary.unwrap());
-        memory.purge(&[Selector::All], Effect::Remove).sweep.unwrap().run(&memory);
+        memory.purge(&[Selector::All], Effect::Remove);
+        memory.sweep();
         assert_eq!((memory.entries(), memory.bytes()), (0, 0));
     }
 
@@ -417,7 +402,7 @@ mod tests {
         assert!(!first.is_crowded);
         let second = memory.purge(&[lazy(7)], Effect::Remove);
         assert!(second.is_crowded);
-        first.sweep.unwrap().run(&memory);
+        memory.sweep();
         assert!(!memory.purge(&[lazy(8)], Effect::Remove).is_crowded);
     }
 
@@ -437,7 +422,7 @@ mod tests {
         Begin(usize),
         Commit(usize),
         Purge(usize, bool),
-        Sweep(usize),
+        Sweep,
     }
 
     fn selectors() -> Vec<Selector> {
@@ -460,7 +445,7 @@ mod tests {
             3 => (0usize..12).prop_map(Step::Begin),
             3 => (0usize..12).prop_map(Step::Commit),
             2 => (0usize..9, proptest::bool::ANY).prop_map(|(which, soft)| Step::Purge(which, soft)),
-            2 => (0usize..4).prop_map(Step::Sweep),
+            1 => Just(Step::Sweep),
         ];
         proptest::collection::vec(step, 0..80)
     }
@@ -484,8 +469,7 @@ mod tests {
             let mut begun: HashMap<usize, Sequence> = HashMap::new();
             let mut expected: HashMap<&str, Stored> = HashMap::new();
             let mut purges: Vec<(Sequence, Selector)> = Vec::new();
-            let mut sweeps: Vec<Sweep> = Vec::new();
-            for step in steps {
+                for step in steps {
                 match step {
                     Step::Begin(fetch) => {
                         begun.insert(fetch, memory.begin());
@@ -511,13 +495,9 @@ mod tests {
                             stored.expired = true;
                         }
                         expected.retain(|_, stored| soft || !selector.matches(&stored.facts));
-                        sweeps.extend(purged.sweep);
                         purges.push((purged.sequence, selector));
                     }
-                    Step::Sweep(which) if which < sweeps.len() => {
-                        sweeps.swap_remove(which).run(&memory);
-                    }
-                    Step::Sweep(_) => {}
+                    Step::Sweep => drop(memory.sweep()),
                 }
                 for page in pages {
                     let expected = expected.get(page).map_or(State::Absent, |stored| {
@@ -526,7 +506,7 @@ mod tests {
                     prop_assert_eq!(state(&memory, page), expected, "{}", page);
                 }
             }
-            sweeps.into_iter().for_each(|sweep| drop(sweep.run(&memory)));
+            memory.sweep();
             prop_assert_eq!((memory.entries(), memory.bans()), (expected.len(), 0));
             prop_assert!(memory.bytes() > 0 || expected.is_empty());
         }

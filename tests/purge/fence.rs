@@ -120,6 +120,44 @@ fn a_refresh_that_began_before_a_purge_does_not_bring_back_what_it_removed() {
 }
 
 #[test]
+fn a_head_makes_nothing_fresh_that_has_no_validator() {
+    let rig = Rig::new(ALL);
+    rig.origin.on_sequence("/page", vec![Reply::ok("price 41"), Reply::ok("price 42")]);
+    rig.get("/page");
+    rig.purge(r#"{"urls": ["/page"], "soft": true}"#);
+    rig.send("HEAD", "/page", "");
+    assert_eq!(rig.get("/page").text(), "price 42");
+}
+
+#[test]
+fn a_write_under_way_during_a_reload_removes_what_was_stored_under_the_new_rules() {
+    let rig = Rig::new("routes: [{name: all, cache: {ttl: 5m, key: {query: {exclude: [a]}}}}]");
+    let gate = Gate::new();
+    let page = "/page?b=1&a=2&u=3";
+    rig.origin
+        .on_sequence("/page", vec![Reply::ok("written").behind(&gate), Reply::ok("old"), Reply::ok("new")]);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| rig.send("POST", page, "").text());
+        eventually("the write is under way", || rig.origin.count("/page") == 1);
+        rig.reload("exclude: [a]", "exclude: [u]");
+        assert_eq!(rig.get(page).text(), "old");
+        gate.open();
+        assert_eq!(writing.join().unwrap(), "written");
+    });
+    assert_eq!(rig.get(page).text(), "new");
+}
+
+#[test]
+fn pages_of_other_tags_are_not_served_after_a_reload() {
+    let rig = Rig::new("routes: [{name: all, cache: {ttl: 5m, tags: [old]}}]");
+    rig.origin.on("/page", Reply::ok("x"));
+    rig.get("/page");
+    rig.reload("tags: [old]", "tags: [new]");
+    assert_eq!((rig.get("/page").verdict(), rig.get("/page").verdict()), ("miss", "hit"));
+    assert_eq!(rig.purge(r#"{"tags": ["new"]}"#)["entries"], 1);
+}
+
+#[test]
 fn a_purge_finds_what_was_stored_under_rules_that_come_back() {
     let rig = Rig::new("routes: [{name: all, cache: {ttl: 5m, key: {query: {sort: true}}}}]");
     rig.origin.on("/page", Reply::ok("old"));

@@ -152,8 +152,10 @@ impl Order {
             }));
         }
         let message = format!("{endpoint} answered {status}: {}", refusal(&text));
+        // Escaped in JSON it would have been another text.
+        let message = message.replace(self.secret.expose(), "***");
         // 409: the one before it, whose answer was lost, is still being carried out.
-        match status.is_server_error() || status == 409 {
+        match status.is_server_error() || matches!(status.as_u16(), 409 | 429) {
             true => Try::Continue(message),
             false => ControlFlow::Break(Err(Failure::failed(message))),
         }
@@ -166,13 +168,14 @@ fn is_passing(error: &ureq::Error) -> bool {
     matches!(error, Io(_) | Timeout(_) | HostNotFound | ConnectionFailed | Protocol(_) | BodyStalled)
 }
 
-/// What a refusal says, without its JSON.
+/// What a refusal says, without its JSON, and without what would steer a terminal.
 fn refusal(text: &str) -> String {
     let json: Value = serde_json::from_str(text).unwrap_or_default();
-    match (json["error"].as_str(), json["remedy"].as_str()) {
+    let says = match (json["error"].as_str(), json["remedy"].as_str()) {
         (Some(error), Some(remedy)) => format!("{error}; {remedy}"),
         _ => text.trim().to_owned(),
-    }
+    };
+    says.replace(|c: char| c.is_control() && c != '\n', "?")
 }
 
 fn secret(file: Option<PathBuf>) -> Result<Secret, Failure> {
