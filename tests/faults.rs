@@ -115,6 +115,8 @@ fn a_connection_that_the_origin_closed_meanwhile_is_replaced() {
     for method in ["GET", "GET", "POST", "GET"] {
         let response = rig.send(method, "/", "");
         assert_eq!((response.status, response.text().as_str()), (200, "x"), "{method}");
+        // A POST that crosses the end of its connection is rightly not sent again.
+        eventually("the origin has closed it", || rig.origin.open_connections() == 0);
     }
 }
 

@@ -85,7 +85,7 @@ impl App {
         // At once: whatever happens before it is carried out, it is in force.
         self.record(&entry);
         let sequence = purged.sequence.0;
-        let named = self.carried_out(purged, asker.cause).await?;
+        let named = self.carried_out(purged, asker.cause, !entry.counted).await?;
         let total: Count = named.iter().copied().sum();
         if !entry.counted {
             (entry.entries, entry.bytes, entry.counted) = (total.entries, total.bytes, true);
@@ -101,9 +101,9 @@ impl App {
         }
     }
 
-    /// Has a purge carried out, at once or aside, and counts it. What it named: known when that is counted, or too much is in
-    /// force to leave more to later.
-    async fn carried_out(&self, purged: Purged, cause: Cause) -> Result<Vec<Count>, JoinError> {
+    /// Has a purge carried out, and counts it; what it named as far as that is known. Waits until it is carried out where it
+    /// `waits`, or where too much is in force to leave more to later.
+    async fn carried_out(&self, purged: Purged, cause: Cause, waits: bool) -> Result<Vec<Count>, JoinError> {
         let (is_counted, total) = (purged.is_counted, purged.total());
         if purged.is_crowded {
             self.observer.metrics.limit("bans");
@@ -120,9 +120,9 @@ impl App {
             app.observer.metrics.purge(cause, all.entries);
             Ok(named)
         });
-        match is_counted && !purged.is_crowded {
-            true => Ok(purged.named),
-            false => swept.await?,
+        match waits || purged.is_crowded {
+            true => swept.await?,
+            false => Ok(purged.named),
         }
     }
 
@@ -147,13 +147,8 @@ impl App {
                 continue;
             }
             let purged = self.store.purge(&selectors, effect(expires));
-            let is_crowded = purged.is_crowded;
-            let app = self.clone();
-            // An error is told where it happens. It is in force: only where too much is does the write wait.
-            let carried_out = tokio::spawn(async move { app.carried_out(purged, cause).await.map(drop) });
-            if is_crowded {
-                let _ = carried_out.await;
-            }
+            // It waits only where too much is in force already. An error is told where it happens: it is in force.
+            let _ = self.carried_out(purged, cause, false).await;
         }
     }
 

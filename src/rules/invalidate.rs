@@ -5,7 +5,7 @@
 
 use super::head::{Fields, RequestHead};
 use super::policy::QueryPolicy;
-use super::selector::{MAX_SELECTORS, Selector, SelectorError, split};
+use super::selector::{MAX_SELECTORS, STAR, Selector, SelectorError, split, split_url};
 use super::tags::groups;
 use super::target::{Scheme, Target};
 use super::template::{Captures, Template};
@@ -60,9 +60,9 @@ impl Removal {
     ) -> Option<Result<Selector, SelectorError>> {
         // A star in the path of a write is a star.
         let stars = self.kind == RemovalKind::Wildcard;
-        let text = self
-            .template
-            .render(captures, |text| if stars { text.replace('*', STAR) } else { text.into() })?;
+        let text = self.template.render(captures, |text| {
+            if stars { text.replace('*', STAR.encode_utf8(&mut [0; 4])) } else { text.into() }
+        })?;
         Some(self.read(&text, policies))
     }
 
@@ -72,17 +72,14 @@ impl Removal {
             return Ok(Selector::of_tag(text.into()));
         }
         // What begins with a slash is a path, whatever was captured behind it.
-        let (host, rest) = if text.starts_with('/') { (None, text) } else { split(text)? };
+        let (host, rest) = if text.starts_with('/') { (None, text) } else { split_url(text)? };
         match self.kind {
             RemovalKind::Prefix => Ok(Selector::below(host, rest)),
-            RemovalKind::Wildcard => Selector::wildcard_on(host, rest, '\u{1}'),
+            RemovalKind::Wildcard => Selector::wildcard_on(host, rest, STAR),
             _ => Ok(Selector::target(host, &Target::new(Scheme::Http, "", rest), policies)),
         }
     }
 }
-
-/// What stands for any text in a rendered wildcard: no path holds it.
-const STAR: &str = "\u{1}";
 
 /// What a successful write removes: its target, what `Location` and `Content-Location` name on the same host (RFC 9111
 /// section 4.4), and what carries one of the groups that `Cache-Group-Invalidation` names (RFC 9875 section 3).
@@ -262,7 +259,9 @@ mod tests {
         for (kind, template, id, path) in [
             (RemovalKind::Wildcard, "/p/{id}*", stars.as_str(), format!("/p/{stars}/x")),
             (RemovalKind::Wildcard, "/p/{id}*", "x\\", r"/p/x\1".to_owned()),
+            (RemovalKind::Wildcard, "http://sh*/p/{id}/*", "7", "/p/7/x".to_owned()),
             (RemovalKind::Url, "/{id}", "/foo", "//foo".to_owned()),
+            (RemovalKind::Url, "http://shop/p/{id}", "7", "/p/7".to_owned()),
             (RemovalKind::Prefix, "/{id}", "/foo", "//foo/bar".to_owned()),
         ] {
             let removal = Removal { kind, template: Template::parse(template), expires: Expires::No };

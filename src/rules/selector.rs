@@ -313,6 +313,9 @@ pub enum SelectorError {
     EmptyPattern,
 }
 
+/// What stands for any text in a wildcard with parts of a path in it: no path holds it.
+pub(super) const STAR: char = '\u{1}';
+
 pub(super) fn check_length(text: &str) -> Result<(), SelectorError> {
     if text.len() > Selector::MAX_LENGTH { Err(SelectorError::TooLong) } else { Ok(()) }
 }
@@ -322,12 +325,17 @@ pub fn any_scheme(host: &str) -> String {
     normal_host(Scheme::Https, &normal_host(Scheme::Http, host)).into_owned()
 }
 
-/// Splits a URL into its host, if it names one, and the rest from the path on, without a fragment.
+/// The same, of a text from outside.
 pub(super) fn split(text: &str) -> Result<(Option<String>, &str), SelectorError> {
     check_length(text)?;
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(SelectorError::Unencoded);
     }
+    split_url(text)
+}
+
+/// Splits a URL into its host, if it names one, and the rest from the path on, without a fragment.
+pub(super) fn split_url(text: &str) -> Result<(Option<String>, &str), SelectorError> {
     let text = text.split('#').next().unwrap_or(text);
     if text.starts_with('/') && !text.starts_with("//") {
         return Ok((None, text));
@@ -344,7 +352,7 @@ pub(super) fn split(text: &str) -> Result<(Option<String>, &str), SelectorError>
     }
     let host = normal_host(scheme, host).into_owned();
     // A star is for wildcards; anything else that is none would name nothing.
-    if !is_host(&host.replace('*', "")) {
+    if !is_host(&host.replace(['*', STAR], "")) {
         return Err(SelectorError::NotAHost);
     }
     Ok((Some(host), if path.is_empty() { "/" } else { path }))

@@ -190,6 +190,7 @@ type Handler = Arc<dyn Fn(&Received) -> Reply + Send + Sync>;
 struct Script {
     handlers: HashMap<String, Handler>,
     received: Vec<Received>,
+    open: usize,
 }
 
 /// A running origin.
@@ -208,7 +209,11 @@ impl Origin {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let script = shared.clone();
-                std::thread::spawn(move || serve(stream, &script));
+                script.lock().unwrap().open += 1;
+                std::thread::spawn(move || {
+                    serve(stream, &script);
+                    script.lock().unwrap().open -= 1;
+                });
             }
         });
         Self { address, script }
@@ -242,6 +247,11 @@ impl Origin {
     pub fn received(&self, path: &str) -> Vec<Received> {
         let script = self.script.lock().unwrap();
         script.received.iter().filter(|received| path_of(&received.target) == path).cloned().collect()
+    }
+
+    /// Connections that it has not closed.
+    pub fn open_connections(&self) -> usize {
+        self.script.lock().unwrap().open
     }
 
     pub fn all_received(&self) -> Vec<Received> {
