@@ -3,6 +3,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
@@ -28,9 +29,14 @@ const MAX_ANSWER: usize = 64 << 10;
 pub(super) const PERIOD: Duration = Duration::from_secs(3600);
 
 /// The answers of a while ago, by the name of the token and the key.
-pub(super) struct Answers(Mutex<LruCache<(String, String), Remembered>>);
+pub(super) struct Answers {
+    known: Mutex<LruCache<(String, String), Remembered>>,
+    serials: AtomicU64,
+}
 
 struct Remembered {
+    /// Which of all, since a key may be pushed out and come back.
+    serial: u64,
     request: [u8; 32],
     /// `None` while it is being carried out.
     answer: Option<String>,
@@ -49,16 +55,20 @@ pub(super) enum Turn {
 pub(super) struct Place {
     answers: Arc<Answers>,
     name: (String, String),
+    serial: u64,
     is_answered: bool,
 }
 
 impl Place {
     /// Remembers the answer; one that is too long is carried out again.
     pub fn answer(mut self, answer: &str) {
+        let mut answers = self.answers.known.lock();
+        let own = answers.get_mut(&self.name).filter(|known| known.serial == self.serial);
         if answer.len() <= MAX_ANSWER
-            && let Some(known) = self.answers.0.lock().get_mut(&self.name)
+            && let Some(known) = own
         {
             known.answer = Some(answer.to_owned());
+            drop(answers);
             self.is_answered = true;
         }
     }
@@ -66,15 +76,17 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if !self.is_answered {
-            self.answers.0.lock().pop(&self.name);
+        let mut answers = self.answers.known.lock();
+        let is_own = answers.peek(&self.name).is_some_and(|known| known.serial == self.serial);
+        if !self.is_answered && is_own {
+            answers.pop(&self.name);
         }
     }
 }
 
 impl Default for Answers {
     fn default() -> Self {
-        Self(Mutex::new(LruCache::new(MAX_KEYS)))
+        Self { known: Mutex::new(LruCache::new(MAX_KEYS)), serials: AtomicU64::new(0) }
     }
 }
 
@@ -103,7 +115,7 @@ impl Answers {
     ) -> Result<Turn, Refusal> {
         let digest: [u8; 32] = Sha256::digest(request).into();
         let name = (token.to_owned(), key.to_owned());
-        let mut answers = self.0.lock();
+        let mut answers = self.known.lock();
         match answers.get(&name).filter(|known| known.until > now) {
             Some(known) if known.request != digest => Err(Refusal::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
@@ -118,8 +130,9 @@ impl Answers {
             )),
             None => {
                 let until = now.plus(PERIOD);
-                answers.put(name.clone(), Remembered { request: digest, answer: None, until });
-                Ok(Turn::First(Place { answers: self.clone(), name, is_answered: false }))
+                let serial = self.serials.fetch_add(1, Ordering::Relaxed);
+                answers.put(name.clone(), Remembered { serial, request: digest, answer: None, until });
+                Ok(Turn::First(Place { answers: self.clone(), name, serial, is_answered: false }))
             }
         }
     }

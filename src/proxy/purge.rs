@@ -140,13 +140,14 @@ impl App {
 
     /// Purges what a write changed.
     pub async fn purge_after(&self, cause: Cause, removed: Vec<(Selector, Expires)>) {
-        for expires in [Expires::No, Expires::Yes] {
+        let purge = |expires| {
             let of_kind = removed.iter().filter(|(_, kind)| *kind == expires);
             let selectors: Vec<Selector> = of_kind.map(|(selector, _)| selector.clone()).collect();
-            if selectors.is_empty() {
-                continue;
-            }
-            let purged = self.store.purge(&selectors, effect(expires));
+            (!selectors.is_empty()).then(|| self.store.purge(&selectors, effect(expires)))
+        };
+        // All is in force before anything is waited for.
+        let purged = [Expires::No, Expires::Yes].map(purge);
+        for purged in purged.into_iter().flatten() {
             // It waits only where too much is in force already. An error is told where it happens: it is in force.
             let _ = self.carried_out(purged, cause, false).await;
         }

@@ -95,8 +95,14 @@ enum Matcher {
 
 impl PartialEq for Rule {
     fn eq(&self, other: &Self) -> bool {
-        let same_kind = std::mem::discriminant(&self.matcher) == std::mem::discriminant(&other.matcher);
-        same_kind && self.shown == other.shown
+        match (&self.matcher, &other.matcher) {
+            // A star in what is shown may be one or stand for any text.
+            (Matcher::Wildcard(ours), Matcher::Wildcard(theirs)) => ours == theirs,
+            (Matcher::Exact, Matcher::Exact) | (Matcher::Regex(_), Matcher::Regex(_)) => {
+                self.shown == other.shown
+            }
+            _ => false,
+        }
     }
 }
 
@@ -332,6 +338,8 @@ mod tests {
         ] {
             assert_eq!(Rule::wildcard(pattern, '*').unwrap().matches(text), expected, "{pattern} {text}");
         }
+        let (literal, wild) = (Rule::wildcard("/~/*", '~').unwrap(), Rule::wildcard("/*/*", '*').unwrap());
+        assert!(literal != wild && literal.shown == wild.shown);
         for (pattern, expected) in [
             ("^/a/", Some("/a/")),
             ("^/a/.*", Some("/a/")),

@@ -9,6 +9,7 @@ use quick_cache::DefaultHashBuilder;
 
 use super::fence::Sequence;
 use super::index::EntryId;
+use super::response::StoredResponse;
 use crate::clock::Timestamp;
 use crate::rules::selector::Selector;
 
@@ -122,4 +123,23 @@ impl Ban {
         self.work.lock().unfound = (0..self.selectors.len()).collect();
         self.sequence.store(sequence.0, Ordering::Release);
     }
+}
+
+/// Holds bans against a response that is vouched for up to a purge: whether it is gone. One that they let expire has
+/// expired then.
+pub(super) fn is_gone(
+    bans: Option<Arc<Vec<Arc<Ban>>>>,
+    vouched: Sequence,
+    response: &StoredResponse,
+) -> bool {
+    let against = |ban: &&Arc<Ban>| {
+        ban.sequence() > vouched && ban.selectors.iter().any(|selector| selector.matches(&response.facts))
+    };
+    bans.iter().flat_map(|bans| bans.iter()).filter(against).any(|ban| match ban.effect {
+        Effect::Remove => true,
+        Effect::Expire(at) => {
+            response.expire(at);
+            false
+        }
+    })
 }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 
-use super::ban::Ban;
+use super::ban::{Ban, is_gone};
 use super::fence::{Fence, Sequence};
 use super::index::{EntryId, Index};
 use super::response::StoredResponse;
@@ -125,10 +125,11 @@ impl Memory {
     /// Finds the response that a request selects under a primary key; `variant` tells the key of its variant, where the
     /// responses have any.
     pub fn lookup(&self, primary: &CacheKey, variant: impl FnOnce(&Vary) -> CacheKey) -> Found {
+        let bans = self.bans_in_force();
         match self.map.get(primary) {
             None => Found { key: primary.clone(), response: None },
             Some(Slot::Response { response, vouched, .. }) => {
-                let response = Some(response).filter(|response| !self.apply_bans(vouched, response));
+                let response = Some(response).filter(|response| !is_gone(bans, vouched, response));
                 Found { key: primary.clone(), response }
             }
             Some(Slot::Varies(vary)) => {
@@ -140,8 +141,9 @@ impl Memory {
 
     /// What lies under a key itself.
     pub fn stored(&self, key: &CacheKey) -> Option<Arc<StoredResponse>> {
+        let bans = self.bans_in_force();
         match self.map.get(key) {
-            Some(Slot::Response { response, vouched, .. }) if !self.apply_bans(vouched, &response) => {
+            Some(Slot::Response { response, vouched, .. }) if !is_gone(bans, vouched, &response) => {
                 Some(response)
             }
             _ => None,
@@ -208,7 +210,7 @@ impl Memory {
         }
         match self.map.peek(key) {
             Some(Slot::Response { response, vouched, .. })
-                if Arc::ptr_eq(&response, old) && !self.apply_bans(vouched, &response) => {}
+                if Arc::ptr_eq(&response, old) && !is_gone(self.bans_in_force(), vouched, &response) => {}
             _ => return Err(Refused::Superseded),
         }
         self.add(&mut books, key, new.clone())

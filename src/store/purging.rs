@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::ban::{Ban, Count, Effect, Ids, Stage, Work};
+use super::ban::{Ban, Count, Effect, Ids, Stage, Work, is_gone};
 use super::fence::Sequence;
 use super::index::EntryId;
 use super::memory::{Books, Memory, Slot};
@@ -127,22 +127,10 @@ impl Memory {
         }
     }
 
-    /// Holds the bans in force against a response: whether it is gone. One that they let expire has expired then.
-    pub(super) fn apply_bans(&self, vouched: Sequence, response: &StoredResponse) -> bool {
-        if !self.has_bans.load(Ordering::Acquire) {
-            return false;
-        }
-        let bans = self.bans.load();
-        let mut against = bans.iter().filter(|ban| {
-            ban.sequence() > vouched && ban.selectors.iter().any(|selector| selector.matches(&response.facts))
-        });
-        against.any(|ban| match ban.effect {
-            Effect::Remove => true,
-            Effect::Expire(at) => {
-                response.expire(at);
-                false
-            }
-        })
+    /// The bans in force. A lookup asks for them first and looks into the map then: a ban that is lifted meanwhile was in force
+    /// when it began, and what it has removed may be in its hands already.
+    pub(super) fn bans_in_force(&self) -> Option<Arc<Vec<Arc<Ban>>>> {
+        self.has_bans.load(Ordering::Acquire).then(|| self.bans.load_full())
     }
 
     /// Carries out all bans that wait, and lifts them; tells which. Takes long: not for a thread that serves requests.
@@ -231,7 +219,7 @@ impl Memory {
         let (key, bytes) = books.index.get(id)?;
         match self.map.peek(key) {
             Some(Slot::Response { id: found, response, vouched }) if found == id => {
-                (!self.apply_bans(vouched, &response)).then_some((response, bytes))
+                (!is_gone(self.bans_in_force(), vouched, &response)).then_some((response, bytes))
             }
             _ => None,
         }
@@ -361,6 +349,19 @@ mod tests {
         assert!((0..20).all(|n| state(&memory, &format!("/{n}")) == State::Absent));
         memory.sweep();
         assert_eq!(ban.named().iter().map(|count| count.entries).collect::<Vec<_>>(), [20, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_lookup_that_began_before_a_ban_was_lifted_finds_nothing_that_it_removed() {
+        let memory = filled(20, "t");
+        memory.purge(&[Selector::tag("t").unwrap()], Effect::Remove);
+        // As a lookup does it, with a sweep between its steps.
+        let bans = memory.bans_in_force();
+        let Some(Slot::Response { response, vouched, .. }) = memory.map.get(&key("/7")) else {
+            panic!("it is still there")
+        };
+        memory.sweep();
+        assert!(memory.bans_in_force().is_none() && is_gone(bans, vouched, &response));
     }
 
     #[test]

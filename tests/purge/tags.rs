@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Reply, Rig};
+use crate::support::{Reply, Rig, eventually};
 
 #[test]
 fn tags_of_every_dialect_are_read_and_not_delivered() {
@@ -102,6 +102,9 @@ const CAPTURING: &str = r#"routes:
       - {tags: "product:{id}", url: "/lists/{id}?page=1"}
       - {prefix: "/archive/{id}/", soft: true}
       - {wildcard: "/*/about/{id}"}
+  - name: wild-writes
+    match: {path: "/w/{id}"}
+    purge_on_success: [{wildcard: "/*/{id}"}, {wildcard: "/*/*"}]
   - {name: rest, cache: {ttl: 5m, stale_while_revalidate: 1h}}"#;
 
 #[test]
@@ -166,9 +169,18 @@ fn what_is_captured_is_taken_by_the_letter() {
     }
     rig.origin.on("/api/products/*", Reply::status(302, "").field("Location", "/login/"));
     rig.send("DELETE", "/api/products/*", "");
-    let verdicts =
-        ["/fr/about/7", "/fr/about/*", "/products/7", "/products/*"].map(|path| rig.get(path).verdict());
-    assert_eq!(verdicts, ["hit", "miss", "hit", "miss"]);
+    let pages = ["/fr/about/7", "/fr/about/*", "/products/7", "/products/*"];
+    let verdicts = || pages.map(|path| rig.get(path).verdict());
+    assert_eq!(verdicts(), ["hit", "miss", "hit", "miss"]);
+    rig.origin.on("/w/*", Reply::ok("x"));
+    rig.send("POST", "/w/*", "");
+    assert_eq!(
+        verdicts(),
+        ["miss"; 4],
+        "one wildcard has a star of the path in it, the other two of its own"
+    );
+    eventually("it is carried out", || rig.parvis.metric("parvis_bans", "") == 0.0);
+    assert_eq!(verdicts(), ["hit"; 4]);
 }
 
 #[test]
