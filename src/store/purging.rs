@@ -242,8 +242,10 @@ fn find(books: &Books, selectors: &[Selector]) -> Work {
             unfound.push(at);
             continue;
         }
-        for id in books.index.find(selector) {
-            found += 1;
+        let named_by = books.index.find(selector);
+        found += named_by.len();
+        ids.reserve(named_by.len());
+        for id in named_by {
             if let Some((_, bytes)) = books.index.get(id).filter(|_| ids.insert(id)) {
                 named[at].add(bytes);
             }
