@@ -110,7 +110,11 @@ impl Eq for Rule {}
 
 impl Hash for Rule {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.shown.hash(state);
+        // Of what `eq` compares: `/**` and `/*` are one.
+        match &self.matcher {
+            Matcher::Wildcard(parts) => parts.hash(state),
+            Matcher::Exact | Matcher::Regex(_) => self.shown.hash(state),
+        }
     }
 }
 
@@ -340,6 +344,8 @@ mod tests {
         }
         let (literal, wild) = (Rule::wildcard("/~/*", '~').unwrap(), Rule::wildcard("/*/*", '*').unwrap());
         assert!(literal != wild && literal.shown == wild.shown);
+        let spellings = ["/a*", "/a**", "/a*b"].map(|text| Rule::wildcard(text, '*').unwrap());
+        assert_eq!(std::collections::HashSet::from(spellings).len(), 2);
         for (pattern, expected) in [
             ("^/a/", Some("/a/")),
             ("^/a/.*", Some("/a/")),

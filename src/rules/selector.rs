@@ -325,15 +325,6 @@ pub fn any_scheme(host: &str) -> String {
     normal_host(Scheme::Https, &normal_host(Scheme::Http, host)).into_owned()
 }
 
-/// The same, of a text from outside.
-pub(super) fn split(text: &str) -> Result<(Option<String>, &str), SelectorError> {
-    check_length(text)?;
-    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(SelectorError::Unencoded);
-    }
-    split_url(text)
-}
-
 /// Splits a URL into its host, if it names one, and the rest from the path on, without a fragment.
 pub(super) fn split_url(text: &str) -> Result<(Option<String>, &str), SelectorError> {
     let text = text.split('#').next().unwrap_or(text);
@@ -356,6 +347,15 @@ pub(super) fn split_url(text: &str) -> Result<(Option<String>, &str), SelectorEr
         return Err(SelectorError::NotAHost);
     }
     Ok((Some(host), if path.is_empty() { "/" } else { path }))
+}
+
+/// The same for a text from outside, which may be too long or hold what no URL does.
+pub(super) fn split(text: &str) -> Result<(Option<String>, &str), SelectorError> {
+    check_length(text)?;
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(SelectorError::Unencoded);
+    }
+    split_url(text)
 }
 
 #[cfg(test)]

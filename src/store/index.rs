@@ -148,7 +148,7 @@ impl Index {
     }
 
     fn carries(&self, id: EntryId, tag: &str) -> bool {
-        let listed = |tags: &Tags| tags.names().iter().any(|name| **name == *tag);
+        let listed = |tags: &Tags| tags.names().binary_search_by(|name| (**name).cmp(tag)).is_ok();
         self.entries.get(&id).is_some_and(|entry| listed(&entry.facts.tags))
     }
 

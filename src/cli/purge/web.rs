@@ -13,10 +13,8 @@ use crate::rules::target::{Scheme, is_host};
 
 /// How long one request may take, with its answer.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// The most that is read of a page, in MiB.
-const MAX_BODY_MIB: u64 = 64;
 /// The most that is read of a page, in bytes.
-pub const MAX_BODY: u64 = MAX_BODY_MIB << 20;
+pub const MAX_BODY: u64 = 64 << 20;
 /// The longest part of a body that a message shows, in bytes.
 const MAX_EXCERPT: usize = 80;
 
