@@ -11,18 +11,19 @@ use crate::clock;
 use crate::plan::Plan;
 use crate::rules::admission::{self, Admission, Kept};
 use crate::rules::client_control::ClientControl;
+use crate::rules::forwarding::Client;
 use crate::rules::freshness::Exchange;
 use crate::rules::guard::{Inputs, Witness};
 use crate::rules::head::{Fields, RequestHead, ResponseHead};
-use crate::rules::hop;
 use crate::rules::identity;
 use crate::rules::invalidate::Expires;
 use crate::rules::key::CacheKey;
 use crate::rules::lookup::{self, PassReason};
 use crate::rules::outgoing::Outgoing;
 use crate::rules::policy::Mode;
+use crate::rules::request::{FieldList, Received};
 use crate::rules::route::Route;
-use crate::rules::target::{Scheme, Target, is_host};
+use crate::rules::target::{Scheme, is_host};
 use crate::rules::verdict::{self, RevalidateReason, Verdict};
 
 #[derive(Args, Debug)]
@@ -52,15 +53,10 @@ impl Options {
         let fields = self.header.iter().map(|line| field(line)).collect::<Result<Vec<_>, _>>()?;
         let response = self.response_header.iter().map(|line| field(line)).collect::<Result<Vec<_>, _>>()?;
         let (scheme, host, path) = split(&self.url, Fields(&fields))?;
-        let fields = hop::end_to_end(&fields);
-        let request = RequestHead {
-            method: &self.method,
-            target: Target::new(scheme, host, path),
-            fields: Fields(&fields),
-            has_body: Fields(&fields).text("content-length").is_some_and(|length| length != "0")
-                || Fields(&fields).has("transfer-encoding"),
-            believed: &[],
-        };
+        let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let client = Client { peer: nobody, address: nobody, scheme, via_trusted: false };
+        let received = Received::new(&self.method, Some(host), path, FieldList::from_slice(&fields), &client);
+        let request = received.head();
         let response = ResponseHead { status: self.status, fields: Fields(&response) };
         print(explain(&plan, &request, &response).trim_end());
         Ok(())

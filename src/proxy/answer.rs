@@ -11,7 +11,7 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use super::context::Context;
 use super::extract::{self, Extract};
 use super::upstream::via;
-use super::view::View;
+use super::view;
 use super::wire;
 use crate::clock::{self, Timestamp};
 use crate::observe::outcome::Local;
@@ -35,8 +35,9 @@ pub async fn stored(
     ctx.outcome.ttl = Some(ttl(freshness.lifetime, freshness.age(now)));
     let is_head = session.req_header().method == "HEAD";
     let fields = response.head.fields();
-    let view = View::new(session.req_header(), &ctx.client);
+    let view = view::received(session.req_header(), &ctx.client);
     let extract = Extract::of(response, Fields(&fields), &view);
+    drop(view);
     let status = extract.status;
     let mut header = header(status, &fields)?;
     if status == 206 {
@@ -87,11 +88,12 @@ pub async fn streaming(
     reader: Reader,
 ) -> Result<()> {
     let is_head = session.req_header().method == "HEAD";
-    let view = View::new(session.req_header(), &ctx.client);
+    let view = view::received(session.req_header(), &ctx.client);
     // What is not stored, or not all of it, goes whole: a 304 of ours would take its cookies away.
     let keeps = response.discard.is_none() && response.for_leader.is_none();
     let not_modified = keeps && head.with(|head| extract::not_modified(&view, &head, clock::now()));
     let cut = head.with(|head| extract::cut(&view, &head, response.length?)).filter(|_| !not_modified);
+    drop(view);
     let status = match &cut {
         _ if not_modified => 304,
         Some(_) => 206,

@@ -18,7 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::context::Context;
-use super::view::{self, View};
+use super::view;
 use super::{App, Live, fetch, upstream};
 use crate::rules::cache_control::CacheControl;
 use crate::rules::guard::{self, Difference};
@@ -131,7 +131,7 @@ impl Audit {
         stored: &Arc<StoredResponse>,
         permit: OwnedSemaphorePermit,
     ) -> Result<Self> {
-        let view = View::new(session.req_header(), &ctx.client);
+        let view = view::received(session.req_header(), &ctx.client);
         let ask = |request| fetch::subrequest(session, request, route.clone(), ctx.live.clone());
         let visitor = upstream::for_audit(&view, &route.cache, ctx)?;
         let anyone = upstream::for_anyone(&view, &route.cache, ctx)?;

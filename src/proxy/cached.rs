@@ -9,7 +9,7 @@ use tokio::time::Instant as Deadline;
 
 use super::App;
 use super::context::Context;
-use super::view::View;
+use super::view;
 use super::{answer, audit, fetch, purge};
 use crate::clock::{self, Timestamp};
 use crate::observe::outcome::{Fate, Local};
@@ -123,7 +123,7 @@ pub async fn serve(app: &App, session: &mut Session, ctx: &mut Context) -> Resul
 }
 
 fn look_up(app: &App, session: &Session, ctx: &Context, route: &Route, now: Timestamp) -> Found {
-    let view = View::new(session.req_header(), &ctx.client);
+    let view = view::received(session.req_header(), &ctx.client);
     let request = view.head();
     let policy = &route.cache;
     let primary = CacheKey::primary(&route.name, &request, policy);
@@ -151,7 +151,7 @@ fn look_up(app: &App, session: &Session, ctx: &Context, route: &Route, now: Time
 
 /// What a fetch for the request is known by until its head arrives.
 fn facts(session: &Session, ctx: &Context) -> Facts {
-    let view = View::new(session.req_header(), &ctx.client);
+    let view = view::received(session.req_header(), &ctx.client);
     let request = view.head();
     match &ctx.route {
         Some(route) => Facts::new(&request, &route.cache.query, route.tags(&request.target.path)),
@@ -273,16 +273,18 @@ async fn hand_out(
 /// Serves what has been stored since the request came, be it fresh or not: it was fetched for it too.
 async fn serve_settled(app: &App, session: &mut Session, ctx: &mut Context, found: &Found) -> Result<Round> {
     let Some(route) = ctx.route.clone() else { return Ok(Round::LookAgain) };
-    let view = View::new(session.req_header(), &ctx.client);
+    let view = view::received(session.req_header(), &ctx.client);
     let stored = stored_for(app, &view.head(), &found.inputs, &route.cache, &found.primary).response;
     let is_new = |stored: &Arc<StoredResponse>| stored.freshness().stored_at >= ctx.outcome.received_at;
-    match stored.filter(is_new) {
-        Some(response) if is_readable(view.fields(), &response.head) => {
+    let stored = stored.filter(is_new).filter(|stored| is_readable(view.fields(), &stored.head));
+    drop(view);
+    match stored {
+        Some(response) => {
             ctx.outcome.fate = Some(Fate::Stored);
             answer::stored(session, ctx, &response, clock::now()).await?;
             Ok(Round::Served(Served::Answered))
         }
-        _ => Ok(Round::LookAgain),
+        None => Ok(Round::LookAgain),
     }
 }
 
@@ -329,7 +331,7 @@ async fn serve_opening(
 /// Whether a follower may have what it waited for: not what nobody may share, nor another variant, nor what is still
 /// on probation for requests that differ from its own.
 fn share(session: &Session, ctx: &Context, found: &Found, opening: &Opening) -> Share {
-    let view = View::new(session.req_header(), &ctx.client);
+    let view = view::received(session.req_header(), &ctx.client);
     let request = view.head();
     let covered = |witness: Option<&Witness>| guard::may_have(&found.inputs, witness);
     let streaming: &Streaming = match opening {
@@ -380,7 +382,7 @@ fn lead(
     place: Place,
 ) -> Result<bool> {
     let Some(route) = &ctx.route else { return Ok(false) };
-    let view = View::new(session.req_header(), &ctx.client);
+    let view = view::received(session.req_header(), &ctx.client);
     let now_stored = stored_for(app, &view.head(), &found.inputs, &route.cache, &found.primary);
     let freshness = now_stored.response.as_ref().map(|response| response.freshness());
     let verdict = verdict::judge(freshness.as_ref(), &found.client, clock::now());

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use http::Version;
+
 use super::shadow::Shadow;
 use super::{Live, fetch};
 use crate::observe::outcome::Outcome;
@@ -29,6 +31,8 @@ pub struct Context {
     pub live: Arc<Live>,
     /// Whose it is.
     pub kind: Kind,
+    /// The version it came in.
+    pub version: Version,
     /// Who sent it.
     pub client: Client,
     /// The route that took it.
@@ -72,6 +76,7 @@ impl Context {
         Self {
             live,
             kind: Kind::Client,
+            version: Version::HTTP_11,
             client,
             route: None,
             shadow: None,

@@ -5,11 +5,11 @@ use std::ops::Range;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::view::View;
 use crate::clock::Timestamp;
 use crate::rules::conditional;
 use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::ranges::{self, Part};
+use crate::rules::request::Received;
 use crate::store::response::StoredResponse;
 
 /// What a client gets of a stored response.
@@ -24,7 +24,7 @@ pub struct Extract {
 
 impl Extract {
     /// Takes out of a stored response, whose fields these are, what this request asks for.
-    pub fn of(response: &StoredResponse, fields: Fields<'_>, view: &View<'_>) -> Self {
+    pub fn of(response: &StoredResponse, fields: Fields<'_>, view: &Received<'_>) -> Self {
         let body = &response.body;
         let head = ResponseHead { status: response.head.status, fields };
         if not_modified(view, &head, response.freshness().stored_at) {
@@ -57,13 +57,13 @@ impl Extract {
 
 /// Whether the client already has the response. Conditions are about a representation that there is (RFC 9110
 /// section 13.2.1).
-pub fn not_modified(view: &View<'_>, head: &ResponseHead<'_>, received_at: Timestamp) -> bool {
+pub fn not_modified(view: &Received<'_>, head: &ResponseHead<'_>, received_at: Timestamp) -> bool {
     matches!(head.status, 200..=299) && conditional::not_modified(view.fields(), head.fields, received_at)
 }
 
 /// Which bytes of a body of `length` that is still on its way the client gets; `None` for all. Several ranges are
 /// sent whole, and so is what has no such bytes: both could be told only once it is there.
-pub fn cut(view: &View<'_>, head: &ResponseHead<'_>, length: u64) -> Option<Range<u64>> {
+pub fn cut(view: &Received<'_>, head: &ResponseHead<'_>, length: u64) -> Option<Range<u64>> {
     if view.method() != "GET" || head.status != 200 {
         return None;
     }

@@ -62,7 +62,6 @@ use crate::rules::verdict::Verdict;
 use crate::store::Store;
 use context::{Context, Kind};
 use shadow::Shadow;
-use view::View;
 
 /// How long a client may take to send or take the next bytes.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -170,7 +169,7 @@ impl ProxyHttp for App {
         if dialect::is_purge(session.req_header().method.as_str()) {
             return self.answer_purge(session, ctx).await.map(|()| true);
         }
-        if !View::new(session.req_header(), &ctx.client).has_valid_host() {
+        if !view::received(session.req_header(), &ctx.client).has_valid_host() {
             return answer::local(session, ctx, Local::BadRequest).await.map(|()| true);
         }
         if REFUSED_METHODS.contains(&session.req_header().method.as_str()) {
@@ -199,7 +198,7 @@ impl ProxyHttp for App {
         };
         ctx.outcome.verdict = Some(Verdict::Pass(reason));
         // A write is carried through although its client leaves: only the answer tells that it is done.
-        let is_safe = View::new(session.req_header(), &ctx.client).head().is_safe();
+        let is_safe = view::received(session.req_header(), &ctx.client).head().is_safe();
         session.set_abort_on_close(is_safe);
         Ok(false)
     }
@@ -366,8 +365,9 @@ impl ProxyHttp for App {
 
 impl App {
     fn identify(&self, session: &Session, ctx: &mut Context) {
+        ctx.version = session.req_header().version;
         ctx.client = view::client(session, &ctx.live.plan.trusted_proxies);
-        let view = View::new(session.req_header(), &ctx.client);
+        let view = view::received(session.req_header(), &ctx.client);
         let outcome = &mut ctx.outcome;
         outcome.set_request_id(view.fields());
         outcome.client = Some(ctx.client.address);
@@ -377,7 +377,7 @@ impl App {
     }
 
     fn route(&self, session: &Session, ctx: &mut Context) -> bool {
-        let view = View::new(session.req_header(), &ctx.client);
+        let view = view::received(session.req_header(), &ctx.client);
         ctx.route = route::select(&ctx.live.plan.routes, &view.head()).cloned();
         ctx.outcome.route = ctx.route.as_ref().map(|route| route.name.clone());
         ctx.route.is_some()
@@ -393,7 +393,7 @@ impl App {
         if route.cache.audit > 0.0 && ctx.live.tripped.holds(&route.name) {
             return Err(PassReason::Tripped);
         }
-        lookup::allowed(&View::new(session.req_header(), &ctx.client).head(), &route.cache)
+        lookup::allowed(&view::received(session.req_header(), &ctx.client).head(), &route.cache)
     }
 
     /// Looks at what comes of a pass: for the shadow of the store, or for a key that may be cacheable again.
@@ -402,7 +402,7 @@ impl App {
             return shadow.head(self, response);
         }
         let (Some(key), Some(route)) = (&ctx.believed_uncacheable, &ctx.route) else { return };
-        let (view, now) = (View::new(session.req_header(), &ctx.client), clock::now());
+        let (view, now) = (view::received(session.req_header(), &ctx.client), clock::now());
         let fields = view::response_fields(response);
         let lent = view::lend(&fields);
         let head = ResponseHead { status: response.status.as_u16(), fields: Fields(&lent) };
@@ -418,7 +418,7 @@ impl App {
     /// Whether a read that cannot be answered from the store may not go to the origin either (RFC 9111 section
     /// 5.2.1.7).
     fn wants_stored_only(&self, session: &Session, ctx: &Context) -> bool {
-        let view = View::new(session.req_header(), &ctx.client);
+        let view = view::received(session.req_header(), &ctx.client);
         let Some(route) = ctx.route.as_ref().filter(|_| view.head().is_read()) else { return false };
         ClientControl::heeded(view.fields(), &route.cache).only_if_cached
     }
@@ -467,7 +467,7 @@ fn removed_by(
     ctx: &Context,
     policies: &[QueryPolicy],
 ) -> Vec<(Selector, Expires)> {
-    let view = View::new(session.req_header(), &ctx.client);
+    let view = view::received(session.req_header(), &ctx.client);
     let request = view.head();
     let Some(route) = ctx.route.as_ref().filter(|_| !request.is_safe()) else { return Vec::new() };
     let named = response.map(view::response_fields).unwrap_or_default();

@@ -10,7 +10,7 @@ use tokio::task::JoinError;
 use super::App;
 use super::answer;
 use super::context::Context;
-use super::view::{self, View};
+use super::view;
 use crate::clock;
 use crate::observe::audit::Entry;
 use crate::observe::metrics::Cause;
@@ -156,25 +156,27 @@ impl App {
     /// Answers a client of another cache, whose request purges.
     pub(super) async fn answer_purge(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<()> {
         let plan = &ctx.live.plan;
-        let view = View::new(session.req_header(), &ctx.client);
         let Some(from) = sender(session, ctx) else {
             self.observer.metrics.purge_refused();
             let text = "this client may not purge: `purge_clients` says who may";
             return answer::says(session, ctx, Local::Refused, text).await;
         };
-        if !view.has_valid_host() {
+        let view = view::received(session.req_header(), &ctx.client);
+        let (method, has_valid_host) = (view.method().to_owned(), view.has_valid_host());
+        let asked = dialect::read(&view.head(), &plan.query_policies);
+        drop(view);
+        if !has_valid_host {
             return answer::local(session, ctx, Local::BadRequest).await;
         }
-        let asked = match dialect::read(&view.head(), &plan.query_policies) {
+        let asked = match asked {
             Ok(asked) => asked,
             Err(error) => {
-                let method = view.method();
                 tracing::warn!(target: "parvis::audit", method, %from, reason = %error, "refused");
                 self.observer.metrics.purge_refused();
                 return answer::says(session, ctx, Local::BadPurge, &error.to_string()).await;
             }
         };
-        let asker = Asker { by: view.method().to_owned(), from: from.to_string(), cause: Cause::Client };
+        let asker = Asker { by: method, from: from.to_string(), cause: Cause::Client };
         let purged = self.store.purge(&asked.selectors, effect(asked.expires));
         let known = purged.total().entries;
         let text = match purged.ban {

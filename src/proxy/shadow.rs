@@ -11,7 +11,7 @@ use pingora::proxy::Session;
 
 use super::audit::comparable;
 use super::context::Context;
-use super::view::{self, View};
+use super::view;
 use super::{App, cached};
 use crate::clock;
 use crate::observe::outcome::Shadowed;
@@ -64,7 +64,7 @@ impl Shadow {
     pub fn begin(app: &App, session: &Session, ctx: &Context) -> Self {
         let route = ctx.route.clone().expect("only a routed request is judged");
         let policy = &route.cache;
-        let view = View::new(session.req_header(), &ctx.client);
+        let view = view::received(session.req_header(), &ctx.client);
         let request = view.head();
         let now = clock::now();
         let primary = CacheKey::primary(&route.name, &request, policy).in_shadow();

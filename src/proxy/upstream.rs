@@ -5,7 +5,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, OrErr, Result};
 
 use super::context::Context;
-use super::view::View;
+use super::view;
 use crate::rules::cookies::{self, Role};
 use crate::rules::directives::digits;
 use crate::rules::forwarding::is_claim;
@@ -13,6 +13,7 @@ use crate::rules::head::Fields;
 use crate::rules::identity::{DEVICE_FIELD, Device};
 use crate::rules::outgoing::Outgoing;
 use crate::rules::policy::{CachePolicy, OriginControl};
+use crate::rules::request::Received;
 use crate::rules::target::normal_host;
 use crate::rules::validation;
 use crate::store::response::StoredResponse;
@@ -20,7 +21,7 @@ use crate::store::response::StoredResponse;
 /// Completes the head of a request that is passed on. `request` is Pingora's copy, already without hop-by-hop
 /// fields.
 pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Context) -> Result<()> {
-    let view = View::new(received, &ctx.client);
+    let view = view::received(received, &ctx.client);
     if received.uri.authority().is_some() {
         set_target(request, view.path_and_query())?;
         request.insert_header("host", view.own_host())?;
@@ -106,7 +107,7 @@ pub fn refuse_unasked_upgrade(request: &RequestHeader, response: &ResponseHeader
 /// Makes the head of a fetch for the store out of the request that caused it. `expired` is the stored response
 /// that may still hold.
 pub fn for_fetch(
-    view: &View<'_>,
+    view: &Received<'_>,
     policy: &CachePolicy,
     expired: Option<&StoredResponse>,
     ctx: &Context,
@@ -134,7 +135,7 @@ pub fn for_fetch(
     request.insert_header("X-Forwarded-For", forwarded_for(view, ctx))?;
     request.insert_header("X-Forwarded-Proto", ctx.client.scheme.as_str())?;
     request.insert_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
-    request.append_header("Via", via(view.version()))?;
+    request.append_header("Via", via(ctx.version))?;
     if let Some(expired) = expired {
         let fields = expired.head.fields();
         for (name, value) in validation::conditions(Fields(&fields)) {
@@ -145,7 +146,7 @@ pub fn for_fetch(
 }
 
 /// Makes the head of a request that asks what the origin would have answered to this client with all its cookies.
-pub fn for_audit(view: &View<'_>, policy: &CachePolicy, ctx: &Context) -> Result<RequestHeader> {
+pub fn for_audit(view: &Received<'_>, policy: &CachePolicy, ctx: &Context) -> Result<RequestHeader> {
     let mut request = for_fetch(view, policy, None, ctx)?;
     request.remove_header("cookie");
     for cookie in view.fields().all("cookie") {
@@ -156,7 +157,7 @@ pub fn for_audit(view: &View<'_>, policy: &CachePolicy, ctx: &Context) -> Result
 
 /// Makes the head of a fetch that has nothing personal of who caused it but what is in the key.
 pub fn for_stranger(
-    view: &View<'_>,
+    view: &Received<'_>,
     policy: &CachePolicy,
     expired: Option<&StoredResponse>,
     ctx: &Context,
@@ -177,7 +178,7 @@ pub fn for_stranger(
 }
 
 /// The same without what tells browsers apart, as far as it can be left out: the address is the connection's.
-pub fn for_anyone(view: &View<'_>, policy: &CachePolicy, ctx: &Context) -> Result<RequestHeader> {
+pub fn for_anyone(view: &Received<'_>, policy: &CachePolicy, ctx: &Context) -> Result<RequestHeader> {
     let mut request = for_stranger(view, policy, None, ctx)?;
     if policy.identity.jwt_claim.is_some()
         && let Some(token) = view.fields().first("authorization")
@@ -196,7 +197,7 @@ pub fn for_anyone(view: &View<'_>, policy: &CachePolicy, ctx: &Context) -> Resul
 }
 
 /// The chain as a trusted proxy sent it, and the address of the connection; only the latter from a stranger.
-fn forwarded_for(view: &View<'_>, ctx: &Context) -> String {
+fn forwarded_for(view: &Received<'_>, ctx: &Context) -> String {
     let peer = ctx.client.peer.to_string();
     let believed = view.fields().list("x-forwarded-for").filter(|_| ctx.client.via_trusted);
     believed.chain([peer.as_str()]).collect::<Vec<_>>().join(", ")

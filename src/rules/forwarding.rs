@@ -50,7 +50,8 @@ const CLAIMS: &[&str] = &[
 
 /// Whether a claim of a trusted proxy is part of the page: the origin builds links from it, or it names the visitor.
 pub fn is_believed(name: &str) -> bool {
-    matches!(name, "x-forwarded-host" | "x-forwarded-port" | "x-forwarded-prefix") || names_a_person(name)
+    let is = |other: &&str| name.eq_ignore_ascii_case(other);
+    ["x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix"].iter().any(is) || names_a_person(name)
 }
 
 /// Whether a claim, in lower case, says who the visitor is.

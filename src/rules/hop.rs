@@ -1,6 +1,9 @@
 //! Which fields belong to one connection and not to the message (RFC 9110 section 7.6.1).
 
-use super::head::{Field, Fields};
+use smallvec::SmallVec;
+
+use super::head::Fields;
+use super::request::FieldList;
 
 /// Fields that are about the connection even when `Connection` forgets to name them.
 const HOP_BY_HOP: &[&str] = &[
@@ -27,18 +30,26 @@ pub fn is_hop_by_hop(name: &str, head: Fields<'_>) -> bool {
 /// Without these a message cannot be read, whatever `Connection` says of them.
 const OF_THE_FRAMING: &[&str] = &["connection", "content-length", "host", "transfer-encoding", "upgrade"];
 
-/// The fields of a request that reach the next hop: those that `Connection` nominates are not there, for the key as
+/// Leaves the fields of a request that reach the next hop: those that `Connection` nominates are not there, for the key as
 /// little as for the origin. Otherwise a client could have a page stored under a value that the origin never saw.
-pub fn end_to_end<'a>(fields: &[Field<'a>]) -> Vec<Field<'a>> {
-    let nominated: Vec<&str> = Fields(fields).list("connection").collect();
+pub fn retain_end_to_end(fields: &mut FieldList<'_>) {
+    let lines = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("connection"));
+    let members =
+        lines.filter_map(|(_, value)| std::str::from_utf8(value).ok()).flat_map(|line| line.split(','));
+    let nominated: SmallVec<[&str; 4]> = members.map(str::trim).filter(|name| !is_usual(name)).collect();
     if nominated.is_empty() {
-        return fields.to_vec();
+        return;
     }
     let is_nominated = |name: &str| {
         nominated.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
             && !OF_THE_FRAMING.iter().any(|kept| kept.eq_ignore_ascii_case(name))
     };
-    fields.iter().filter(|(name, _)| !is_nominated(name)).copied().collect()
+    fields.retain(|(name, _)| !is_nominated(name));
+}
+
+/// Whether a member of `Connection` is about the connection, and names no field that takes part.
+fn is_usual(member: &str) -> bool {
+    ["keep-alive", "close", "upgrade"].iter().any(|usual| usual.eq_ignore_ascii_case(member))
 }
 
 /// Whether a field of a response is stored with it (RFC 9111 section 3.1).
@@ -49,6 +60,7 @@ pub fn is_stored(name: &str, head: Fields<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::head::Field;
 
     #[test]
     fn what_connection_nominates_is_not_there_but_for_the_framing() {
@@ -58,7 +70,9 @@ mod tests {
             ("Content-Length", b"1"),
             ("cookie", b"a=b"),
         ];
-        let names: Vec<&str> = end_to_end(fields).iter().map(|(name, _)| *name).collect();
+        let mut kept = FieldList::from_slice(fields);
+        retain_end_to_end(&mut kept);
+        let names: Vec<&str> = kept.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["Connection", "Content-Length", "cookie"]);
     }
 

@@ -58,8 +58,12 @@ pub fn of(request: &RequestHead<'_>, policy: &CachePolicy) -> Option<Stand> {
     if *device {
         parts.extend([b"device".to_vec(), Device::of(fields).as_str().into()]);
     }
-    for (name, value) in request.believed {
-        parts.extend([b"believed".to_vec(), name.as_bytes().to_vec(), value.to_vec()]);
+    // Neither the case of their names nor their order means anything; equal names keep their order.
+    let mut believed: Vec<_> =
+        request.believed.iter().map(|(name, value)| (name.to_ascii_lowercase(), *value)).collect();
+    believed.sort_by(|a, b| a.0.cmp(&b.0));
+    for (name, value) in believed {
+        parts.extend([b"believed".to_vec(), name.into_bytes(), value.to_vec()]);
     }
     Some(stand(parts.iter().map(Vec::as_slice)))
 }

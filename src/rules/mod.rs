@@ -62,6 +62,7 @@ pub mod pattern;
 pub mod policy;
 pub mod preferences;
 pub mod ranges;
+pub mod request;
 pub mod route;
 pub mod secrets;
 pub mod selector;

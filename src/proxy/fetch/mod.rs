@@ -20,7 +20,7 @@ use pingora::proxy::subrequest::Ctx as SubrequestCtx;
 use pingora::{Error, ErrorType, Result};
 
 use super::context::{Context, Kind};
-use super::view::{self, View};
+use super::view;
 use super::{App, Live, upstream};
 use crate::clock::{self, Timestamp};
 use crate::rules::admission::{self, Admission, DiscardReason, Kept};
@@ -136,7 +136,7 @@ pub fn start(
     target: Target,
     place: Place,
 ) -> Result<bool> {
-    let view = View::new(session.req_header(), &ctx.client);
+    let view = view::received(session.req_header(), &ctx.client);
     let head = view.head();
     let expired = target.stored.response;
     let is_stranger = target.inputs.person().is_none();
