@@ -80,6 +80,8 @@ pub struct Settings {
     pub file: Option<PathBuf>,
     /// Threads that serve requests.
     pub threads: usize,
+    /// Whether the front answers plain hits by itself. If not, all goes the full way, to compare the two.
+    pub shortcut: bool,
 }
 
 /// A running server.
@@ -102,7 +104,7 @@ pub fn start(
     settings: Settings,
     access_log: impl std::io::Write + Send + 'static,
 ) -> Result<Running, ServeError> {
-    let Settings { plan, file, threads } = settings;
+    let Settings { plan, file, threads, shortcut } = settings;
     check_addresses(&plan)?;
     let pools = origin::pools(&plan, None)?;
     let store = Arc::new(Store::new(plan.memory));
@@ -126,7 +128,7 @@ pub fn start(
     let mut server = Server::new_with_opt_and_conf(None, configuration(threads));
     server.bootstrap();
     let proxy = pingora::proxy::http_proxy(&server.configuration, app.clone());
-    let mut front = Service::new("front".to_owned(), Front::new(app.clone(), proxy));
+    let mut front = Service::new("front".to_owned(), Front::new(app.clone(), proxy, shortcut));
     for address in &addresses {
         // Unbuffered: Pingora would hold back the beginning of a slow body, and 64 KiB per idle connection.
         front.add_listener(ListenerConfig::tcp(address).l4_buffer(L4BufferSettings::unbuffered()));

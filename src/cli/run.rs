@@ -30,6 +30,9 @@ pub struct Options {
     /// Threads that serve requests; default: one per core.
     #[arg(long, value_name = "N", env = "PARVIS_THREADS")]
     threads: Option<usize>,
+    /// Lets plain hits go the full way too, which must answer the same: to find out which of the two is at fault.
+    #[arg(long)]
+    no_shortcut: bool,
 }
 
 impl Options {
@@ -43,7 +46,7 @@ impl Options {
         warn(&report);
         let cores = || std::thread::available_parallelism().map_or(1, Into::into);
         let threads = self.threads.unwrap_or_else(cores).clamp(1, 256);
-        let settings = Settings { plan, file: self.config, threads };
+        let settings = Settings { plan, file: self.config, threads, shortcut: !self.no_shortcut };
         server::start(settings, std::io::stdout()).and_then(server::Running::wait).map_err(failure)
     }
 

@@ -20,6 +20,8 @@ pub struct Config {
     /// Networks whose `PURGE`, `BAN`, `PURGEKEYS`, `PURGETAGS` and `URIBAN` on the main listener are carried out. Default
     /// the machine itself, `[127.0.0.0/8, "::1"]`; `[]` for nobody.
     pub purge_clients: Option<Vec<String>>,
+    /// What the connections of clients are allowed.
+    pub clients: Clients,
     /// What this instance is called in answers to purges and in the audit log. Default the machine's name and the first
     /// port of `listen`.
     pub instance: Option<String>,
@@ -37,6 +39,18 @@ pub struct Config {
     pub response_headers: ResponseHeaders,
     /// Logs.
     pub observability: Observability,
+}
+
+/// What the connections of clients are allowed.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Clients {
+    /// The largest head of a request, its request line included; a larger one is answered 431. Default `32KiB`.
+    pub max_header_size: Option<Size>,
+    /// How long a head may take from its first byte to its last; then it is answered 408. Default `10s`.
+    pub header_timeout: Option<Period>,
+    /// How long a connection is kept that waits for a request. Default `60s`.
+    pub idle_timeout: Option<Period>,
 }
 
 /// The operators' own listener: purge, metrics, health.

@@ -1,13 +1,25 @@
 //! The doorman of every client connection.
 //!
-//! Each connection belongs to the front, which lends it to Pingora's `HttpProxy` for one request at a time and
-//! takes it back afterwards. So there is one place where a request can be answered or refused before the proxy
-//! sees a byte of it; today everything is handed over untouched.
+//! Each connection belongs to the front. It reads every head itself, on the first request of a connection and on every
+//! later one, and
+//!
+//! 1. **refuses** what is malformed, too large or too slow, before anyone else sees a byte of it ([`refuse`]);
+//! 2. **answers** what is a plain hit, from the bytes that are stored ([`answer`]);
+//! 3. **lends** the connection for everything else to Pingora's `HttpProxy`, for one request, with its bytes intact, and
+//!    takes it back ([`crate::proxy::wire`]).
+//!
+//! It is a shortcut, never a second opinion: it asks the same functions as [`crate::proxy`], and where they do not say
+//! that a fresh, complete response may be served as it is, it leaves the question to the full path.
+
+mod answer;
+mod connection;
+mod head;
+mod refuse;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
+use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
@@ -15,20 +27,40 @@ use pingora::server::ShutdownWatch;
 
 use crate::proxy::App;
 use crate::proxy::wire::Wire;
+use crate::rules::framing::Boundary;
+use connection::{Connection, Event};
 
-/// How long an idle connection is kept, in seconds.
-const KEEPALIVE_SECONDS: u64 = 60;
+/// What Pingora is told of how long the connection is kept: as long as the front keeps it.
+const KEPT: u64 = 60;
 
 /// The application of the client listeners.
 pub struct Front {
     app: App,
     proxy: Arc<HttpProxy<App>>,
+    /// Whether plain hits are answered here; if not, all goes the full way, to compare the two.
+    answers: bool,
 }
 
 impl Front {
-    /// A front that hands everything over to `proxy`.
-    pub fn new(app: App, proxy: HttpProxy<App>) -> Self {
-        Self { app, proxy: Arc::new(proxy) }
+    /// A front before `proxy`, that `answers` plain hits or hands all over.
+    pub fn new(app: App, proxy: HttpProxy<App>, answers: bool) -> Self {
+        Self { app, proxy: Arc::new(proxy), answers }
+    }
+
+    /// Lends the connection to the proxy for one request. `None` when no other can follow.
+    async fn lend(
+        &self,
+        mut wire: Box<Wire>,
+        request: Boundary,
+        may_switch: bool,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Box<Wire>> {
+        wire.lend(request, may_switch);
+        let mut session = ServerSession::new_http1(wire);
+        session.set_keepalive((!*shutdown.borrow()).then_some(KEPT));
+        let (stream, _) = self.proxy.process_new_http(session, shutdown).await?.consume();
+        let mut wire = stream.into_any().downcast::<Wire>().ok()?;
+        wire.take_back().then_some(wire)
     }
 }
 
@@ -36,19 +68,20 @@ impl Front {
 impl ServerApp for Front {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         self.app.observer.metrics.connection();
-        let stream: Stream = Box::new(Wire::new(stream));
-        let mut connection = Some((stream, None));
-        while let Some((stream, settings)) = connection {
-            let mut session = ServerSession::new_http1(stream);
-            match settings {
-                Some(settings) => HttpPersistentSettings::apply_to_session(settings, &mut session),
-                None => session.set_pipelining_enabled(true),
+        let mut connection = Connection::new(self, Box::new(Wire::new(stream)));
+        loop {
+            match connection.next(shutdown).await {
+                Event::Lend(request, may_switch) => {
+                    let wire = self.lend(connection.wire, request, may_switch, shutdown).await?;
+                    connection.wire = wire;
+                }
+                Event::Refuse(why) => {
+                    refuse::send(&self.app, &mut connection, why).await;
+                    return None;
+                }
+                Event::Close => return None,
             }
-            // Every time: a session that was used once would otherwise wait for its next request forever.
-            session.set_keepalive((!*shutdown.borrow()).then_some(KEEPALIVE_SECONDS));
-            connection = self.proxy.process_new_http(session, shutdown).await.map(|reused| reused.consume());
         }
-        None
     }
 
     async fn cleanup(&self) {

@@ -75,6 +75,14 @@ pub enum Local {
     BadPurge,
     /// The request is malformed.
     BadRequest,
+    /// Its version is not one of HTTP/1 (RFC 9110 section 15.6.6).
+    Version,
+    /// It has a transfer coding that is not known (RFC 9112 section 6.1).
+    TransferCoding,
+    /// Its head is larger than `clients.max_header_size` (RFC 6585 section 5).
+    HeadTooLarge,
+    /// Its head took longer than `clients.header_timeout`.
+    HeadTooSlow,
     /// An `OPTIONS` that its sender wants no further than here (RFC 9110 section 7.6.2).
     MaxForwards,
     /// Nothing usable is stored, and the client wants nothing else.
@@ -98,6 +106,10 @@ impl Local {
             Self::Purged => "purged",
             Self::BadPurge => "bad-purge",
             Self::BadRequest => "bad-request",
+            Self::Version => "version",
+            Self::TransferCoding => "transfer-coding",
+            Self::HeadTooLarge => "head-too-large",
+            Self::HeadTooSlow => "head-too-slow",
             Self::MaxForwards => "max-forwards",
             Self::OnlyIfCached => "only-if-cached",
             Self::OriginUnreachable => "origin-unreachable",
@@ -114,6 +126,10 @@ impl Local {
             Self::NoRoute => 404,
             Self::Refused => 405,
             Self::BadRequest | Self::BadPurge => 400,
+            Self::HeadTooSlow => 408,
+            Self::HeadTooLarge => 431,
+            Self::TransferCoding => 501,
+            Self::Version => 505,
             Self::OriginUnreachable => 502,
             Self::OnlyIfCached | Self::OriginTimeout | Self::Unvalidated => 504,
             Self::Internal => 500,
@@ -198,6 +214,11 @@ impl Default for Outcome {
 }
 
 impl Outcome {
+    /// Begins another request.
+    pub fn renew(&mut self, now: Timestamp, started: Instant) {
+        *self = Self { received_at: now, started, ..Self::default() };
+    }
+
     /// Takes over a well-formed id of the client, or makes one.
     pub fn set_request_id(&mut self, request: Fields<'_>) {
         let given = request.text("x-request-id").filter(|id| is_request_id(id));

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Memory, Plan, Upstream, admin, routes};
+use super::{Clients, Memory, Plan, Upstream, admin, routes};
 use crate::config::locate::Path;
-use crate::config::schema::{Config, LogFormat, Preset};
-use crate::config::values::Period;
+use crate::config::schema::{self, Config, LogFormat, Preset};
+use crate::config::values::{Period, Size};
 use crate::config::{Mistake, Severity};
 
 const DEFAULT_PORT: u16 = 8080;
@@ -20,14 +20,19 @@ const DEFAULT_MAX_OBJECT_SIZE: u64 = 8 << 20;
 const MIN_MAX_SIZE: u64 = 1 << 20;
 /// A stored object may take this share of the store at most, so that one cannot push out everything else.
 const MAX_OBJECT_SHARE: u64 = 4;
+const DEFAULT_MAX_HEADER_SIZE: u64 = 32 << 10;
+/// Less would turn browsers away; more than the most that Pingora reads would be refused by it without a word.
+const HEADER_SIZES: std::ops::RangeInclusive<u64> = (1 << 10)..=(512 << 10);
+const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_SERVERS: usize = 64;
 const MAX_LISTENERS: usize = 64;
 const MAX_NETWORKS: usize = 1000;
 
 const BASIC_HEADERS: &[(&str, &str)] = &[
-    ("x-content-type-options", "nosniff"),
-    ("x-frame-options", "DENY"),
-    ("referrer-policy", "strict-origin-when-cross-origin"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "strict-origin-when-cross-origin"),
 ];
 
 /// Collects mistakes while the parts are compiled.
@@ -63,6 +68,7 @@ pub fn compile(config: &Config) -> (Option<Plan>, Vec<Mistake>) {
     let trusted_proxies = trusted_proxies(config, &top.key("trusted_proxies"), &mut mistakes);
     let purge_clients = purge_clients(config, &top.key("purge_clients"), &mut mistakes);
     let instance = instance(config, &listen, &top.key("instance"), &mut mistakes);
+    let clients = clients(&config.clients, &top.key("clients"), &mut mistakes);
     let admin = admin::compile(&config.admin, &top.key("admin"), &mut mistakes);
     let upstreams = upstreams(config, &top.key("upstreams"), &mut mistakes);
     let memory = memory(config, &top.key("storage").key("memory"), &mut mistakes);
@@ -71,6 +77,7 @@ pub fn compile(config: &Config) -> (Option<Plan>, Vec<Mistake>) {
         listen,
         trusted_proxies,
         purge_clients,
+        clients,
         instance,
         admin,
         upstreams,
@@ -87,6 +94,31 @@ pub fn compile(config: &Config) -> (Option<Plan>, Vec<Mistake>) {
     refuse_loops(&plan, &top.key("upstreams"), &mut mistakes);
     let failed = mistakes.0.iter().any(|mistake| mistake.severity == Severity::Error);
     ((!failed).then_some(plan), mistakes.0)
+}
+
+fn clients(written: &schema::Clients, path: &Path, mistakes: &mut Mistakes) -> Clients {
+    let mut positive = |value: Option<Period>, key: &str, default: Duration| {
+        let time = period(value, default);
+        if time.is_zero() {
+            mistakes.error(&path.key(key), "no client could be served", "write a time such as 10s");
+        }
+        time
+    };
+    let header_timeout = positive(written.header_timeout, "header_timeout", DEFAULT_HEADER_TIMEOUT);
+    let idle_timeout = positive(written.idle_timeout, "idle_timeout", DEFAULT_IDLE_TIMEOUT);
+    let max_header_size = written.max_header_size.map_or(DEFAULT_MAX_HEADER_SIZE, |size| size.0);
+    if !HEADER_SIZES.contains(&max_header_size) {
+        let (least, most) = (Size(*HEADER_SIZES.start()), Size(*HEADER_SIZES.end()));
+        let message = format!("a head must be allowed {least} to {most}");
+        mistakes.error(
+            &path.key("max_header_size"),
+            message,
+            "32KiB is enough for browsers and their cookies",
+        );
+    }
+    // Within the bounds above.
+    let max_header_size = usize::try_from(max_header_size).unwrap_or(usize::MAX);
+    Clients { max_header_size, header_timeout, idle_timeout }
 }
 
 /// An upstream that is parvis itself would send every request round until nothing is left to open.

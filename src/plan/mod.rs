@@ -35,6 +35,8 @@ pub struct Plan {
     pub trusted_proxies: Vec<IpNet>,
     /// Whose purges on the main listener are carried out.
     pub purge_clients: Vec<IpNet>,
+    /// What clients are allowed.
+    pub clients: Clients,
     /// What this instance is called.
     pub instance: Arc<str>,
     /// The operators' listener.
@@ -47,12 +49,23 @@ pub struct Plan {
     pub routes: Vec<Arc<Route>>,
     /// The distinct query policies of the routes: the spellings under which one URL may be stored.
     pub query_policies: Vec<QueryPolicy>,
-    /// Set on responses where the origin set none.
+    /// Set on responses where the origin set none; their names as they are written.
     pub security_headers: &'static [(&'static str, &'static str)],
     /// Whether requests are logged.
     pub access_log: bool,
     /// From when a request counts as slow.
     pub slow_request: Duration,
+}
+
+/// What a client's connection is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clients {
+    /// Bytes of a request's head.
+    pub max_header_size: usize,
+    /// From the first byte of a head to its last.
+    pub header_timeout: Duration,
+    /// How long a connection without a request is kept.
+    pub idle_timeout: Duration,
 }
 
 /// The operators' listener.

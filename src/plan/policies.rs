@@ -109,7 +109,7 @@ fn stamp(policy: &CachePolicy) -> u32 {
             (&policy.ignore_cookies, &policy.forward_cookies, &policy.ignore_vary, &policy.query),
             (&policy.preferences, policy.extension_must_match, policy.origin_cache_control),
             // Under other tags a purge would not find it.
-            (&policy.tags, &policy.tag_headers),
+            (&policy.tags, &policy.tag_headers, policy.deliver_tags),
         )
     );
     let digest = Sha256::digest(rules);

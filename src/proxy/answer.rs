@@ -21,7 +21,7 @@ use crate::store::fill::{Reader, Streaming};
 use crate::store::response::{Head, StoredResponse};
 
 /// What a 304 repeats (RFC 9110 section 15.4.5).
-const IN_NOT_MODIFIED: &[&str] =
+pub const IN_NOT_MODIFIED: &[&str] =
     &["cache-control", "content-location", "date", "etag", "expires", "last-modified", "vary"];
 
 /// Answers with a stored response, in the part and under the conditions that the client asked for.
@@ -176,6 +176,10 @@ pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Re
         Local::Purged => "purged",
         Local::BadPurge => "this purge cannot be read",
         Local::BadRequest => "the request is malformed",
+        // The front tells these with their particulars.
+        Local::Version | Local::TransferCoding | Local::HeadTooLarge | Local::HeadTooSlow => {
+            "the request is refused"
+        }
         Local::MaxForwards => "this request goes no further",
         Local::OnlyIfCached => "nothing usable is stored, and nothing else was wanted",
         Local::OriginUnreachable => "the application cannot be reached, or gave no usable answer",
@@ -230,6 +234,8 @@ fn classify(error: &Error) -> Option<Local> {
             Some(Local::OriginTimeout)
         }
         (ErrorSource::Upstream, _) => Some(Local::OriginUnreachable),
+        // Chunks that cannot be read.
+        (ErrorSource::Downstream, ReadError) if is_invalid_data(error) => Some(Local::BadRequest),
         (
             ErrorSource::Downstream,
             ReadError | WriteError | ReadTimedout | WriteTimedout | ConnectionClosed,
@@ -237,6 +243,11 @@ fn classify(error: &Error) -> Option<Local> {
         (ErrorSource::Downstream, _) => Some(Local::BadRequest),
         (ErrorSource::Internal | ErrorSource::Unset, _) => Some(Local::Internal),
     }
+}
+
+fn is_invalid_data(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<std::io::Error>();
+    cause.is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData)
 }
 
 /// Adds what every response carries: the verdict, the id, the times, and what protects a browser.
@@ -256,7 +267,7 @@ pub fn decorate(response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> 
     response.append_header("Server-Timing", outcome.server_timing())?;
     for (name, value) in ctx.live.plan.security_headers {
         if !response.headers.contains_key(*name) {
-            response.insert_header(title(name), *value)?;
+            response.insert_header(*name, *value)?;
         }
     }
     Ok(())
@@ -292,16 +303,8 @@ fn has_no_body(status: u16) -> bool {
     matches!(status, 204 | 304)
 }
 
-fn ttl(lifetime: Duration, age: Duration) -> i64 {
+/// Seconds of freshness that are left; negative: since it ended.
+pub fn ttl(lifetime: Duration, age: Duration) -> i64 {
     let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     seconds(lifetime).saturating_sub(seconds(age))
-}
-
-/// `x-frame-options` as `X-Frame-Options`.
-fn title(name: &str) -> String {
-    let word = |word: &str| {
-        let mut chars = word.chars();
-        chars.next().map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + chars.as_str())
-    };
-    name.split('-').map(word).collect::<Vec<_>>().join("-")
 }

@@ -400,7 +400,8 @@ fn has_validator(response: &Arc<StoredResponse>) -> bool {
     response.head.with(|head| head.fields.has("etag") || head.fields.has("last-modified"))
 }
 
-fn is_readable(request: Fields<'_>, head: &Head) -> bool {
+/// Whether the client accepts the coding that a response is stored in.
+pub fn is_readable(request: Fields<'_>, head: &Head) -> bool {
     !head.is_encoded || head.with(|head| encoding::is_readable(request, head.fields))
 }
 

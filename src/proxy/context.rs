@@ -53,10 +53,11 @@ pub struct Context {
 }
 
 /// Counts a request for as long as it lasts.
-struct Active(Arc<AtomicUsize>);
+pub struct Active(Arc<AtomicUsize>);
 
 impl Active {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
+    /// One more.
+    pub fn new(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count.clone())
     }

@@ -13,15 +13,15 @@
 //! break it off. Pingora's own cache is not used: it ties a fill to its first client, and decides for itself what
 //! [`crate::rules`] has to decide.
 
-mod answer;
+pub mod answer;
 mod audit;
-mod cached;
+pub mod cached;
 mod context;
 mod extract;
 mod fetch;
 pub mod purge;
 mod shadow;
-mod upstream;
+pub mod upstream;
 mod view;
 pub mod wire;
 
@@ -60,11 +60,12 @@ use crate::rules::route;
 use crate::rules::selector::Selector;
 use crate::rules::verdict::Verdict;
 use crate::store::Store;
+pub use context::Active;
 use context::{Context, Kind};
 use shadow::Shadow;
 
 /// How long a client may take to send or take the next bytes.
-const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
+pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Methods that only reflect a request, or refresh a cache. No application expects them.
 const REFUSED_METHODS: &[&str] = &["REFRESH", "TRACE", "TRACK"];

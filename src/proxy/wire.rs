@@ -1,16 +1,20 @@
-//! The client's connection, with the `Date` of each response in its own hands.
+//! The client's connection, which the front lends to Pingora for one request at a time.
 //!
-//! Pingora writes its own clock into the `Date` of every response head. But the `Date` of a response is the moment
-//! it was made at the origin (RFC 9110 section 6.6.1): caches behind parvis compute its age from it. So the
-//! connection is wrapped: a head that passes through gets the date back that was set for it.
+//! Pingora may read that request and not a byte of what follows, so that the front sees every head first: what the
+//! client sends ahead is kept here. And Pingora writes its own clock into the `Date` of every response head; but the
+//! `Date` of a response is the moment it was made at the origin (RFC 9110 section 6.6.1), and caches behind parvis
+//! compute its age from it. So a head that passes through gets the date back that was set for it.
 
 use std::io;
+use std::mem::MaybeUninit;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
+use bytes::BytesMut;
 use pingora::http::ResponseHeader;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::{SslDigest, TlsRef};
@@ -22,6 +26,7 @@ use pingora::proxy::Session;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::Timestamp;
+use crate::rules::framing::Boundary;
 use crate::rules::freshness::parse_date;
 
 /// A client connection.
@@ -32,17 +37,108 @@ pub struct Wire {
     date: AtomicU64,
     /// A head that is being written, and how far it has got.
     head: Option<(Vec<u8>, usize)>,
+    /// What has arrived and nobody has read yet.
+    pub received: BytesMut,
+    /// The request that Pingora may read.
+    lent: Option<Lent>,
 }
 
-/// The first moment that an IMF-fixdate cannot tell: the year 10000.
-const END_OF_DATES: u64 = 253_402_300_800;
+/// A request that is lent.
+#[derive(Debug)]
+struct Lent {
+    boundary: Boundary,
+    /// Whether it asks to switch protocols.
+    may_switch: bool,
+    /// Whether that has happened: then everything that follows is for who reads now.
+    has_switched: bool,
+}
+
+/// The most bytes that are kept of what a client sends ahead; then they wait in the system's buffers.
+const MAX_AHEAD: usize = 64 * 1024;
+/// How much is read at once of what is sent ahead.
+const STEP: usize = 4 * 1024;
+
+/// The first moment that an IMF-fixdate cannot tell, in seconds since 1970: the year 10000.
+pub const END_OF_DATES: u64 = 253_402_300_800;
 /// How long an IMF-fixdate is, always.
 const DATE_LENGTH: usize = 29;
 
 impl Wire {
     /// Wraps a connection.
     pub fn new(stream: Stream) -> Self {
-        Self { stream, date: AtomicU64::new(0), head: None }
+        Self { stream, date: AtomicU64::new(0), head: None, received: BytesMut::new(), lent: None }
+    }
+
+    /// The address at the other end; `None` where it has none.
+    pub fn peer(&self) -> Option<IpAddr> {
+        Some(self.stream.get_socket_digest()?.peer_addr()?.as_inet()?.ip())
+    }
+
+    /// Reads from the connection itself, past what was received before.
+    pub fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+
+    /// Lets the next reader have what is received up to `boundary`, and more if it then `may_switch` protocols.
+    pub fn lend(&mut self, boundary: Boundary, may_switch: bool) {
+        self.lent = Some(Lent { boundary, may_switch, has_switched: false });
+    }
+
+    /// Ends the loan. Tells whether another request may follow: the one lent was read to its end (what is left of it would
+    /// be taken for a request), and the protocol is still the same.
+    pub fn take_back(&mut self) -> bool {
+        self.lent.take().is_some_and(|lent| lent.boundary.is_reached() && !lent.has_switched)
+    }
+
+    /// Reads no further than the request that is lent goes.
+    fn poll_lent(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let bad_chunk =
+            |_| io::Error::new(io::ErrorKind::InvalidData, "the chunks of the request cannot be read");
+        let lent = match &mut self.lent {
+            Some(lent) if !lent.has_switched => lent,
+            _ if self.received.is_empty() => return Pin::new(&mut self.stream).poll_read(cx, buf),
+            _ => {
+                let length = self.received.len().min(buf.remaining());
+                buf.put_slice(&self.received.split_to(length));
+                return Poll::Ready(Ok(()));
+            }
+        };
+        if lent.boundary.is_reached() {
+            return self.poll_ahead(cx);
+        }
+        if self.received.is_empty() {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+            let taken = before + lent.boundary.take(&buf.filled()[before..]).map_err(bad_chunk)?;
+            self.received.extend_from_slice(&buf.filled()[taken..]);
+            buf.set_filled(taken);
+        } else {
+            let length = self.received.len().min(buf.remaining());
+            let taken = lent.boundary.take(&self.received[..length]).map_err(bad_chunk)?;
+            buf.put_slice(&self.received.split_to(taken));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Keeps what comes after the request; ends when the client has.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.received.len() < MAX_AHEAD {
+            let mut space = [MaybeUninit::uninit(); STEP];
+            let mut ahead = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut ahead))?;
+            if ahead.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.received.extend_from_slice(ahead.filled());
+        }
+        Poll::Pending
+    }
+
+    /// Notices the head by which the origin agrees to switch protocols.
+    fn notice_switch(&mut self, written: &[u8]) {
+        if let Some(lent) = self.lent.as_mut().filter(|lent| lent.may_switch) {
+            lent.has_switched |= written.starts_with(b"HTTP/1.1 101");
+        }
     }
 
     /// The head in `bytes` with the date that was set for it; `None` for anything else.
@@ -89,13 +185,14 @@ impl AsyncRead for Wire {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        self.poll_lent(cx, buf)
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        this.notice_switch(buf);
         if this.head.is_none() {
             this.head = this.dated(buf).map(|head| (head, 0));
         }
@@ -144,6 +241,7 @@ impl Shutdown for Wire {
 
 #[async_trait]
 impl Peek for Wire {
+    // What is received already is not to be seen here; nobody asks a client's connection.
     async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
         self.stream.try_peek(buf).await
     }

@@ -12,6 +12,8 @@
 //! | [`target`] | how a URL is spelled: percent-encoding, host, query |
 //! | [`route`] | which route takes a request, and why not the ones before it |
 //! | [`cookies`] | which cookies carry identity, and which are sent on |
+//! | [`framing`] | where a request ends, and which heads are not let in |
+//! | [`request`] | a request as the two parsers lend it |
 //! | [`identity`] | who shares an entry |
 //! | [`preferences`] | what a client's languages and media types are reduced to |
 //! | [`outgoing`] | which fields a fetch takes along |
@@ -48,6 +50,7 @@ pub mod dialect;
 pub mod directives;
 pub mod encoding;
 pub mod forwarding;
+pub mod framing;
 pub mod freshness;
 pub mod guard;
 pub mod head;

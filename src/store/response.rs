@@ -24,6 +24,8 @@ pub struct Head {
     /// Whether the body is in a content coding: what every hit asks, and few are.
     pub is_encoded: bool,
     lines: Box<[u8]>,
+    /// Where the lines begin that no client is sent.
+    delivered: usize,
 }
 
 impl Head {
@@ -35,36 +37,58 @@ impl Head {
 
     /// The same head without the fields of these names, which are in lower case.
     pub fn without(&self, names: &[impl AsRef<str>]) -> Self {
-        let fields = self.fields();
-        let left_out = |name: &str| names.iter().any(|other| other.as_ref().eq_ignore_ascii_case(name));
-        Self::from_fields(self.status, fields.iter().copied().filter(|(name, _)| !left_out(name)))
+        let kept =
+            |(name, _): &Field<'_>| !names.iter().any(|other| other.as_ref().eq_ignore_ascii_case(name));
+        let delivered = self.delivered_fields().filter(kept);
+        let withheld = fields_in(&self.lines[self.delivered..]).filter(kept);
+        Self::in_two_parts(self.status, delivered, withheld)
+    }
+
+    /// The same head, with the fields of these names, which are in lower case, kept from clients.
+    pub fn withholding(&self, names: &[impl AsRef<str>]) -> Self {
+        let withheld =
+            |(name, _): &Field<'_>| names.iter().any(|other| other.as_ref().eq_ignore_ascii_case(name));
+        let all = || fields_in(&self.lines);
+        Self::in_two_parts(self.status, all().filter(|field| !withheld(field)), all().filter(withheld))
     }
 
     /// Serialises these fields.
     pub fn from_fields<'a>(status: u16, fields: impl Iterator<Item = Field<'a>>) -> Self {
+        Self::in_two_parts(status, fields, std::iter::empty())
+    }
+
+    fn in_two_parts<'a>(
+        status: u16,
+        delivered: impl Iterator<Item = Field<'a>>,
+        withheld: impl Iterator<Item = Field<'a>>,
+    ) -> Self {
         let mut lines = Vec::with_capacity(512);
         let mut is_encoded = false;
-        for (name, value) in fields {
+        let mut write = |(name, value): Field<'_>| {
             is_encoded |= name.eq_ignore_ascii_case("content-encoding");
-            lines.extend_from_slice(name.as_bytes());
-            lines.extend_from_slice(b": ");
-            lines.extend_from_slice(value);
-            lines.extend_from_slice(b"\r\n");
-        }
-        Self { status, is_encoded, lines: lines.into() }
+            [name.as_bytes(), b": ", value, b"\r\n"].iter().for_each(|part| lines.extend_from_slice(part));
+            lines.len()
+        };
+        let end = delivered.map(&mut write).last().unwrap_or_default();
+        withheld.for_each(|field| {
+            write(field);
+        });
+        Self { status, is_encoded, lines: lines.into(), delivered: end }
     }
 
     /// The field lines, in order.
     pub fn fields(&self) -> Vec<Field<'_>> {
-        self.lines
-            .split(|byte| *byte == b'\n')
-            .filter_map(|line| {
-                let line = line.strip_suffix(b"\r")?;
-                let colon = line.iter().position(|byte| *byte == b':')?;
-                let name = std::str::from_utf8(&line[..colon]).ok()?;
-                Some((name, line.get(colon + 2..).unwrap_or_default()))
-            })
-            .collect()
+        fields_in(&self.lines).collect()
+    }
+
+    /// The field lines that clients are sent, as they go on the wire.
+    pub fn delivered_lines(&self) -> &[u8] {
+        &self.lines[..self.delivered]
+    }
+
+    /// The field lines that clients are sent.
+    pub fn delivered_fields(&self) -> impl Iterator<Item = Field<'_>> {
+        fields_in(self.delivered_lines())
     }
 
     /// The media type with its parameters; empty when it has none.
@@ -86,6 +110,15 @@ impl Head {
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
+}
+
+fn fields_in(lines: &[u8]) -> impl Iterator<Item = Field<'_>> {
+    lines.split(|byte| *byte == b'\n').filter_map(|line| {
+        let line = line.strip_suffix(b"\r")?;
+        let colon = memchr::memchr(b':', line)?;
+        let name = std::str::from_utf8(&line[..colon]).ok()?;
+        Some((name, line.get(colon + 2..).unwrap_or_default()))
+    })
 }
 
 /// A complete response in the store. Shared between readers; never changed, only replaced, but for the end of its

@@ -41,7 +41,7 @@ impl Options {
             token: Uuid::new_v4().to_string(),
         };
         let plan = plan(&addresses)?;
-        let settings = Settings { plan, file: None, threads: 2 };
+        let settings = Settings { plan, file: None, threads: 2, shortcut: true };
         let running = server::start(settings, std::io::sink()).map_err(failure)?;
         print(&format!(
             "A slow shop at http://{}, and parvis in front of it with this configuration:\n",

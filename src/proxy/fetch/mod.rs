@@ -21,6 +21,7 @@ use pingora::{Error, ErrorType, Result};
 
 use super::context::{Context, Kind};
 use super::view;
+use super::wire::END_OF_DATES;
 use super::{App, Live, upstream};
 use crate::clock::{self, Timestamp};
 use crate::rules::admission::{self, Admission, DiscardReason, Kept};
@@ -516,12 +517,14 @@ pub fn fill_key(key: &CacheKey, inputs: &Inputs, has_stored: bool) -> CacheKey {
     person.map_or_else(|| key.clone(), |person| key.of_person(&person))
 }
 
-/// The fields with a `Date`: whoever receives a response without one records when it came (RFC 9110 section 6.6.1).
+/// The fields with one `Date`, in the one format that may be sent (RFC 9110 section 5.6.7): whoever receives a response
+/// without one records when it came (section 6.6.1).
 fn dated(mut fields: Vec<(String, Vec<u8>)>, received_at: Timestamp) -> Vec<(String, Vec<u8>)> {
-    if date_value(Fields(&view::lend(&fields))).is_none() {
-        fields.retain(|(name, _)| !name.eq_ignore_ascii_case("date"));
-        fields.push(("Date".to_owned(), httpdate::fmt_http_date(received_at.into()).into_bytes()));
-    }
+    let own = date_value(Fields(&view::lend(&fields)))
+        .filter(|date| Timestamp::from(*date).0 < END_OF_DATES * 1000);
+    let date = httpdate::fmt_http_date(own.unwrap_or_else(|| received_at.into()));
+    fields.retain(|(name, _)| !name.eq_ignore_ascii_case("date"));
+    fields.push(("Date".to_owned(), date.into_bytes()));
     fields
 }
 

@@ -108,6 +108,8 @@ impl Job {
         if facts.tags.is_cut() {
             self.app.observer.metrics.limit("tags");
         }
+        let policy = &self.route.cache;
+        let head = if policy.deliver_tags { head } else { head.withholding(&policy.tag_headers) };
         Arc::new(StoredResponse::new(head, body, kept.freshness, facts, kept.vary, witness))
     }
 

@@ -1,0 +1,233 @@
+//! The answer to a plain hit: a fresh, complete response that may be served as it is stored, or its 304.
+//!
+//! Everything is decided by [`crate::rules`], as on the full path. Where the rules say anything but that, there is no
+//! answer here, and the full path decides anew.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Version;
+
+use super::connection::Output;
+use super::head::Head;
+use crate::clock::{self, Timestamp};
+use crate::observe::outcome::Outcome;
+use crate::proxy::answer::{IN_NOT_MODIFIED, ttl};
+use crate::proxy::upstream::via;
+use crate::proxy::{App, Live, cached};
+use crate::rules::client_control::ClientControl;
+use crate::rules::conditional;
+use crate::rules::dialect;
+use crate::rules::forwarding::{self, Client};
+use crate::rules::guard::Inputs;
+use crate::rules::head::{Fields, RequestHead};
+use crate::rules::key::CacheKey;
+use crate::rules::lookup;
+use crate::rules::policy::Mode;
+use crate::rules::request::Received;
+use crate::rules::route::{self, Route};
+use crate::rules::target::Scheme;
+use crate::rules::verdict::{self, Verdict};
+use crate::store::response::StoredResponse;
+
+/// A request that may be a hit.
+pub struct Asked<'r, 'b> {
+    /// Its head.
+    pub head: &'r Head<'b>,
+    /// Where the connection comes from.
+    pub peer: IpAddr,
+    /// Whether the server is about to end.
+    pub is_ending: bool,
+}
+
+/// What follows the head that was written.
+pub struct Hit {
+    /// The body; empty where there is none to send.
+    pub body: Bytes,
+    /// Whether another request may follow on the connection.
+    pub keeps: bool,
+}
+
+/// Writes the head of the answer, if the request is a plain hit.
+pub fn hit(
+    app: &App,
+    live: &Live,
+    asked: &Asked<'_, '_>,
+    outcome: &mut Outcome,
+    key: &mut Vec<u8>,
+    output: &mut Output,
+) -> Option<Hit> {
+    let (received, client) = identify(live, asked)?;
+    let request = received.head();
+    let route = route(live, &request)?;
+    let (now, started) = (clock::now(), clock::start());
+    let response = look_up(app, &request, &client, route, now, key)?;
+    let is_modified = !not_modified(&request, &response);
+    outcome.renew(now, started);
+    describe(outcome, &received, &client, route, &response, now);
+    outcome.status = if is_modified { response.head.status } else { 304 };
+    let keeps = keeps(asked);
+    write(output, live, outcome, &response, now, keeps);
+    let has_body = is_modified && request.method == "GET";
+    let body = if has_body { response.body.clone() } else { Bytes::new() };
+    outcome.bytes = body.len() as u64;
+    Some(Hit { body, keeps })
+}
+
+/// The request as the rules see it, and who sent it; `None` for what only the full path knows to answer.
+fn identify<'b>(live: &Live, asked: &Asked<'_, 'b>) -> Option<(Received<'b>, Client)> {
+    let head = asked.head;
+    // A target in absolute form is rare.
+    let target = head.target.filter(|target| target.starts_with('/'))?;
+    if !matches!(head.method, "GET" | "HEAD") {
+        return None;
+    }
+    let client =
+        forwarding::identify(asked.peer, Scheme::Http, &live.plan.trusted_proxies, Fields(&head.fields));
+    let received = Received::new(head.method, None, target, head.fields.clone(), &client);
+    received.has_valid_host().then_some((received, client))
+}
+
+/// The route, if it answers from the store and is not watched.
+fn route<'l>(live: &'l Live, request: &RequestHead<'_>) -> Option<&'l Route> {
+    let route = route::select(&live.plan.routes, request)?;
+    let policy = &route.cache;
+    // An audit needs a request that can be sent again.
+    let is_plain = policy.mode == Mode::Enforce && policy.audit == 0.0;
+    (is_plain && lookup::allowed(request, policy).is_ok()).then_some(route)
+}
+
+/// What is stored for the request, if that is a hit and can be served whole.
+fn look_up(
+    app: &App,
+    request: &RequestHead<'_>,
+    client: &Client,
+    route: &Route,
+    now: Timestamp,
+    _key: &mut Vec<u8>,
+) -> Option<Arc<StoredResponse>> {
+    let policy = &route.cache;
+    if request.fields.has("range") || dialect::asks_for_refresh(request.fields) {
+        return None;
+    }
+    let primary = CacheKey::primary(&route.name, request, policy);
+    let inputs = Inputs::of(request, client.address, policy);
+    let response = cached::stored_for(app, request, &inputs, policy, &primary).response?;
+    let control = ClientControl::heeded(request.fields, policy);
+    let is_hit = verdict::judge(Some(&response.freshness()), &control, now) == Verdict::Hit;
+    let is_whole = !matches!(response.head.status, 204 | 206 | 304);
+    (is_hit && is_whole && cached::is_readable(request.fields, &response.head)).then_some(response)
+}
+
+fn not_modified(request: &RequestHead<'_>, response: &StoredResponse) -> bool {
+    let is_conditional = ["if-none-match", "if-modified-since"].iter().any(|name| request.fields.has(name));
+    is_conditional
+        && matches!(response.head.status, 200..=299)
+        && response.head.with(|head| {
+            conditional::not_modified(request.fields, head.fields, response.freshness().stored_at)
+        })
+}
+
+/// Whether another request may follow (RFC 9112 section 9.3).
+fn keeps(asked: &Asked<'_, '_>) -> bool {
+    let says = |option: &str| {
+        Fields(&asked.head.fields).list("connection").any(|member| member.eq_ignore_ascii_case(option))
+    };
+    !asked.is_ending && !says("close") && (asked.head.minor_version == 1 || says("keep-alive"))
+}
+
+/// Notes what is told of the request.
+fn describe(
+    outcome: &mut Outcome,
+    received: &Received<'_>,
+    client: &Client,
+    route: &Route,
+    response: &StoredResponse,
+    now: Timestamp,
+) {
+    let freshness = response.freshness();
+    outcome.set_request_id(received.fields());
+    outcome.client = Some(client.address);
+    outcome.method.push_str(received.method());
+    outcome.host.push_str(received.host());
+    outcome.target.push_str(received.path_and_query());
+    outcome.route = Some(route.name.clone());
+    outcome.verdict = Some(Verdict::Hit);
+    outcome.ttl = Some(ttl(freshness.lifetime, freshness.age(now)));
+}
+
+/// Writes the head of the answer.
+fn write(
+    output: &mut Output,
+    live: &Live,
+    outcome: &mut Outcome,
+    response: &StoredResponse,
+    now: Timestamp,
+    keeps: bool,
+) {
+    let head = &response.head;
+    status_line(output, outcome.status);
+    if outcome.status == 304 {
+        let repeated = |name: &str| IN_NOT_MODIFIED.iter().any(|kept| kept.eq_ignore_ascii_case(name));
+        head.delivered_fields().filter(|(name, _)| repeated(name)).for_each(|(name, value)| {
+            field(output, name, value);
+        });
+    } else {
+        output.extend_from_slice(head.delivered_lines());
+        number(output, "Content-Length", response.body.len() as u64);
+    }
+    number(output, "Age", response.freshness().age(now).as_secs());
+    field(output, "Via", via(Version::HTTP_11).as_bytes());
+    let is_delivered =
+        |name: &str| head.delivered_fields().any(|(other, _)| other.eq_ignore_ascii_case(name));
+    finish(output, live, outcome, is_delivered, keeps);
+}
+
+/// Writes what every response carries, and the end of the head.
+pub fn finish(
+    output: &mut Output,
+    live: &Live,
+    outcome: &mut Outcome,
+    is_set: impl Fn(&str) -> bool,
+    keeps: bool,
+) {
+    outcome.first_byte = Some(outcome.elapsed());
+    field(output, "Cache-Status", outcome.cache_status().as_bytes());
+    field(output, "X-Request-ID", outcome.request_id.as_bytes());
+    let seconds = outcome.first_byte.unwrap_or_default().as_secs_f64();
+    field(output, "X-Processing-Time", format!("{seconds:.3}s").as_bytes());
+    field(output, "Server-Timing", outcome.server_timing().as_bytes());
+    for (name, value) in live.plan.security_headers {
+        if !is_set(name) {
+            field(output, name, value.as_bytes());
+        }
+    }
+    let connection: &[u8] =
+        if keeps { b"Connection: keep-alive\r\n\r\n" } else { b"Connection: close\r\n\r\n" };
+    output.extend_from_slice(connection);
+}
+
+/// Writes the first line.
+pub fn status_line(output: &mut Output, status: u16) {
+    if status == 200 {
+        return output.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    }
+    let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    let mut digits = itoa::Buffer::new();
+    for part in ["HTTP/1.1 ", digits.format(status), " ", reason.unwrap_or_default(), "\r\n"] {
+        output.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// Writes a field line.
+pub fn field(output: &mut Output, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        output.extend_from_slice(part);
+    }
+}
+
+/// Writes a field line with a number.
+pub fn number(output: &mut Output, name: &str, value: u64) {
+    field(output, name, itoa::Buffer::new().format(value).as_bytes());
+}

@@ -1,0 +1,327 @@
+//! One client connection: what it receives, what it still has to send, and how long either may take.
+//!
+//! Nothing is kept between requests but what was received of the next one. A request that arrives whole, as nearly all
+//! do, is read and answered out of buffers on the stack, without an allocation; an idle connection owns none.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes, BytesMut};
+use pingora::server::ShutdownWatch;
+use smallvec::SmallVec;
+use tokio::io::{AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::Sleep;
+
+use super::Front;
+use super::answer::{self, Hit};
+use super::head::{self, Head, Refused, Scan};
+use crate::clock;
+use crate::observe::outcome::Outcome;
+use crate::proxy::wire::Wire;
+use crate::proxy::{Active, CLIENT_TIMEOUT};
+use crate::rules::framing::{Boundary, Malformed};
+
+/// How much is read at once. What browsers send fits.
+const READ: usize = 8 * 1024;
+/// Up to here a body is copied behind its head, so that both go in one piece; above, two pieces cost less.
+const COPIED: usize = 4 * 1024;
+
+/// A head that is written, with a small body behind it. Larger ones move to the heap.
+pub type Output = SmallVec<[u8; 8192]>;
+
+/// What a connection needs someone else for.
+pub enum Event {
+    /// The next request is the proxy's, up to its boundary; it may ask to switch protocols.
+    Lend(Boundary, bool),
+    /// The next request is not let in.
+    Refuse(Why),
+    /// The connection ends.
+    Close,
+}
+
+/// Why a request is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Its head can be read in two ways, or in none.
+    Malformed(Malformed),
+    /// Its head is too large, or has too many lines.
+    TooLarge,
+    /// Its head took too long.
+    TooSlow,
+}
+
+impl From<Refused> for Why {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Malformed(why) => Self::Malformed(why),
+            Refused::TooManyFields => Self::TooLarge,
+        }
+    }
+}
+
+/// What the client has not taken yet.
+struct Unsent {
+    head: Vec<u8>,
+    body: Bytes,
+    /// Whether the connection ends with it.
+    ends: bool,
+}
+
+enum Step {
+    Event(Event),
+    Unsent(Unsent),
+}
+
+/// A client connection.
+pub struct Connection<'f> {
+    front: &'f Front,
+    /// The connection itself, and what was received.
+    pub wire: Box<Wire>,
+    /// Where it comes from.
+    pub peer: IpAddr,
+    /// The request under way, and then the last one.
+    pub outcome: Outcome,
+    /// For keys.
+    key: Vec<u8>,
+    /// Fires no later than it has to; armed anew only when it does.
+    timer: Pin<Box<Sleep>>,
+    idle_since: Instant,
+    head_began: Option<Instant>,
+    /// Bytes received that are known not to end a head.
+    scanned: usize,
+}
+
+impl<'f> Connection<'f> {
+    /// A connection that has just been accepted.
+    pub fn new(front: &'f Front, wire: Box<Wire>) -> Self {
+        let idle_since = clock::start();
+        let idle_timeout = front.app.live.load().plan.clients.idle_timeout;
+        Self {
+            front,
+            peer: wire.peer().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            wire,
+            outcome: Outcome::default(),
+            key: Vec::new(),
+            timer: Box::pin(tokio::time::sleep_until((idle_since + idle_timeout).into())),
+            idle_since,
+            head_began: None,
+            scanned: 0,
+        }
+    }
+
+    /// Answers hits until something else comes.
+    pub async fn next(&mut self, shutdown: &ShutdownWatch) -> Event {
+        self.idle_since = clock::start();
+        loop {
+            match poll_fn(|cx| self.poll(cx, shutdown)).await {
+                Step::Event(event) => return event,
+                Step::Unsent(unsent) => {
+                    let ends = unsent.ends;
+                    if self.send(unsent).await.is_err() || ends {
+                        return Event::Close;
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, shutdown: &ShutdownWatch) -> Poll<Step> {
+        loop {
+            if !self.wire.received.is_empty() {
+                let mut kept = std::mem::take(&mut self.wire.received);
+                let (used, step) = self.work(cx, &kept, shutdown);
+                kept.advance(used);
+                self.wire.received = if kept.is_empty() { BytesMut::new() } else { kept };
+                if let Some(step) = step {
+                    return Poll::Ready(step);
+                }
+            }
+            let mut space = [const { MaybeUninit::uninit() }; READ];
+            let mut arrived = ReadBuf::uninit(&mut space);
+            match self.wire.poll_receive(cx, &mut arrived) {
+                Poll::Pending => return self.poll_timer(cx).map(Step::Event),
+                Poll::Ready(Ok(())) if !arrived.filled().is_empty() => {}
+                // Who leaves in the middle of a head is owed no answer.
+                Poll::Ready(_) => return Poll::Ready(Step::Event(Event::Close)),
+            }
+            if !self.wire.received.is_empty() {
+                self.wire.received.extend_from_slice(arrived.filled());
+                continue;
+            }
+            let (used, step) = self.work(cx, arrived.filled(), shutdown);
+            self.wire.received.extend_from_slice(&arrived.filled()[used..]);
+            if let Some(step) = step {
+                return Poll::Ready(step);
+            }
+        }
+    }
+
+    /// Answers what hits there are in `bytes`. Tells how many bytes of them are done with.
+    fn work(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        shutdown: &ShutdownWatch,
+    ) -> (usize, Option<Step>) {
+        let mut at = 0;
+        loop {
+            let rest = &bytes[at..];
+            let (start, end) = match head::scan(rest, self.scanned) {
+                Scan::Empty => return (bytes.len(), None),
+                Scan::Malformed(why) => return (at, refuse(Why::Malformed(why))),
+                Scan::Partial => return (at, self.wait_for_the_rest(rest.len())),
+                Scan::Complete { start, end } => (start, end),
+            };
+            self.scanned = 0;
+            self.head_began = None;
+            if end - start > self.front.app.live.load().plan.clients.max_header_size {
+                return (at, refuse(Why::TooLarge));
+            }
+            let head = match Head::parse(&rest[start..end]) {
+                Ok(head) => head,
+                Err(refused) => return (at, refuse(refused.into())),
+            };
+            let Some(step) = self.answer(cx, &head, shutdown) else {
+                let may_switch = head.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade"));
+                let boundary = Boundary::new(end - start, head.content);
+                return (at + start, Some(Step::Event(Event::Lend(boundary, may_switch))));
+            };
+            at += end;
+            if step.is_some() {
+                return (at, step);
+            }
+        }
+    }
+
+    /// Lets a head take its time, from its first byte on, and its size.
+    fn wait_for_the_rest(&mut self, received: usize) -> Option<Step> {
+        let clients = self.front.app.live.load().plan.clients;
+        if received > clients.max_header_size {
+            return refuse(Why::TooLarge);
+        }
+        self.scanned = received;
+        if self.head_began.is_none() {
+            let now = clock::start();
+            self.head_began = Some(now);
+            self.timer.as_mut().reset((now + clients.header_timeout).into());
+        }
+        None
+    }
+
+    /// Answers a request that is a plain hit; `None` for any other.
+    fn answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        head: &Head<'_>,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Option<Step>> {
+        if !self.front.answers {
+            return None;
+        }
+        let started = clock::start();
+        let mut output = Output::new();
+        // An error means that who would tell of an end is gone.
+        let is_ending = !matches!(shutdown.has_changed(), Ok(false));
+        let live = self.front.app.live.load();
+        let asked = answer::Asked { head, peer: self.peer, is_ending };
+        let Hit { body, keeps } =
+            answer::hit(&self.front.app, &live, &asked, &mut self.outcome, &mut self.key, &mut output)?;
+        self.idle_since = started;
+        let unsent = self.write(cx, output, body, !keeps);
+        if unsent.is_none() {
+            self.record();
+        }
+        Some(match unsent {
+            Some(unsent) => Some(Step::Unsent(unsent)),
+            None => (!keeps).then_some(Step::Event(Event::Close)),
+        })
+    }
+
+    /// Sends a response as far as the client takes it now, and returns what is left.
+    fn write(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut head: Output,
+        mut body: Bytes,
+        ends: bool,
+    ) -> Option<Unsent> {
+        if body.len() <= COPIED {
+            head.extend_from_slice(&body);
+            body.clear();
+        }
+        let mut sent = 0;
+        while sent < head.len() || !body.is_empty() {
+            let pieces = [io::IoSlice::new(&head[sent..]), io::IoSlice::new(&body)];
+            let wire = Pin::new(&mut *self.wire);
+            let written = match body.is_empty() {
+                true => wire.poll_write(cx, &head[sent..]),
+                false => wire.poll_write_vectored(cx, &pieces),
+            };
+            match written {
+                Poll::Ready(Ok(written @ 1..)) => {
+                    let of_head = written.min(head.len() - sent);
+                    sent += of_head;
+                    body.advance(written - of_head);
+                }
+                // What went wrong shows when the rest is sent.
+                _ => return Some(Unsent { head: head[sent..].to_vec(), body, ends }),
+            }
+        }
+        None
+    }
+
+    /// Sends the rest, as long as the client goes on taking it.
+    async fn send(&mut self, unsent: Unsent) -> io::Result<()> {
+        // A server that is about to end waits for it.
+        let _active = Active::new(&self.front.app.active);
+        let mut rest = Bytes::from(unsent.head).chain(unsent.body);
+        let mut result = Ok(());
+        while rest.has_remaining() && result.is_ok() {
+            let written = tokio::time::timeout(CLIENT_TIMEOUT, self.wire.write_buf(&mut rest)).await;
+            result = match written {
+                Ok(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => written.map(|_| ()),
+                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            };
+        }
+        if let Err(error) = &result {
+            self.outcome.bytes = self.outcome.bytes.saturating_sub(rest.remaining() as u64);
+            self.outcome.error = Some(format!("the client took no more: {error}"));
+        }
+        self.record();
+        result
+    }
+
+    /// Records the request that has been answered.
+    pub fn record(&mut self) {
+        self.outcome.finish();
+        let live = self.front.app.live.load();
+        let plan = &live.plan;
+        self.front.app.observer.record(&self.outcome, plan.access_log, plan.slow_request);
+    }
+
+    /// Ends a connection that waits for too long.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let clients = self.front.app.live.load().plan.clients;
+            let (due, event) = match self.head_began {
+                Some(began) => (began + clients.header_timeout, Event::Refuse(Why::TooSlow)),
+                None => (self.idle_since + clients.idle_timeout, Event::Close),
+            };
+            if clock::start() >= due {
+                return Poll::Ready(event);
+            }
+            self.timer.as_mut().reset(due.into());
+        }
+    }
+}
+
+fn refuse(why: Why) -> Option<Step> {
+    Some(Step::Event(Event::Refuse(why)))
+}

@@ -1,0 +1,102 @@
+//! The answer to a request that is not let in.
+//!
+//! Nothing of it is repeated in the answer, and the connection ends with it: where a request cannot be read, neither
+//! can what follows it.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::time::Duration;
+
+use tokio::io::{AsyncWriteExt, ReadBuf};
+
+use super::answer::{field, finish, number, status_line};
+use super::connection::{Connection, Output, Why};
+use crate::clock;
+use crate::observe::outcome::Local;
+use crate::proxy::App;
+use crate::rules::framing::Malformed;
+use crate::rules::head::Fields;
+
+/// How long a client may take to read why it was refused.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How much is read of what it goes on sending, so that the answer is not lost in a reset.
+const MAX_IGNORED: usize = 256 * 1024;
+
+impl Why {
+    fn local(self) -> Local {
+        match self {
+            Self::Malformed(Malformed::Version) => Local::Version,
+            Self::Malformed(Malformed::TransferCoding) => Local::TransferCoding,
+            Self::Malformed(_) => Local::BadRequest,
+            Self::TooLarge => Local::HeadTooLarge,
+            Self::TooSlow => Local::HeadTooSlow,
+        }
+    }
+
+    fn explain(self) -> &'static str {
+        match self {
+            Self::Malformed(why) => why.explain(),
+            Self::TooLarge => "its head is too large",
+            Self::TooSlow => "its head took too long",
+        }
+    }
+
+    /// The limit that was reached.
+    fn limit(self) -> Option<&'static str> {
+        match self {
+            Self::Malformed(_) => None,
+            Self::TooLarge => Some("max_header_size"),
+            Self::TooSlow => Some("header_timeout"),
+        }
+    }
+}
+
+/// Tells the client why it is refused, as far as it listens, and records it.
+pub async fn send(app: &App, connection: &mut Connection<'_>, why: Why) {
+    let outcome = &mut connection.outcome;
+    outcome.renew(clock::now(), clock::start());
+    outcome.set_request_id(Fields::default());
+    outcome.client = Some(connection.peer);
+    outcome.local = Some(why.local());
+    outcome.status = why.local().status();
+    outcome.error = Some(why.explain().to_owned());
+    if let Some(limit) = why.limit() {
+        app.observer.metrics.limit(limit);
+    }
+    let body = format!(
+        "{} the request is refused: {}\nrequest id: {}\n",
+        outcome.status,
+        why.explain(),
+        outcome.request_id
+    );
+    outcome.bytes = body.len() as u64;
+    let mut output = Output::new();
+    status_line(&mut output, outcome.status);
+    field(&mut output, "Content-Type", b"text/plain; charset=utf-8");
+    number(&mut output, "Content-Length", body.len() as u64);
+    field(&mut output, "Cache-Control", b"no-store");
+    field(&mut output, "Date", httpdate::fmt_http_date(outcome.received_at.into()).as_bytes());
+    finish(&mut output, &app.live.load(), outcome, |_| false, false);
+    output.extend_from_slice(body.as_bytes());
+    connection.record();
+    // Who does not listen needs no answer.
+    let _ = tokio::time::timeout(PATIENCE, deliver(connection, &output)).await;
+}
+
+/// Sends all of it, and then reads on until the client has closed: a connection that is closed with something unread
+/// is reset, and the answer may be lost with it.
+async fn deliver(connection: &mut Connection<'_>, output: &[u8]) -> io::Result<()> {
+    connection.wire.write_all(output).await?;
+    tokio::io::AsyncWriteExt::shutdown(&mut connection.wire).await?;
+    let mut ignored = 0;
+    while ignored < MAX_IGNORED {
+        let mut space = [MaybeUninit::uninit(); 4096];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        std::future::poll_fn(|cx| connection.wire.poll_receive(cx, &mut buffer)).await?;
+        if buffer.filled().is_empty() {
+            break;
+        }
+        ignored += buffer.filled().len();
+    }
+    Ok(())
+}
