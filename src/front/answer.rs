@@ -20,6 +20,7 @@ use crate::rules::client_control::ClientControl;
 use crate::rules::conditional;
 use crate::rules::dialect;
 use crate::rules::forwarding::{self, Client};
+use crate::rules::framing;
 use crate::rules::guard::Inputs;
 use crate::rules::head::{Fields, RequestHead};
 use crate::rules::key::CacheKey;
@@ -67,7 +68,7 @@ pub fn hit(
     outcome.renew(now, started);
     describe(outcome, &received, &client, route, &response, now);
     outcome.status = if is_modified { response.head.status } else { 304 };
-    let keeps = keeps(asked);
+    let keeps = !asked.is_ending && framing::persists(asked.head.minor_version, Fields(&asked.head.fields));
     write(output, live, outcome, &response, now, keeps);
     let has_body = is_modified && request.method == "GET";
     let body = if has_body { response.body.clone() } else { Bytes::new() };
@@ -127,14 +128,6 @@ fn not_modified(request: &RequestHead<'_>, response: &StoredResponse) -> bool {
         && response.head.with(|head| {
             conditional::not_modified(request.fields, head.fields, response.freshness().stored_at)
         })
-}
-
-/// Whether another request may follow (RFC 9112 section 9.3).
-fn keeps(asked: &Asked<'_, '_>) -> bool {
-    let says = |option: &str| {
-        Fields(&asked.head.fields).list("connection").any(|member| member.eq_ignore_ascii_case(option))
-    };
-    !asked.is_ending && !says("close") && (asked.head.minor_version == 1 || says("keep-alive"))
 }
 
 /// Notes what is told of the request.
@@ -198,7 +191,9 @@ pub fn finish(
     let seconds = outcome.first_byte.unwrap_or_default().as_secs_f64();
     field(output, "X-Processing-Time", format!("{seconds:.3}s").as_bytes());
     field(output, "Server-Timing", outcome.server_timing().as_bytes());
-    for (name, value) in live.plan.security_headers {
+    // On a 304 they would take the place of those that the client has stored with the page.
+    let is_kept = outcome.status == 304;
+    for (name, value) in live.plan.security_headers.iter().filter(|_| !is_kept) {
         if !is_set(name) {
             field(output, name, value.as_bytes());
         }

@@ -55,6 +55,7 @@ impl Front {
         may_switch: bool,
         shutdown: &ShutdownWatch,
     ) -> Option<Box<Wire>> {
+        self.app.observer.metrics.lent();
         wire.lend(request, may_switch);
         let mut session = ServerSession::new_http1(wire);
         session.set_keepalive((!*shutdown.borrow()).then_some(KEPT));

@@ -34,6 +34,7 @@ pub struct Metrics {
     audit_lost: IntCounter,
     limits: IntCounterVec,
     connections: IntCounter,
+    lent: IntCounter,
     reloads: IntCounterVec,
     fetches: IntCounterVec,
     shadow: IntCounterVec,
@@ -143,6 +144,7 @@ impl Metrics {
                 "Purges that could not be written to the file of the audit log.",
             ),
             limits: new.counter("parvis_limit_reached_total", "How often a limit was reached.", &["limit"]),
+            lent: new.single("parvis_lent_total", "Requests that were not answered or refused at the door."),
             connections: new.single("parvis_connections_total", "Client connections accepted."),
             reloads: new.counter("parvis_reloads_total", "Reloads of the configuration, by result.", &["result"]),
             fetches: new.counter("parvis_fetches_total", "Fetches for the store, by result.", &["result"]),
@@ -237,6 +239,11 @@ impl Metrics {
     /// nothing but that it is another than the one stored (`refused`).
     pub fn personalised(&self, route: &str, found: &str) {
         self.personalised.with_label_values(&[route, found]).inc();
+    }
+
+    /// Counts a request that goes the full way.
+    pub fn lent(&self) {
+        self.lent.inc();
     }
 
     /// Counts a client connection.

@@ -265,7 +265,10 @@ pub fn decorate(response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> 
     response.insert_header("X-Request-ID", outcome.request_id.as_str())?;
     response.insert_header("X-Processing-Time", format!("{:.3}s", outcome.elapsed().as_secs_f64()))?;
     response.append_header("Server-Timing", outcome.server_timing())?;
-    for (name, value) in ctx.live.plan.security_headers {
+    // A client takes the fields of a 304 over into what it has stored (RFC 9111 section 3.2): there, the origin may have
+    // set its own.
+    let is_kept = response.status == 304;
+    for (name, value) in ctx.live.plan.security_headers.iter().filter(|_| !is_kept) {
         if !response.headers.contains_key(*name) {
             response.insert_header(*name, *value)?;
         }

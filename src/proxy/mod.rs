@@ -50,6 +50,7 @@ use crate::plan::Plan;
 use crate::rules::admission::{self, Admission};
 use crate::rules::client_control::ClientControl;
 use crate::rules::dialect;
+use crate::rules::framing;
 use crate::rules::freshness::Exchange;
 use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::identity;
@@ -151,6 +152,11 @@ impl ProxyHttp for App {
         {
             // It knows no interim responses (RFC 9110 section 15.2).
             http1.set_ignore_info_resp(true);
+        }
+        let fields = view::request_fields(session.req_header());
+        if !framing::persists(1, Fields(&fields)) {
+            // Pingora looks at the first line only.
+            session.set_keepalive(None);
         }
         session.set_read_timeout(Some(CLIENT_TIMEOUT));
         session.set_write_timeout(Some(CLIENT_TIMEOUT));

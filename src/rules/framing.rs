@@ -161,6 +161,15 @@ impl<'a> Lines<'a> {
     }
 }
 
+/// Whether another request may follow on the connection (RFC 9112 section 9.3). Of HTTP/1.0, only to who asks for nothing
+/// else.
+pub fn persists(minor_version: u8, fields: Fields<'_>) -> bool {
+    match minor_version {
+        0 => fields.text("connection").is_some_and(|value| value.eq_ignore_ascii_case("keep-alive")),
+        _ => !fields.list("connection").any(|option| option.eq_ignore_ascii_case("close")),
+    }
+}
+
 /// Why a head cannot be read, told by the lines themselves: a parser only says where.
 pub fn diagnose(head: &[u8]) -> Malformed {
     if has_bare_line_feed(head) {
@@ -214,7 +223,8 @@ impl Boundary {
         }
     }
 
-    /// How many of the next bytes are of the request. Fewer than all means that it ends there.
+    /// How many of the next bytes are of the request. Where they are fewer than all it ends, or cannot be read further:
+    /// then the rest is an error.
     pub fn take(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
         match self {
             Self::Length(left) => {
@@ -286,7 +296,12 @@ impl Chunks {
                     self.place = if left == 0 { Place::DataReturn } else { Place::Data(left) };
                 }
                 _ => {
-                    self.place = self.step(bytes[at])?;
+                    self.place = match self.step(bytes[at]) {
+                        Ok(place) => place,
+                        // What comes before is good.
+                        Err(_) if at > 0 => return Ok(at),
+                        Err(bad) => return Err(bad),
+                    };
                     at += 1;
                 }
             }
@@ -416,8 +431,12 @@ mod tests {
     fn taken(bytes: &[u8], piece: usize) -> Result<(usize, bool), BadChunk> {
         let mut boundary = Boundary::new(2, Content::Chunked);
         let mut total = 0;
-        for piece in bytes.chunks(piece) {
-            total += boundary.take(piece)?;
+        for mut piece in bytes.chunks(piece) {
+            while !piece.is_empty() && !boundary.is_reached() {
+                let taken = boundary.take(piece)?;
+                total += taken;
+                piece = &piece[taken..];
+            }
         }
         Ok((total, boundary.is_reached()))
     }

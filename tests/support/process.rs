@@ -22,10 +22,16 @@ pub struct Parvis {
 impl Parvis {
     /// Starts with this YAML, in which `{listen}` and `{admin}` stand for free ports.
     pub fn start(yaml: &str) -> Self {
+        Self::start_also_with(yaml, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_also_with(yaml: &str, more: &[&str]) -> Self {
         Self::retry(|listen, admin, config| {
             let yaml = yaml.replace("{listen}", &listen.to_string()).replace("{admin}", &admin.to_string());
             std::fs::write(config, yaml).expect("the configuration");
-            vec!["-c".to_owned(), config.display().to_string()]
+            let file = ["-c".to_owned(), config.display().to_string()];
+            file.into_iter().chain(more.iter().map(|argument| (*argument).to_owned())).collect()
         })
     }
 
