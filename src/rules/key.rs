@@ -4,8 +4,8 @@
 //! hold a NUL (a request with one is malformed), so NUL separates them. The values of selecting fields enter
 //! as a digest, because they may be secrets and keys are shown to operators.
 
-use std::borrow::Cow;
-use std::fmt::{self, Write};
+use std::borrow::{Borrow, Cow};
+use std::fmt;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -15,9 +15,9 @@ use super::identity::{self, DEVICE_FIELD, Stand};
 use super::outgoing::is_left_out;
 use super::policy::CachePolicy;
 
-const SEPARATOR: char = '\0';
+const SEPARATOR: u8 = 0;
 /// Stands between the name of a route and the stamp of its rules.
-const STAMP: char = '\u{1}';
+const STAMP: u8 = 1;
 
 /// What stands behind the URL in a key: a letter and, for the first two, a digest.
 mod mark {
@@ -38,26 +38,29 @@ impl CacheKey {
     /// The route is part of it, because two routes may lead to different applications; and so is what the route
     /// keys on besides the URL.
     pub fn primary(route: &str, request: &RequestHead<'_>, policy: &CachePolicy) -> Self {
+        let mut key = Vec::with_capacity(128);
+        Self::write_primary(&mut key, route, request, policy);
+        Self(key.into())
+    }
+
+    /// Writes the bytes of the primary key into a buffer, in place of what it holds. For a usual request that allocates
+    /// nothing but the room that the buffer lacks.
+    pub fn write_primary(buffer: &mut Vec<u8>, route: &str, request: &RequestHead<'_>, policy: &CachePolicy) {
         let target = &request.target;
-        let mut key = String::with_capacity(96);
-        key.push_str(route);
-        key.push(STAMP);
-        // Writing to a String cannot fail.
-        let _ = write!(key, "{:08x}", policy.stamp);
+        buffer.clear();
+        buffer.extend_from_slice(route.as_bytes());
+        buffer.push(STAMP);
+        buffer.extend_from_slice(&hexadecimal(policy.stamp));
         for part in [target.scheme.as_str(), &target.host, &target.path] {
-            key.push(SEPARATOR);
-            key.push_str(part);
+            buffer.push(SEPARATOR);
+            buffer.extend_from_slice(part.as_bytes());
         }
-        key.push(SEPARATOR);
+        buffer.push(SEPARATOR);
         // `/?` with an empty query and `/` are one page; a present query is marked apart from none.
-        if let Some(query) = target.key_query(&policy.query) {
-            key.push('?');
-            key.push_str(&query);
-        }
-        let url = Self(Arc::from(key.into_bytes()));
-        match identity::of(request, policy) {
-            Some(stand) => url.followed_by(&[mark::IDENTITY, &stand]),
-            None => url,
+        target.write_key_query(&policy.query, buffer);
+        if let Some(stand) = identity::of(request, policy) {
+            buffer.extend_from_slice(mark::IDENTITY);
+            buffer.extend_from_slice(&stand);
         }
     }
 
@@ -90,7 +93,7 @@ impl CacheKey {
 
     /// Whether it is of this route.
     pub fn is_of_route(&self, route: &str) -> bool {
-        self.0.strip_prefix(route.as_bytes()).is_some_and(|rest| rest.first() == Some(&(STAMP as u8)))
+        self.0.strip_prefix(route.as_bytes()).is_some_and(|rest| rest.first() == Some(&(STAMP)))
     }
 
     /// Whether its URL can have other entries: for another visitor, or for other wishes.
@@ -100,7 +103,7 @@ impl CacheKey {
 
     /// The part that all entries of one URL share, whoever they are for.
     pub fn url(&self) -> &[u8] {
-        let mut separators = self.0.iter().enumerate().filter(|(_, byte)| **byte == SEPARATOR as u8);
+        let mut separators = self.0.iter().enumerate().filter(|(_, byte)| **byte == SEPARATOR);
         separators.nth(4).map_or(&self.0, |(end, _)| &self.0[..end])
     }
 
@@ -115,13 +118,26 @@ impl CacheKey {
     }
 }
 
+impl AsRef<[u8]> for CacheKey {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// So that what is stored is found by bytes that are no key yet: they have the hash of one.
+impl Borrow<[u8]> for CacheKey {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl fmt::Display for CacheKey {
     /// `route http host /path ?query`, with the digests of identity and variant in hexadecimal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = self.url();
-        for (at, part) in url.split(|b| *b == SEPARATOR as u8).enumerate() {
+        for (at, part) in url.split(|b| *b == SEPARATOR).enumerate() {
             let gap = if at == 0 || part.is_empty() { "" } else { " " };
-            let part = part.split(|b| *b == STAMP as u8).next().unwrap_or(part);
+            let part = part.split(|b| *b == STAMP).next().unwrap_or(part);
             write!(f, "{gap}{}", String::from_utf8_lossy(part))?;
         }
         let mut rest = &self.0[url.len()..];
@@ -148,6 +164,15 @@ impl fmt::Debug for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CacheKey({self})")
     }
+}
+
+/// Eight digits, as `{:08x}` writes them.
+fn hexadecimal(number: u32) -> [u8; 8] {
+    let mut digits = [0; 8];
+    for (at, digit) in digits.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(number >> (28 - 4 * at)) as usize & 15];
+    }
+    digits
 }
 
 /// The request fields that select among the variants of a response (RFC 9110 section 12.5.5), in lower case,
@@ -420,7 +445,40 @@ mod tests {
         assert_ne!(variant(&[("accept", b"fr")]), variant(&[("accept-language", b"fr")]));
     }
 
+    #[test]
+    fn the_bytes_of_a_key_are_what_they_were() {
+        let policy = CachePolicy { stamp: 0xa1b2, ..testing::policy() };
+        let target = Target::new(Scheme::Https, "Shop:8443", "/%61/b?y=2&utm_source=m&x=%c3%a9");
+        let request =
+            RequestHead { method: "GET", target, fields: Fields::default(), has_body: false, believed: &[] };
+        let mut buffer = b"what was there before".to_vec();
+        CacheKey::write_primary(&mut buffer, "route", &request, &policy);
+        let expected = "route\u{1}0000a1b2\0https\0shop:8443\0/a/b\0?x=%C3%A9&y=2";
+        assert_eq!(String::from_utf8(buffer).unwrap(), expected);
+        assert_eq!(CacheKey::primary("route", &request, &policy).as_ref(), expected.as_bytes());
+    }
+
     proptest! {
+        #[test]
+        fn a_key_is_its_parts_behind_one_another(
+            stamp in any::<u32>(),
+            path in "/[a-z%]{0,8}",
+            query in proptest::option::of("[a-c=&]{0,12}"),
+            prefix in proptest::option::of("[a-z]{1,4}"),
+        ) {
+            let policy = CachePolicy { stamp, ..testing::policy() };
+            let text = query.map_or(path.clone(), |query| format!("{path}?{query}"));
+            let believed: Vec<_> = prefix.iter().map(|value| ("x-forwarded-prefix", value.as_bytes())).collect();
+            let target = Target::new(Scheme::Http, "shop", &text);
+            let head = RequestHead { method: "GET", target, fields: Fields::default(), has_body: false, believed: &believed };
+            let query = head.target.key_query(&policy.query).map(|query| format!("?{query}")).unwrap_or_default();
+            let mut expected = format!("r\u{1}{stamp:08x}\0http\0shop\0{}\0{query}", head.target.path).into_bytes();
+            if let Some(stand) = identity::of(&head, &policy) {
+                expected.extend([&b"\0i"[..], &stand].concat());
+            }
+            prop_assert_eq!(CacheKey::primary("r", &head, &policy).as_ref().to_vec(), expected);
+        }
+
         /// Compared with a plain reading of RFC 9111 section 4.1: a field is the list of its members over all its
         /// lines, or absent.
         #[test]

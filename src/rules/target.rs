@@ -5,8 +5,14 @@
 //! the only place that normalises, and the origin still receives what the client sent.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use smallvec::SmallVec;
 
 use super::policy::QueryPolicy;
+
+/// The parameters of a query; those of most queries need no allocation.
+type Parameters<'a> = SmallVec<[Cow<'a, str>; 16]>;
 
 /// The scheme a client used, as far as the origin is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,11 +68,17 @@ impl<'a> Target<'a> {
     /// behind an encoded slash or a backslash. Such a path could reach a personal page through a route for
     /// static files, so it is never answered from the store.
     pub fn is_ambiguous(&self) -> bool {
-        let path = self.path.to_ascii_lowercase().replace("%2f", "/").replace("%5c", "/").replace('\\', "/");
-        path.split('/').any(|segment| {
+        let mut rest = self.path.as_bytes();
+        loop {
+            let dots = rest.iter().take_while(|byte| **byte == b'.').count();
             // Some servers cut a segment's parameters off before they look at it: `/..;x/`.
-            matches!(segment.split(';').next(), Some("." | ".."))
-        })
+            let ends = |rest: &[u8]| rest.first().is_none_or(|byte| *byte == b';') || separator(rest) > 0;
+            if matches!(dots, 1 | 2) && ends(&rest[dots..]) {
+                return true;
+            }
+            let Some(end) = (dots..rest.len()).find(|at| separator(&rest[*at..]) > 0) else { return false };
+            rest = &rest[end + separator(&rest[end..])..];
+        }
     }
 
     /// Whether it is longer than what a purge can name, a host and the text around a capture included.
@@ -78,13 +90,27 @@ impl<'a> Target<'a> {
     /// The query as part of the key: parameters that the policy excludes left out, the rest in normal spelling
     /// and order. An empty query equals none.
     pub fn key_query(&self, policy: &QueryPolicy) -> Option<String> {
-        let mut kept: Vec<Cow<'_, str>> = self.kept_parameters(policy).map(normal_encoding).collect();
-        if policy.sort {
-            // Stable: equal names keep their order, which may carry meaning. Equal as the origin reads them: `a%5B%5D`
-            // is `a[]`.
-            kept.sort_by_cached_key(|parameter| decoded(parameter_name(parameter)));
-        }
+        let kept = self.key_parameters(policy);
         (!kept.is_empty()).then(|| kept.join("&"))
+    }
+
+    /// Appends `?` and [`Self::key_query`], or nothing where there is none.
+    pub fn write_key_query(&self, policy: &QueryPolicy, buffer: &mut Vec<u8>) {
+        let mut mark = b'?';
+        for parameter in self.key_parameters(policy) {
+            buffer.push(std::mem::replace(&mut mark, b'&'));
+            buffer.extend_from_slice(parameter.as_bytes());
+        }
+    }
+
+    fn key_parameters(&self, policy: &QueryPolicy) -> Parameters<'a> {
+        let normal = self.parameters().map(normal_encoding);
+        let mut kept: Parameters<'a> = normal.filter(|each| policy.keeps(parameter_name(each))).collect();
+        if policy.sort {
+            // Stable: equal names keep their order, which may carry meaning.
+            kept.sort_by(|one, other| by_meaning(parameter_name(one), parameter_name(other)));
+        }
+        kept
     }
 
     /// The query to send to the origin: as received, but for the parameters that are not in the key. A stored page
@@ -103,13 +129,27 @@ impl<'a> Target<'a> {
         self.parameters().filter(|each| policy.forward_excluded && !is_kept(each, policy))
     }
 
-    fn kept_parameters<'s>(&'s self, policy: &'s QueryPolicy) -> impl Iterator<Item = &'a str> + use<'a, 's> {
-        self.parameters().filter(|each| is_kept(each, policy))
-    }
-
     fn parameters(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.query.unwrap_or_default().split('&').filter(|parameter| !parameter.is_empty())
     }
+}
+
+/// How many bytes of a path, from its beginning, separate segments for one server or another: a slash, a backslash, or one of
+/// them encoded.
+fn separator(path: &[u8]) -> usize {
+    match path {
+        [b'/' | b'\\', ..] => 1,
+        [b'%', b'2', b'f' | b'F', ..] | [b'%', b'5', b'c' | b'C', ..] => 3,
+        _ => 0,
+    }
+}
+
+/// The order of names as the origin reads them: `a%5B%5D` is `a[]`.
+fn by_meaning(one: &str, other: &str) -> Ordering {
+    if one.contains('%') || other.contains('%') {
+        return decoded_bytes(one.as_bytes()).cmp(decoded_bytes(other.as_bytes()));
+    }
+    one.cmp(other)
 }
 
 fn is_kept(parameter: &str, policy: &QueryPolicy) -> bool {
@@ -153,18 +193,18 @@ pub fn split_port(host: &str) -> (&str, &str) {
 /// Decodes what never needed encoding, encodes what always does, and writes the rest in upper case (RFC 3986
 /// sections 6.2.2.1 and 6.2.2.2; RFC 3987 section 3.1 for text outside ASCII).
 pub fn normal_encoding(text: &str) -> Cow<'_, str> {
-    if text.is_ascii() && !text.contains('%') {
+    if is_normal(text) {
         return text.into();
     }
     let mut out = String::with_capacity(text.len() + 16);
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
-        let length = match (c, rest.get(1..3).and_then(hex_byte)) {
-            ('%', Some(byte)) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+        let length = match (c, encoded(rest.as_bytes())) {
+            (_, Some(byte)) if is_unreserved(byte) => {
                 out.push(byte.into());
                 3
             }
-            ('%', Some(_)) => {
+            (_, Some(_)) => {
                 out.push_str(&rest[..3].to_ascii_uppercase());
                 3
             }
@@ -183,22 +223,46 @@ pub fn normal_encoding(text: &str) -> Cow<'_, str> {
     out.into()
 }
 
+/// Whether a text is in normal spelling already, as nearly all are.
+fn is_normal(text: &str) -> bool {
+    let is_as_it_should_be = |at: usize| match encoded(&text.as_bytes()[at..]) {
+        Some(byte) => {
+            !is_unreserved(byte) && !text.as_bytes()[at + 1..at + 3].iter().any(u8::is_ascii_lowercase)
+        }
+        None => true,
+    };
+    text.is_ascii() && memchr::memchr_iter(b'%', text.as_bytes()).all(is_as_it_should_be)
+}
+
+/// Whether a byte never needs encoding (RFC 3986 section 2.3).
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+}
+
 /// The bytes that a text stands for once everything is decoded.
 pub fn decoded(text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, more)) = rest.split_first() {
-        let digits = more.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        let byte = digits.filter(|_| *first == b'%').and_then(hex_byte);
-        out.push(byte.unwrap_or(*first));
-        rest = if byte.is_some() { &more[2..] } else { more };
-    }
+    out.extend(decoded_bytes(text.as_bytes()));
     out
 }
 
-fn hex_byte(digits: &str) -> Option<u8> {
-    // `from_str_radix` alone would accept a sign.
-    digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u8::from_str_radix(digits, 16).ok())?
+fn decoded_bytes(mut text: &[u8]) -> impl Iterator<Item = u8> {
+    std::iter::from_fn(move || {
+        let byte = encoded(text);
+        let (first, _) = text.split_first()?;
+        text = &text[if byte.is_some() { 3 } else { 1 }..];
+        Some(byte.unwrap_or(*first))
+    })
+}
+
+/// The byte that a text begins with the encoding of, if it does.
+fn encoded(text: &[u8]) -> Option<u8> {
+    // One by one: `from_str_radix` would accept a sign.
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    match text {
+        [b'%', high, low, ..] => u8::try_from(digit(*high)? << 4 | digit(*low)?).ok(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -320,7 +384,93 @@ mod tests {
         assert_eq!(Target::new(Scheme::Http, "h", "/?b&a").key_query(&as_sent).as_deref(), Some("b&a"));
     }
 
+    /// What the functions below were before they had to do without allocations: the plain reading of what they promise.
+    mod plainly {
+        use super::*;
+
+        pub fn is_ambiguous(path: &str) -> bool {
+            let path = path.to_ascii_lowercase().replace("%2f", "/").replace("%5c", "/").replace('\\', "/");
+            path.split('/').any(|segment| matches!(segment.split(';').next(), Some("." | "..")))
+        }
+
+        pub fn key_query(query: &str, policy: &QueryPolicy) -> Option<String> {
+            let mut kept: Vec<String> = query
+                .split('&')
+                .filter(|parameter| !parameter.is_empty())
+                .map(normal_encoding)
+                .filter(|parameter| policy.keeps(parameter_name(parameter)))
+                .collect();
+            if policy.sort {
+                kept.sort_by_cached_key(|parameter| decoded(parameter_name(parameter)));
+            }
+            (!kept.is_empty()).then(|| kept.join("&"))
+        }
+
+        pub fn normal_encoding(text: &str) -> String {
+            let bytes = text.as_bytes();
+            let (mut out, mut at) = (String::new(), 0);
+            while at < bytes.len() {
+                let digits = text.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
+                let digits = digits.filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+                match digits.map(|digits| u8::from_str_radix(digits, 16).unwrap()) {
+                    Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                        out.push(byte.into())
+                    }
+                    Some(byte) => out.push_str(&format!("%{byte:02X}")),
+                    None if bytes[at].is_ascii() => out.push(bytes[at].into()),
+                    None => out.push_str(&format!("%{:02X}", bytes[at])),
+                }
+                at += if digits.is_some() { 3 } else { 1 };
+            }
+            out
+        }
+
+        pub fn decoded(text: &str) -> Vec<u8> {
+            let mut out = Vec::new();
+            let mut rest = text.as_bytes();
+            while let Some((first, more)) = rest.split_first() {
+                let digits = more.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+                let digits = digits.filter(|d| *first == b'%' && d.bytes().all(|b| b.is_ascii_hexdigit()));
+                out.push(digits.map_or(*first, |digits| u8::from_str_radix(digits, 16).unwrap()));
+                rest = if digits.is_some() { &more[2..] } else { more };
+            }
+            out
+        }
+    }
+
     proptest! {
+        #[test]
+        fn paths_are_ambiguous_as_their_segments_say(
+            path in "(/|\\\\|\\.|;|a|%|2|%2[fF]|%5[cC]|%2[eE]|%25|é){0,12}",
+        ) {
+            let plain = plainly::is_ambiguous(&normal_encoding(&path));
+            prop_assert_eq!(Target::new(Scheme::Http, "h", &path).is_ambiguous(), plain);
+            let as_it_is = Target { path: path.as_str().into(), ..Target::new(Scheme::Http, "h", "") };
+            prop_assert_eq!(as_it_is.is_ambiguous(), plainly::is_ambiguous(&path));
+        }
+
+        #[test]
+        fn the_query_is_spelled_as_a_plain_reading_of_it(
+            query in "(a|b|c|é|%|=|%5[bB]|%61|%C3|%c3|%2[bB]|&){0,40}",
+            sort in any::<bool>(),
+        ) {
+            let policy = policy(&["c*", "ba"], sort);
+            let text = format!("/?{query}");
+            let target = Target::new(Scheme::Http, "h", &text);
+            let plain = plainly::key_query(&query, &policy);
+            prop_assert_eq!(target.key_query(&policy), plain.clone());
+            let mut written = b"before".to_vec();
+            target.write_key_query(&policy, &mut written);
+            let expected = format!("before{}", plain.map(|query| format!("?{query}")).unwrap_or_default());
+            prop_assert_eq!(String::from_utf8(written).unwrap(), expected);
+        }
+
+        #[test]
+        fn text_is_spelled_and_read_as_a_plain_reading_of_it(text in "(a|Z|é|\u{20ac}|%|[0-9a-fA-F]|%[0-9a-fA-F]{2}|[+~ -]){0,24}") {
+            prop_assert_eq!(normal_encoding(&text), plainly::normal_encoding(&text));
+            prop_assert_eq!(decoded(&text), plainly::decoded(&text));
+        }
+
         #[test]
         fn normalising_twice_changes_nothing_more(
             parts in proptest::collection::vec("[/a-zA-Z0-9~é.?&=]{0,4}(%[013-9a-fA-F][0-9a-fA-F])?", 0..8),

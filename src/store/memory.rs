@@ -125,22 +125,45 @@ impl Memory {
     /// Finds the response that a request selects under a primary key; `variant` tells the key of its variant, where the
     /// responses have any.
     pub fn lookup(&self, primary: &CacheKey, variant: impl FnOnce(&Vary) -> CacheKey) -> Found {
+        let (variant, response) = self.select(primary.as_ref(), variant);
+        Found { key: variant.unwrap_or_else(|| primary.clone()), response }
+    }
+
+    /// The same for who has the bytes of the primary key only ([`CacheKey::write_primary`]), and needs none of the keys.
+    pub fn lookup_bytes<K: AsRef<[u8]>>(
+        &self,
+        primary: &[u8],
+        variant: impl FnOnce(&Vary) -> K,
+    ) -> Option<Arc<StoredResponse>> {
+        self.select(primary, variant).1
+    }
+
+    /// What `variant` made, if it was asked, and the response that is selected.
+    fn select<K: AsRef<[u8]>>(
+        &self,
+        primary: &[u8],
+        variant: impl FnOnce(&Vary) -> K,
+    ) -> (Option<K>, Option<Arc<StoredResponse>>) {
         let bans = self.bans_in_force();
         match self.map.get(primary) {
-            None => Found { key: primary.clone(), response: None },
+            None => (None, None),
             Some(Slot::Response { response, vouched, .. }) => {
-                let response = Some(response).filter(|response| !is_gone(bans, vouched, response));
-                Found { key: primary.clone(), response }
+                (None, Some(response).filter(|response| !is_gone(bans, vouched, response)))
             }
             Some(Slot::Varies(vary)) => {
                 let key = variant(&vary);
-                Found { response: self.stored(&key), key }
+                let response = self.at(key.as_ref());
+                (Some(key), response)
             }
         }
     }
 
     /// What lies under a key itself.
     pub fn stored(&self, key: &CacheKey) -> Option<Arc<StoredResponse>> {
+        self.at(key.as_ref())
+    }
+
+    fn at(&self, key: &[u8]) -> Option<Arc<StoredResponse>> {
         let bans = self.bans_in_force();
         match self.map.get(key) {
             Some(Slot::Response { response, vouched, .. }) if !is_gone(bans, vouched, &response) => {
@@ -339,7 +362,10 @@ pub(super) mod tests {
 
     fn look_up(memory: &Memory, path: &str, fields: Fields<'_>) -> Option<Arc<StoredResponse>> {
         let primary = key(path);
-        memory.lookup(&primary, |vary| primary.variant(vary, fields)).response
+        let found = memory.lookup(&primary, |vary| primary.variant(vary, fields)).response;
+        let by_bytes = memory.lookup_bytes(primary.as_ref(), |vary| primary.variant(vary, fields));
+        assert_eq!(found.as_ref().map(Arc::as_ptr), by_bytes.as_ref().map(Arc::as_ptr));
+        found
     }
 
     fn stored(memory: &Memory, path: &str) -> bool {
