@@ -73,7 +73,7 @@ pub(super) fn compile(
         ignore_cookies,
         forward_cookies,
         ignore_vary: ignored_names(list(|cache| &cache.ignore_vary), &path.key("ignore_vary"), mistakes),
-        bypass_headers: bypass.into_iter().flatten().map(|name| folded(name)).collect(),
+        bypass_headers: bypass.into_iter().flatten().map(|name| folded(name).to_owned()).collect(),
         identity,
         query,
         preferences: preferences(written, defaults, &path.key("vary"), mistakes),

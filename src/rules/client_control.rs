@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::directives::{Argument, directives};
+use super::directives::{Argument, digits, directives};
 use super::head::Fields;
 use super::policy::{CachePolicy, ClientCacheControl};
 
@@ -39,6 +39,9 @@ impl ClientControl {
     pub fn parse(request: Fields<'_>) -> Self {
         let mut read = Self::default();
         for line in request.all("cache-control") {
+            if read.apply_usual(line) {
+                continue;
+            }
             for directive in directives(&String::from_utf8_lossy(line)) {
                 read.apply(&directive.name, &directive.argument);
             }
@@ -48,6 +51,22 @@ impl ClientControl {
             read.no_cache = request.list("pragma").any(|member| member.eq_ignore_ascii_case("no-cache"));
         }
         read
+    }
+
+    /// Applies what browsers say, and tells whether it was that: it needs no list of directives.
+    fn apply_usual(&mut self, line: &[u8]) -> bool {
+        const MAX_AGE: usize = "max-age=".len();
+        if line.eq_ignore_ascii_case(b"no-cache") {
+            self.no_cache = true;
+            return true;
+        }
+        let Some((name, seconds)) = line.split_at_checked(MAX_AGE) else { return false };
+        let seconds = std::str::from_utf8(seconds).ok().and_then(digits);
+        let is_age = name.eq_ignore_ascii_case(b"max-age=") && seconds.is_some();
+        if is_age {
+            self.max_age = narrower(self.max_age, seconds.map(Duration::from_secs));
+        }
+        is_age
     }
 
     fn apply(&mut self, name: &str, argument: &Argument) {
@@ -81,6 +100,7 @@ fn narrower(before: Option<Duration>, now: Option<Duration>) -> Option<Duration>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn read(fields: &[(&str, &str)]) -> ClientControl {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
@@ -134,5 +154,19 @@ mod tests {
         assert!(read(&[("cache-control", "min-fresh=1")]).refuses_stale());
         assert!(!read(&[("cache-control", "max-age=100, max-stale")]).refuses_stale());
         assert!(!read(&[]).refuses_stale());
+    }
+
+    proptest! {
+        #[test]
+        fn what_browsers_say_means_what_its_directives_do(
+            lines in proptest::collection::vec("(no-cache|No-Cache|max-age|MAX-AGE=|=|0|7|99999999999|,| |\"|-){0,4}", 0..3),
+        ) {
+            let fields: Vec<_> = lines.iter().map(|line| ("cache-control", line.as_bytes())).collect();
+            let mut plain = ClientControl::default();
+            for directive in lines.iter().flat_map(|line| directives(line)) {
+                plain.apply(&directive.name, &directive.argument);
+            }
+            prop_assert_eq!(ClientControl::parse(Fields(&fields)), plain);
+        }
     }
 }

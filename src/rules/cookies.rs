@@ -61,7 +61,9 @@ const MAX_COOKIES: usize = 256;
 
 /// The name of the first cookie that may name a visitor.
 pub fn first_identifying<'a>(fields: Fields<'a>, policy: &CachePolicy) -> Option<&'a str> {
-    if all(fields).nth(MAX_COOKIES).is_some() {
+    let separators = |line: &[u8]| memchr::memchr_iter(b';', line).count();
+    let at_most = fields.all("cookie").map(|line| separators(line) + 1).sum::<usize>();
+    if at_most > MAX_COOKIES && all(fields).nth(MAX_COOKIES).is_some() {
         return Some("(too many)");
     }
     for value in fields.all("cookie") {

@@ -4,8 +4,10 @@
 //! gets them. So what an untrusted client claims is dropped, and parvis writes these fields itself.
 
 use std::net::IpAddr;
+use std::ops::Deref;
 
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 use super::head::Fields;
 use super::target::Scheme;
@@ -56,7 +58,7 @@ pub fn is_believed(name: &str) -> bool {
 
 /// Whether a claim, in lower case, says who the visitor is.
 pub fn names_a_person(name: &str) -> bool {
-    let name = folded(name);
+    let name: &str = &folded(name);
     let says = |word: &str| name.starts_with("x-forwarded-") && name.contains(word);
     ["user", "email", "groups", "access-token"].into_iter().any(says)
         || ["remote-user", "authenticated-user", "webauth-user"].iter().any(|family| name.ends_with(family))
@@ -66,8 +68,8 @@ pub fn names_a_person(name: &str) -> bool {
 ///
 /// An underscore counts as a hyphen: to a WSGI or CGI application both are one variable.
 pub fn is_claim(name: &str) -> bool {
-    let name = folded(name);
-    CLAIMS.contains(&name.as_str())
+    let name: &str = &folded(name);
+    CLAIMS.contains(&name)
         || ["ssl-client-", "x-forwarded-", "x-original-", "x-rewrite-", "x-invoke-", "x-ssl-"]
             .iter()
             .any(|family| name.starts_with(family))
@@ -86,8 +88,23 @@ pub fn is_claim(name: &str) -> bool {
 }
 
 /// A field's name as a WSGI or CGI application sees it, but for its case.
-pub fn folded(name: &str) -> String {
-    name.to_ascii_lowercase().replace('_', "-")
+pub fn folded(name: &str) -> Folded {
+    let mut folded = SmallVec::from_slice(name.as_bytes());
+    folded.make_ascii_lowercase();
+    folded.iter_mut().filter(|byte| **byte == b'_').for_each(|byte| *byte = b'-');
+    Folded(folded)
+}
+
+/// A folded name; usual ones need no allocation.
+pub struct Folded(SmallVec<[u8; 64]>);
+
+impl Deref for Folded {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        // It was text, and only ASCII has changed.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
 }
 
 /// Not sent with a fetch for the store, or written by parvis itself: conditions, ranges, content, codings. So they
@@ -128,7 +145,7 @@ pub fn identify(peer: IpAddr, scheme: Scheme, trusted: &[IpNet], request: Fields
         return Client { peer, address: peer, scheme, via_trusted: false };
     }
     let (address, _) = follow_hops(peer, trusted, request);
-    let scheme = match request.list("x-forwarded-proto").last() {
+    let scheme = match request.list("x-forwarded-proto").next_back() {
         Some(proto) if proto.eq_ignore_ascii_case("https") => Scheme::Https,
         Some(proto) if proto.eq_ignore_ascii_case("http") => Scheme::Http,
         _ => scheme,
@@ -164,9 +181,8 @@ fn is_among(address: IpAddr, networks: &[IpNet]) -> bool {
 /// The first address from the right of `X-Forwarded-For` that is not trusted, or how far it can be read, and whether all
 /// up to it could.
 fn follow_hops(peer: IpAddr, trusted: &[IpNet], request: Fields<'_>) -> (IpAddr, bool) {
-    let hops: Vec<&str> = request.list("x-forwarded-for").collect();
     let mut address = peer;
-    for hop in hops.iter().rev() {
+    for hop in request.list("x-forwarded-for").rev() {
         // What cannot be read ends what can be known.
         let Some(hop) = hop_address(hop) else { return (address, false) };
         address = hop.to_canonical();
@@ -181,7 +197,7 @@ fn follow_hops(peer: IpAddr, trusted: &[IpNet], request: Fields<'_>) -> (IpAddr,
 fn is_forwarded(request: Fields<'_>) -> bool {
     // That is a field of FOSHttpCache's.
     let says_so =
-        |name: &str| name.eq_ignore_ascii_case("via") || (is_claim(name) && folded(name) != "x-host");
+        |name: &str| name.eq_ignore_ascii_case("via") || (is_claim(name) && *folded(name) != *"x-host");
     request.0.iter().any(|(name, _)| says_so(name))
 }
 

@@ -14,7 +14,7 @@ pub struct Fields<'a>(pub &'a [Field<'a>]);
 
 impl<'a> Fields<'a> {
     /// The values of every line with this name, in order.
-    pub fn all(self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    pub fn all(self, name: &'a str) -> impl DoubleEndedIterator<Item = &'a [u8]> {
         self.0.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
     }
 
@@ -35,7 +35,7 @@ impl<'a> Fields<'a> {
 
     /// The members of a comma-separated list field over all its lines, trimmed, empty members left out
     /// (RFC 9110 section 5.6.1). Only for fields whose members hold no quoted commas.
-    pub fn list(self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    pub fn list(self, name: &'a str) -> impl DoubleEndedIterator<Item = &'a str> {
         self.all(name)
             .filter_map(|value| std::str::from_utf8(value).ok())
             .flat_map(|value| value.split(','))

@@ -3,8 +3,6 @@
 //! This is the first line of the promise: a request that names a person, or that the store cannot answer
 //! rightly, passes to the origin, with the reason. It is decided before any key is made.
 
-use std::borrow::Cow;
-
 use super::cookies;
 use super::forwarding::{FRAGMENT_FIELDS, folded, names_a_person};
 use super::head::RequestHead;
@@ -144,17 +142,45 @@ pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), Pa
 /// responses to requests with `Authorization`; the default is stricter. What is in the key is personal no longer,
 /// if it is spelled as the key reads it.
 fn is_personal(name: &str, request: &RequestHead<'_>, policy: &CachePolicy) -> bool {
-    // As a rule it is lower case with hyphens already.
-    let plain = match name.bytes().any(|byte| byte == b'_' || byte.is_ascii_uppercase()) {
-        true => Cow::Owned(folded(name)),
-        false => Cow::Borrowed(name),
-    };
-    if !is_identity(&plain) && !policy.bypass_headers.iter().any(|listed| *listed == plain) {
+    if policy.bypass_headers.is_empty() && is_sent_by_all(name) {
+        return false;
+    }
+    let plain: &str = &folded(name);
+    if !is_identity(plain) && !policy.bypass_headers.iter().any(|listed| listed == plain) {
         return false;
     }
     let name = name.to_ascii_lowercase();
     let takes_part = name == "authorization" && policy.authorization == Authorization::Rfc9111;
     !takes_part && !identity::covers(&name, request.fields, &policy.identity)
+}
+
+/// What every browser sends: it needs no closer look. None of them is an identity.
+const SENT_BY_ALL: &[&str] = &[
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "cache-control",
+    "connection",
+    "cookie",
+    "host",
+    "if-modified-since",
+    "if-none-match",
+    "priority",
+    "range",
+    "referer",
+    "sec-ch-ua",
+    "sec-ch-ua-mobile",
+    "sec-ch-ua-platform",
+    "sec-fetch-dest",
+    "sec-fetch-mode",
+    "sec-fetch-site",
+    "sec-fetch-user",
+    "upgrade-insecure-requests",
+    "user-agent",
+];
+
+fn is_sent_by_all(name: &str) -> bool {
+    SENT_BY_ALL.iter().any(|usual| usual.eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]
@@ -180,6 +206,13 @@ mod tests {
     fn anonymous_reads_are_looked_up() {
         assert_eq!(verdict("GET", "/", &[], false), Ok(()));
         assert_eq!(verdict("HEAD", "/a?b=c", &[("cookie", b"_ga=1")], false), Ok(()));
+    }
+
+    #[test]
+    fn what_needs_no_closer_look_is_no_identity() {
+        for name in SENT_BY_ALL {
+            assert!(!is_identity(name), "{name}");
+        }
     }
 
     #[test]

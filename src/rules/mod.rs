@@ -9,6 +9,7 @@
 //! | [`head`] | what a request or response head is to the rules |
 //! | [`hop`] | which fields belong to a connection and not to a message |
 //! | [`policy`] | what the operator wants, per route |
+//! | [`wildcard`] | which names a list with wildcards means |
 //! | [`target`] | how a URL is spelled: percent-encoding, host, query |
 //! | [`route`] | which route takes a request, and why not the ones before it |
 //! | [`cookies`] | which cookies carry identity, and which are sent on |
@@ -77,3 +78,4 @@ pub mod template;
 pub(crate) mod testing;
 pub mod validation;
 pub mod verdict;
+pub mod wildcard;

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-
 use super::template::Template;
+pub use super::wildcard::Patterns;
 
 /// Whether a route may store and reuse responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,79 +232,6 @@ impl QueryPolicy {
     }
 }
 
-/// A list of names with `*` and `?` as wildcards, matched case-sensitively.
-#[derive(Clone, Default)]
-pub struct Patterns {
-    set: GlobSet,
-    sources: Vec<String>,
-}
-
-impl std::fmt::Debug for Patterns {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.sources.fmt(f)
-    }
-}
-
-impl Patterns {
-    /// Compiles the patterns; the error names the first one that is malformed.
-    pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Self, String> {
-        let mut builder = GlobSetBuilder::new();
-        for pattern in patterns {
-            builder.add(glob(pattern.as_ref())?);
-        }
-        let set = builder.build().map_err(|error| error.to_string())?;
-        Ok(Self { set, sources: patterns.iter().map(|p| p.as_ref().to_owned()).collect() })
-    }
-
-    /// Whether any of the patterns matches the whole name.
-    pub fn matches(&self, name: &str) -> bool {
-        !self.sources.is_empty() && self.set.is_match(name)
-    }
-
-    /// How close the closest of the patterns that match the name comes to it: the number of its characters that are no
-    /// wildcards. `None` when none matches.
-    pub fn closeness(&self, name: &str) -> Option<usize> {
-        if self.sources.is_empty() {
-            return None;
-        }
-        let literal = |pattern: &String| pattern.chars().filter(|c| !matches!(c, '*' | '?')).count();
-        self.set.matches(name).into_iter().filter_map(|at| self.sources.get(at)).map(literal).max()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.sources.is_empty()
-    }
-
-    /// The patterns as written.
-    pub fn sources(&self) -> &[String] {
-        &self.sources
-    }
-}
-
-/// Compiles one pattern. `*` also crosses `/`, so that `/static/*` covers everything below; only `*` and `?`
-/// are special, since brackets and braces occur in real query parameters (`filter[name]`).
-pub fn glob(pattern: &str) -> Result<globset::Glob, String> {
-    let mut escaped = String::with_capacity(pattern.len() + 8);
-    for c in pattern.chars() {
-        match c {
-            '[' => escaped.push_str("[[]"),
-            ']' => escaped.push_str("[]]"),
-            '{' => escaped.push_str("[{]"),
-            '}' => escaped.push_str("[}]"),
-            '!' => escaped.push_str("[!]"),
-            _ => escaped.push(c),
-        }
-    }
-    // In a class, `!` means "not" only in front of another character.
-    let escaped = escaped.replace("[!]", "!");
-    GlobBuilder::new(&escaped)
-        .literal_separator(false)
-        .backslash_escape(false)
-        .build()
-        .map_err(|error| format!("malformed pattern `{pattern}`: {}", error.kind()))
-}
-
 /// Cookies set by analytics scripts in the browser. The server side does not read them, and one of them on every request would otherwise turn every page into a pass.
 pub const ANALYTICS_COOKIES: &[&str] = &[
     "_ga",
@@ -411,31 +337,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_crosses_slashes_and_brackets_are_literal() {
-        let patterns = Patterns::new(&["/static/*", "filter[*]", "a!b", "x{1}"]).unwrap();
-        for (name, expected) in [
-            ("/static/a/b.css", true),
-            ("/static/", true),
-            ("/static", false),
-            ("filter[name]", true),
-            ("filtern", false),
-            ("a!b", true),
-            ("x{1}", true),
-        ] {
-            assert_eq!(patterns.matches(name), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn the_closest_pattern_counts() {
-        let patterns = Patterns::new(&["*", "_ga*", "_ga"]).unwrap();
-        for (name, expected) in [("_ga", Some(3)), ("_ga_X", Some(3)), ("x", Some(0))] {
-            assert_eq!(patterns.closeness(name), expected, "{name}");
-        }
-        assert_eq!(Patterns::default().closeness("x"), None);
-    }
-
-    #[test]
     fn names_match_whole_and_case_sensitively() {
         let patterns = Patterns::new(ANALYTICS_COOKIES).unwrap();
         for (name, expected) in
@@ -461,11 +362,5 @@ mod tests {
         ] {
             assert!(!is_identity(name), "{name}");
         }
-    }
-
-    #[test]
-    fn an_empty_list_matches_nothing() {
-        assert!(!Patterns::default().matches(""));
-        assert!(!Patterns::new::<&str>(&[]).unwrap().matches("a"));
     }
 }

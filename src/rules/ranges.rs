@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::conditional::if_range_holds;
 use super::head::Fields;
 
@@ -21,6 +23,9 @@ pub enum Part {
     /// Bytes it does not have: 416.
     Unsatisfiable,
 }
+
+/// What is asked for: as a rule one range.
+type Wanted = SmallVec<[Range<u64>; 2]>;
 
 /// One range as asked for.
 enum Asked {
@@ -43,7 +48,7 @@ pub fn part(request: Fields<'_>, response: Fields<'_>, length: u64) -> Part {
     if !unit.trim().eq_ignore_ascii_case("bytes") || !if_range_holds(request, response) {
         return Part::Whole;
     }
-    let mut wanted: Vec<Range<u64>> = Vec::new();
+    let mut wanted = Wanted::new();
     let specs = ranges.split(',').map(str::trim).filter(|spec| !spec.is_empty());
     let mut any = false;
     for (count, spec) in specs.enumerate() {
@@ -66,7 +71,7 @@ pub fn begins_at_zero(request: Fields<'_>) -> bool {
     matches!(range.split_once('='), Some((_, ranges)) if ranges.trim().starts_with("0-") && !ranges.contains(','))
 }
 
-fn choose(mut wanted: Vec<Range<u64>>, any: bool, length: u64) -> Part {
+fn choose(mut wanted: Wanted, any: bool, length: u64) -> Part {
     match wanted.len() {
         0 if any => Part::Unsatisfiable,
         0 => Part::Whole,
@@ -76,7 +81,7 @@ fn choose(mut wanted: Vec<Range<u64>>, any: bool, length: u64) -> Part {
                 wanted[..at].iter().any(|before| range.start < before.end && before.start < range.end)
             });
             let total = || wanted.iter().map(|range| range.end - range.start).sum::<u64>();
-            if overlaps || total() >= length { Part::Whole } else { Part::Several(wanted) }
+            if overlaps || total() >= length { Part::Whole } else { Part::Several(wanted.into_vec()) }
         }
     }
 }
