@@ -21,7 +21,7 @@ use ipnet::IpNet;
 
 use crate::config::{self, Report, schema::Scope};
 use crate::rules::policy::QueryPolicy;
-use crate::rules::route::Route;
+use crate::rules::route::{Route, Routes};
 
 /// The most spellings of one URL that a purge looks for, those of earlier plans included: one for every route at most.
 const MAX_QUERY_POLICIES: usize = 1000;
@@ -46,7 +46,7 @@ pub struct Plan {
     /// The memory tier.
     pub memory: Memory,
     /// In file order.
-    pub routes: Vec<Arc<Route>>,
+    pub routes: Routes,
     /// The distinct query policies of the routes: the spellings under which one URL may be stored.
     pub query_policies: Vec<QueryPolicy>,
     /// Set on responses where the origin set none; their names as they are written.

@@ -10,7 +10,7 @@ use crate::config::locate::Path;
 use crate::config::schema::{self, Config};
 use crate::config::values::OneOrMany;
 use crate::rules::policy::{Patterns, QueryPolicy};
-use crate::rules::route::{Matcher, Route};
+use crate::rules::route::{Matcher, Route, Routes};
 use crate::rules::target::normal_encoding;
 use crate::rules::template::{PathPattern, has_captures};
 
@@ -20,7 +20,7 @@ pub(super) const MAX_ITEMS: usize = 200;
 const MAX_REGEX_BYTES: usize = 1 << 20;
 
 /// The routes, and the distinct query policies among them.
-pub(super) fn compile(config: &Config, mistakes: &mut Mistakes) -> (Vec<Arc<Route>>, Vec<QueryPolicy>) {
+pub(super) fn compile(config: &Config, mistakes: &mut Mistakes) -> (Routes, Vec<QueryPolicy>) {
     let path = Path::default().key("routes");
     if config.routes.is_empty() {
         mistakes.error(&path, "no routes", "add `routes: [{name: all, cache: {ttl: 0s}}]`");
@@ -45,7 +45,7 @@ pub(super) fn compile(config: &Config, mistakes: &mut Mistakes) -> (Vec<Arc<Rout
     }
     // A URL to remove may be stored through any route, so it is spelled by the query policies of all.
     let policies = query_policies(&routes);
-    (routes.into_iter().map(|(_, route)| Arc::new(route)).collect(), policies)
+    (Routes::new(routes.into_iter().map(|(_, route)| Arc::new(route)).collect()), policies)
 }
 
 fn check_against_earlier(route: &Route, earlier: &[(usize, Route)], path: &Path, mistakes: &mut Mistakes) {

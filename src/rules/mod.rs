@@ -12,6 +12,7 @@
 //! | [`wildcard`] | which names a list with wildcards means |
 //! | [`target`] | how a URL is spelled: percent-encoding, host, query |
 //! | [`route`] | which route takes a request, and why not the ones before it |
+//! | [`routes`] | how that route is found among many |
 //! | [`cookies`] | which cookies carry identity, and which are sent on |
 //! | [`framing`] | where a request ends, and which heads are not let in |
 //! | [`request`] | a request as the two parsers lend it |
@@ -68,6 +69,7 @@ pub mod preferences;
 pub mod ranges;
 pub mod request;
 pub mod route;
+pub mod routes;
 pub mod secrets;
 pub mod selector;
 pub mod tags;

@@ -8,6 +8,7 @@ use regex::Regex;
 use super::head::{Fields, RequestHead};
 use super::invalidate::{Expires, Removal, by_write};
 use super::policy::{CachePolicy, Patterns, QueryPolicy};
+pub use super::routes::Routes;
 use super::selector::Selector;
 use super::tags::Tags;
 use super::template::{Captures, PathPattern};
@@ -85,7 +86,7 @@ pub struct Matcher {
 
 /// Why a route does not take a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mismatch {
+pub enum Mismatch<'m> {
     /// The method is not listed.
     Method,
     /// No host pattern matches.
@@ -95,10 +96,10 @@ pub enum Mismatch {
     /// The regular expression does not match the path.
     PathRegex,
     /// This field is absent or has another value.
-    Header(String),
+    Header(&'m str),
 }
 
-impl fmt::Display for Mismatch {
+impl fmt::Display for Mismatch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Method => f.write_str("method"),
@@ -112,7 +113,7 @@ impl fmt::Display for Mismatch {
 
 impl Matcher {
     /// Whether the matcher takes `request`; otherwise the first criterion that fails.
-    pub fn check(&self, request: &RequestHead<'_>) -> Result<(), Mismatch> {
+    pub fn check(&self, request: &RequestHead<'_>) -> Result<(), Mismatch<'_>> {
         let lists =
             |patterns: &Patterns, value: &str| patterns.sources().is_empty() || patterns.matches(value);
         if !self.methods.is_empty() && !self.methods.iter().any(|method| method == request.method) {
@@ -132,7 +133,7 @@ impl Matcher {
                 |(_, value)| std::str::from_utf8(value).is_ok_and(|value| pattern.matches(value.trim())),
             );
             if !held {
-                return Err(Mismatch::Header(name.clone()));
+                return Err(Mismatch::Header(name));
             }
         }
         Ok(())
@@ -187,7 +188,8 @@ impl Matcher {
             && list_covers(&self.path_sources(), &later.path_sources())
     }
 
-    fn path_sources(&self) -> Vec<&str> {
+    /// Its patterns for paths, as written; none where every path will do.
+    pub(super) fn path_sources(&self) -> Vec<&str> {
         let capturing = self.capturing.iter().map(|pattern| pattern.source.as_str());
         sources(&self.paths).into_iter().chain(capturing).collect()
     }
@@ -215,9 +217,9 @@ fn pattern_covers(ours: &str, theirs: &str) -> bool {
     }
 }
 
-/// Finds the route that takes `request`.
-pub fn select<'r>(routes: &'r [Arc<Route>], request: &RequestHead<'_>) -> Option<&'r Arc<Route>> {
-    routes.iter().find(|route| route.matcher.check(request).is_ok())
+/// Finds the route that takes `request`: the first one that does.
+pub fn select<'r>(routes: &'r Routes, request: &RequestHead<'_>) -> Option<&'r Arc<Route>> {
+    routes.first(&request.target.path, |route| route.matcher.check(request).is_ok())
 }
 
 #[cfg(test)]
@@ -232,13 +234,13 @@ mod tests {
         Patterns::new(list).unwrap()
     }
 
-    fn check(
-        matcher: &Matcher,
+    fn check<'m>(
+        matcher: &'m Matcher,
         method: &str,
         host: &str,
         path: &str,
         fields: &[Field<'_>],
-    ) -> Result<(), Mismatch> {
+    ) -> Result<(), Mismatch<'m>> {
         matcher.check(&RequestHead {
             method,
             target: Target::new(Scheme::Http, host, path),
@@ -264,10 +266,10 @@ mod tests {
         assert_eq!(check(&matcher, "GET", "example", "/api/v1/x", json), Err(Mismatch::Host));
         assert_eq!(check(&matcher, "GET", "shop.example", "/apis", json), Err(Mismatch::Path));
         assert_eq!(check(&matcher, "GET", "shop.example", "/api/x", json), Err(Mismatch::PathRegex));
-        let header = Err(Mismatch::Header("accept".into()));
+        let header = Err(Mismatch::Header("accept"));
         assert_eq!(check(&matcher, "GET", "shop.example", "/api/v1/x", &[]), header);
         let nominated: &[Field<'_>] = &[("Accept", b"application/json"), ("Connection", b"accept")];
-        let header = Err(Mismatch::Header("accept".into()));
+        let header = Err(Mismatch::Header("accept"));
         let mut kept = FieldList::from_slice(nominated);
         hop::retain_end_to_end(&mut kept);
         assert_eq!(check(&matcher, "GET", "shop.example", "/api/v1/x", &kept), header);
