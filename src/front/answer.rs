@@ -21,10 +21,11 @@ use crate::rules::conditional;
 use crate::rules::dialect;
 use crate::rules::forwarding::{self, Client};
 use crate::rules::framing;
-use crate::rules::guard::Inputs;
+use crate::rules::guard::{self, Inputs};
 use crate::rules::head::{Fields, RequestHead};
 use crate::rules::key::CacheKey;
 use crate::rules::lookup;
+use crate::rules::outgoing::Outgoing;
 use crate::rules::policy::Mode;
 use crate::rules::request::Received;
 use crate::rules::route::{self, Route};
@@ -106,15 +107,23 @@ fn look_up(
     client: &Client,
     route: &Route,
     now: Timestamp,
-    _key: &mut Vec<u8>,
+    key: &mut Vec<u8>,
 ) -> Option<Arc<StoredResponse>> {
     let policy = &route.cache;
     if request.fields.has("range") || dialect::asks_for_refresh(request.fields) {
         return None;
     }
-    let primary = CacheKey::primary(&route.name, request, policy);
-    let inputs = Inputs::of(request, client.address, policy);
-    let response = cached::stored_for(app, request, &inputs, policy, &primary).response?;
+    CacheKey::write_primary(key, &route.name, request, policy);
+    let response = app.store.memory.lookup_bytes(key, |vary| {
+        CacheKey::variant_below(key, vary, Fields(&Outgoing::of(request, policy).lend()))
+    })?;
+    // As a rule it is for everyone.
+    if let Some(witness) = response.witness.as_deref() {
+        let inputs = Inputs::of(request, client.address, policy);
+        if !guard::may_have(&inputs, Some(witness)) {
+            return None;
+        }
+    }
     let control = ClientControl::heeded(request.fields, policy);
     let is_hit = verdict::judge(Some(&response.freshness()), &control, now) == Verdict::Hit;
     let is_whole = !matches!(response.head.status, 204 | 206 | 304);

@@ -66,7 +66,13 @@ impl CacheKey {
 
     /// The key of one variant below a primary key (RFC 9111 section 4.1).
     pub fn variant(&self, vary: &Vary, fields: Fields<'_>) -> Self {
-        self.followed_by(&[mark::VARIANT, &vary.select(fields)])
+        Self::variant_below(&self.0, vary, fields)
+    }
+
+    /// The same for who has the bytes of the primary key only.
+    pub fn variant_below(primary: &[u8], vary: &Vary, fields: Fields<'_>) -> Self {
+        let select = vary.select(fields);
+        Self([primary, mark::VARIANT, &select].concat().into())
     }
 
     /// The key under which the fetch of a HEAD can be joined: its response has no body for those who want a GET.
