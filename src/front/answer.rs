@@ -9,8 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Version;
 
-use super::connection::Output;
 use super::head::Head;
+use super::output::Output;
 use crate::clock::{self, Timestamp};
 use crate::observe::outcome::Outcome;
 use crate::proxy::answer::{IN_NOT_MODIFIED, ttl};
@@ -33,6 +33,9 @@ use crate::rules::target::Scheme;
 use crate::rules::verdict::{self, Verdict};
 use crate::store::response::StoredResponse;
 
+/// Up to here a body is copied behind its head, so that both go in one piece; above, two pieces cost less.
+const COPIED: usize = 4 * 1024;
+
 /// A request that may be a hit.
 pub struct Asked<'r, 'b> {
     /// Its head.
@@ -45,7 +48,7 @@ pub struct Asked<'r, 'b> {
 
 /// What follows the head that was written.
 pub struct Hit {
-    /// The body; empty where there is none to send.
+    /// What of the body is not in the output; often nothing.
     pub body: Bytes,
     /// Whether another request may follow on the connection.
     pub keeps: bool,
@@ -71,9 +74,16 @@ pub fn hit(
     outcome.status = if is_modified { response.head.status } else { 304 };
     let keeps = !asked.is_ending && framing::persists(asked.head.minor_version, Fields(&asked.head.fields));
     write(output, live, outcome, &response, now, keeps);
-    let has_body = is_modified && request.method == "GET";
-    let body = if has_body { response.body.clone() } else { Bytes::new() };
-    outcome.bytes = body.len() as u64;
+    let mut body = Bytes::new();
+    if is_modified && request.method == "GET" {
+        outcome.bytes = response.body.len() as u64;
+        match response.body.len() {
+            0..=COPIED => output.put(&response.body),
+            _ => body = response.body.clone(),
+        }
+    }
+    // One that does not fit goes the full way.
+    output.whole()?;
     Some(Hit { body, keeps })
 }
 
@@ -169,18 +179,18 @@ fn write(
     keeps: bool,
 ) {
     let head = &response.head;
-    status_line(output, outcome.status);
+    output.status_line(outcome.status);
     if outcome.status == 304 {
         let repeated = |name: &str| IN_NOT_MODIFIED.iter().any(|kept| kept.eq_ignore_ascii_case(name));
         head.delivered_fields().filter(|(name, _)| repeated(name)).for_each(|(name, value)| {
-            field(output, name, value);
+            output.field(name, value);
         });
     } else {
-        output.extend_from_slice(head.delivered_lines());
-        number(output, "Content-Length", response.body.len() as u64);
+        output.put(head.delivered_lines());
+        output.number("Content-Length", response.body.len() as u64);
     }
-    number(output, "Age", response.freshness().age(now).as_secs());
-    field(output, "Via", via(Version::HTTP_11).as_bytes());
+    output.number("Age", response.freshness().age(now).as_secs());
+    output.field("Via", via(Version::HTTP_11).as_bytes());
     let is_delivered =
         |name: &str| head.delivered_fields().any(|(other, _)| other.eq_ignore_ascii_case(name));
     finish(output, live, outcome, is_delivered, keeps);
@@ -195,43 +205,19 @@ pub fn finish(
     keeps: bool,
 ) {
     outcome.first_byte = Some(outcome.elapsed());
-    field(output, "Cache-Status", outcome.cache_status().as_bytes());
-    field(output, "X-Request-ID", outcome.request_id.as_bytes());
+    output.field("Cache-Status", outcome.cache_status().as_bytes());
+    output.field("X-Request-ID", outcome.request_id.as_bytes());
     let seconds = outcome.first_byte.unwrap_or_default().as_secs_f64();
-    field(output, "X-Processing-Time", format!("{seconds:.3}s").as_bytes());
-    field(output, "Server-Timing", outcome.server_timing().as_bytes());
+    output.field("X-Processing-Time", format!("{seconds:.3}s").as_bytes());
+    output.field("Server-Timing", outcome.server_timing().as_bytes());
     // On a 304 they would take the place of those that the client has stored with the page.
     let is_kept = outcome.status == 304;
     for (name, value) in live.plan.security_headers.iter().filter(|_| !is_kept) {
         if !is_set(name) {
-            field(output, name, value.as_bytes());
+            output.field(name, value.as_bytes());
         }
     }
     let connection: &[u8] =
         if keeps { b"Connection: keep-alive\r\n\r\n" } else { b"Connection: close\r\n\r\n" };
-    output.extend_from_slice(connection);
-}
-
-/// Writes the first line.
-pub fn status_line(output: &mut Output, status: u16) {
-    if status == 200 {
-        return output.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
-    }
-    let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-    let mut digits = itoa::Buffer::new();
-    for part in ["HTTP/1.1 ", digits.format(status), " ", reason.unwrap_or_default(), "\r\n"] {
-        output.extend_from_slice(part.as_bytes());
-    }
-}
-
-/// Writes a field line.
-pub fn field(output: &mut Output, name: &str, value: &[u8]) {
-    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-        output.extend_from_slice(part);
-    }
-}
-
-/// Writes a field line with a number.
-pub fn number(output: &mut Output, name: &str, value: u64) {
-    field(output, name, itoa::Buffer::new().format(value).as_bytes());
+    output.put(connection);
 }

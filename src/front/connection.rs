@@ -13,13 +13,13 @@ use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use pingora::server::ShutdownWatch;
-use smallvec::SmallVec;
 use tokio::io::{AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
 
 use super::Front;
 use super::answer::{self, Hit};
 use super::head::{self, Head, Refused, Scan};
+use super::output::Output;
 use crate::clock;
 use crate::observe::outcome::Outcome;
 use crate::proxy::wire::Wire;
@@ -28,11 +28,6 @@ use crate::rules::framing::{Boundary, Malformed};
 
 /// How much is read at once. What browsers send fits.
 const READ: usize = 8 * 1024;
-/// Up to here a body is copied behind its head, so that both go in one piece; above, two pieces cost less.
-const COPIED: usize = 4 * 1024;
-
-/// A head that is written, with a small body behind it. Larger ones move to the heap.
-pub type Output = SmallVec<[u8; 8192]>;
 
 /// What a connection needs someone else for.
 pub enum Event {
@@ -224,7 +219,7 @@ impl<'f> Connection<'f> {
             return None;
         }
         let started = clock::start();
-        let mut output = Output::new();
+        let mut output = Output::default();
         // An error means that who would tell of an end is gone.
         let is_ending = !matches!(shutdown.has_changed(), Ok(false));
         let live = self.front.app.live.load();
@@ -232,7 +227,7 @@ impl<'f> Connection<'f> {
         let Hit { body, keeps } =
             answer::hit(&self.front.app, &live, &asked, &mut self.outcome, &mut self.key, &mut output)?;
         self.idle_since = started;
-        let unsent = self.write(cx, output, body, !keeps);
+        let unsent = self.write(cx, output.whole()?, body, !keeps);
         if unsent.is_none() {
             self.record();
         }
@@ -243,17 +238,7 @@ impl<'f> Connection<'f> {
     }
 
     /// Sends a response as far as the client takes it now, and returns what is left.
-    fn write(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut head: Output,
-        mut body: Bytes,
-        ends: bool,
-    ) -> Option<Unsent> {
-        if body.len() <= COPIED {
-            head.extend_from_slice(&body);
-            body.clear();
-        }
+    fn write(&mut self, cx: &mut Context<'_>, head: &[u8], mut body: Bytes, ends: bool) -> Option<Unsent> {
         let mut sent = 0;
         while sent < head.len() || !body.is_empty() {
             let pieces = [io::IoSlice::new(&head[sent..]), io::IoSlice::new(&body)];

@@ -14,6 +14,7 @@
 mod answer;
 mod connection;
 mod head;
+mod output;
 mod refuse;
 
 use std::sync::Arc;

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, ReadBuf};
 
-use super::answer::{field, finish, number, status_line};
-use super::connection::{Connection, Output, Why};
+use super::answer::finish;
+use super::connection::{Connection, Why};
+use super::output::Output;
 use crate::clock;
 use crate::observe::outcome::Local;
 use crate::proxy::App;
@@ -70,17 +71,18 @@ pub async fn send(app: &App, connection: &mut Connection<'_>, why: Why) {
         outcome.request_id
     );
     outcome.bytes = body.len() as u64;
-    let mut output = Output::new();
-    status_line(&mut output, outcome.status);
-    field(&mut output, "Content-Type", b"text/plain; charset=utf-8");
-    number(&mut output, "Content-Length", body.len() as u64);
-    field(&mut output, "Cache-Control", b"no-store");
-    field(&mut output, "Date", httpdate::fmt_http_date(outcome.received_at.into()).as_bytes());
+    let mut output = Output::default();
+    output.status_line(outcome.status);
+    output.field("Content-Type", b"text/plain; charset=utf-8");
+    output.number("Content-Length", body.len() as u64);
+    output.field("Cache-Control", b"no-store");
+    output.field("Date", httpdate::fmt_http_date(outcome.received_at.into()).as_bytes());
     finish(&mut output, &app.live.load(), outcome, |_| false, false);
-    output.extend_from_slice(body.as_bytes());
+    output.put(body.as_bytes());
     connection.record();
-    // Who does not listen needs no answer.
-    let _ = tokio::time::timeout(PATIENCE, deliver(connection, &output)).await;
+    // Not all of it at once on the stack of a future. Who does not listen needs no answer.
+    let bytes = output.whole().unwrap_or_default().to_vec();
+    let _ = tokio::time::timeout(PATIENCE, deliver(connection, &bytes)).await;
 }
 
 /// Sends all of it, and then reads on until the client has closed: a connection that is closed with something unread

@@ -1,0 +1,76 @@
+//! What is written to a client in one piece: a head, and a small body behind it.
+
+use std::io;
+
+use arrayvec::ArrayVec;
+
+/// Room for a head of ordinary size and a small body. It is on the stack: an idle connection has none.
+const ROOM: usize = 8 * 1024;
+
+/// Bytes to be sent. What does not fit is noted, and left out.
+#[derive(Default)]
+pub struct Output {
+    bytes: ArrayVec<u8, ROOM>,
+    is_cut: bool,
+}
+
+impl Output {
+    /// Appends these bytes.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.is_cut |= self.bytes.try_extend_from_slice(bytes).is_err();
+    }
+
+    /// Appends a field line.
+    pub fn field(&mut self, name: &str, value: &[u8]) {
+        [name.as_bytes(), b": ", value, b"\r\n"].iter().for_each(|part| self.put(part));
+    }
+
+    /// Appends a field line with a number.
+    pub fn number(&mut self, name: &str, value: u64) {
+        self.field(name, itoa::Buffer::new().format(value).as_bytes());
+    }
+
+    /// Appends the first line.
+    pub fn status_line(&mut self, status: u16) {
+        if status == 200 {
+            return self.put(b"HTTP/1.1 200 OK\r\n");
+        }
+        let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+        let mut digits = itoa::Buffer::new();
+        for part in ["HTTP/1.1 ", digits.format(status), " ", reason.unwrap_or_default(), "\r\n"] {
+            self.put(part.as_bytes());
+        }
+    }
+
+    /// The bytes, if all have found room.
+    pub fn whole(&self) -> Option<&[u8]> {
+        (!self.is_cut).then_some(&self.bytes)
+    }
+}
+
+// What is cut is told by `whole`.
+impl io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.put(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_noted() {
+        let mut output = Output::default();
+        output.status_line(404);
+        output.number("Age", 7);
+        assert_eq!(output.whole(), Some(&b"HTTP/1.1 404 Not Found\r\nAge: 7\r\n"[..]));
+        output.put(&[b'x'; ROOM]);
+        assert_eq!(output.whole(), None);
+    }
+}
