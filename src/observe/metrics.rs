@@ -10,13 +10,15 @@ use prometheus::{
 use tracing_appender::non_blocking::ErrorCounter;
 
 use super::outcome::Outcome;
+use super::stripes::Place;
+use super::tally::{NO_ROUTE, Tally};
 use crate::rules::admission::DiscardReason;
 use crate::rules::lookup::PassReason;
 use crate::store::Store;
 
 /// From a hit to a page that a reader has given up on, in seconds.
-const BUCKETS: &[f64] =
-    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+pub(super) const BUCKETS: [f64; 15] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 type Gauge = GenericGauge<AtomicU64>;
 
@@ -25,9 +27,7 @@ pub struct Metrics {
     registry: Registry,
     store: Arc<Store>,
     dropped_lines: ErrorCounter,
-    requests: IntCounterVec,
-    bytes: IntCounterVec,
-    total: HistogramVec,
+    tally: Tally,
     origin: HistogramVec,
     purges: IntCounterVec,
     purged: IntCounter,
@@ -55,7 +55,7 @@ struct OnScrape {
 }
 
 /// A metric of this module is registered once, under a valid name.
-const VALID: &str = "metric names are valid and distinct";
+pub(super) const VALID: &str = "metric names are valid and distinct";
 
 /// What causes a purge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,18 +120,10 @@ impl Metrics {
         let new = Registrar(&registry);
         let process = prometheus::process_collector::ProcessCollector::for_self();
         registry.register(Box::new(process)).expect(VALID);
+        let tally = Tally::new();
+        registry.register(Box::new(tally.collector())).expect(VALID);
         let metrics = Self {
-            requests: new.counter(
-                "parvis_requests_total",
-                "Requests, by route, verdict, its reason, and status.",
-                &["route", "verdict", "reason", "status"],
-            ),
-            bytes: new.counter("parvis_response_body_bytes_total", "Bytes of response bodies sent.", &["route"]),
-            total: new.histogram(
-                "parvis_request_duration_seconds",
-                "From the request's arrival to the end of its response.",
-                &["route", "verdict"],
-            ),
+            tally,
             origin: new.histogram(
                 "parvis_origin_duration_seconds",
                 "From sending a request to the origin to its response head.",
@@ -181,16 +173,14 @@ impl Metrics {
         metrics
     }
 
-    /// Counts a finished request.
-    pub fn record(&self, outcome: &Outcome) {
-        let route = outcome.route.as_deref().unwrap_or("none");
-        let (verdict, reason) = (outcome.verdict_label(), outcome.reason());
-        let mut digits = [b'0'; 3];
-        let status = status_label(outcome.status, &mut digits);
-        self.requests.with_label_values(&[route, verdict, reason, status]).inc();
-        self.bytes.with_label_values(&[route]).inc_by(outcome.bytes);
-        self.total.with_label_values(&[route, verdict]).observe(outcome.total().as_secs_f64());
+    /// Counts a finished request, where this thread counts.
+    pub(super) fn record(&self, outcome: &Outcome, place: Place) {
+        let reason = outcome.reason();
+        if !self.tally.count(place, outcome, reason) {
+            self.limit("series");
+        }
         if let Some(shadowed) = outcome.shadow {
+            let route = outcome.route.as_deref().unwrap_or(NO_ROUTE);
             self.shadow.with_label_values(&[route, shadowed.as_str()]).inc();
         }
         for limit in [
@@ -284,12 +274,4 @@ impl Metrics {
 
 fn raise(counter: &IntCounter, to: u64) {
     counter.inc_by(to.saturating_sub(counter.get()));
-}
-
-/// The three digits of a status, without an allocation.
-fn status_label(status: u16, digits: &mut [u8; 3]) -> &str {
-    for (digit, place) in digits.iter_mut().zip([100, 10, 1]) {
-        *digit = b'0' + u8::try_from(status / place % 10).unwrap_or(0);
-    }
-    std::str::from_utf8(digits).unwrap_or("000")
 }

@@ -6,6 +6,8 @@ pub mod audit;
 pub mod log;
 pub mod metrics;
 pub mod outcome;
+mod stripes;
+mod tally;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +29,7 @@ impl Observer {
 
     /// Records a finished request.
     pub fn record(&self, outcome: &outcome::Outcome, access_log: bool, slow_request: Duration) {
-        self.metrics.record(outcome);
+        self.metrics.record(outcome, stripes::Place::here());
         if access_log {
             self.access_log.write(outcome);
         }

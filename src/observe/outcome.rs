@@ -174,12 +174,12 @@ pub struct Outcome {
     pub bytes: u64,
     /// When it began.
     pub received_at: Timestamp,
-    started: Instant,
+    pub(super) started: Instant,
     /// From the start until the origin's response head was there.
     pub origin: Option<Duration>,
     /// Until the response head was sent.
     pub first_byte: Option<Duration>,
-    total: Option<Duration>,
+    pub(super) total: Option<Duration>,
     /// For the operator: what went wrong, in full.
     pub error: Option<String>,
 }
