@@ -25,7 +25,7 @@ use crate::admin::Admin;
 use crate::front::Front;
 use crate::observe::Observer;
 use crate::observe::audit::{AuditError, AuditLog};
-use crate::observe::log::AccessLog;
+use crate::observe::log::{self, AccessLog};
 use crate::observe::metrics::Cause;
 use crate::origin;
 use crate::plan::{LoadError, Plan};
@@ -67,7 +67,7 @@ pub enum ServeError {
     /// The audit log cannot be written.
     #[error(transparent)]
     Audit(#[from] AuditError),
-    /// The server's thread could not be started, or ended by itself.
+    /// A thread of the server could not be started, or ended by itself.
     #[error("the server ended unexpectedly; see the log")]
     Died,
 }
@@ -90,7 +90,7 @@ pub struct Running {
     stopped: Receiver<Stop>,
     stop: Option<Stop>,
     // Writes out what is left of the access log when dropped.
-    _access_log: tracing_appender::non_blocking::WorkerGuard,
+    _access_log: log::Guard,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ pub fn start(
     let pools = origin::pools(&plan, None)?;
     let store = Arc::new(Store::new(plan.memory));
     let audit = AuditLog::open(plan.admin.audit_log.as_deref())?;
-    let (access_log, access_log_guard) = AccessLog::new(access_log);
+    let (access_log, access_log_guard) = AccessLog::new(access_log).map_err(|_| ServeError::Died)?;
     let observer = Observer::new(store.clone(), access_log);
     let addresses: Vec<String> = plan.listen.iter().map(ToString::to_string).collect();
     let admin_address = plan.admin.listen;

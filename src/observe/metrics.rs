@@ -7,8 +7,8 @@ use prometheus::core::{AtomicU64, Collector, GenericGauge};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
 };
-use tracing_appender::non_blocking::ErrorCounter;
 
+use super::log::AccessLog;
 use super::outcome::Outcome;
 use super::stripes::Place;
 use super::tally::{NO_ROUTE, Tally};
@@ -26,7 +26,7 @@ type Gauge = GenericGauge<AtomicU64>;
 pub struct Metrics {
     registry: Registry,
     store: Arc<Store>,
-    dropped_lines: ErrorCounter,
+    access_log: AccessLog,
     tally: Tally,
     origin: HistogramVec,
     purges: IntCounterVec,
@@ -115,7 +115,7 @@ impl Registrar<'_> {
 
 impl Metrics {
     /// Registers everything; figures of the store are read when scraped.
-    pub fn new(store: Arc<Store>, dropped_lines: ErrorCounter) -> Self {
+    pub fn new(store: Arc<Store>, access_log: AccessLog) -> Self {
         let registry = Registry::new();
         let new = Registrar(&registry);
         let process = prometheus::process_collector::ProcessCollector::for_self();
@@ -165,7 +165,7 @@ impl Metrics {
                 dropped_lines: new.single("parvis_access_log_dropped_total", "Access log lines dropped."),
             }),
             store,
-            dropped_lines,
+            access_log,
             registry: registry.clone(),
         };
         new.gauge("parvis_store_capacity_bytes", "The budget of the memory tier.")
@@ -262,7 +262,7 @@ impl Metrics {
             figures.fill_bytes.set(self.store.fills.bytes());
             raise(&self.limits.with_label_values(&["variants"]), self.store.memory.crowded_out());
             figures.bans.set(self.store.memory.bans() as u64);
-            raise(&figures.dropped_lines, self.dropped_lines.dropped_lines() as u64);
+            raise(&figures.dropped_lines, self.access_log.dropped());
         }
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {

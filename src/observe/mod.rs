@@ -3,14 +3,18 @@
 //! One [`outcome::Outcome`] per request feeds the response headers, the access log, the slow log and the metrics.
 
 pub mod audit;
+mod line;
 pub mod log;
 pub mod metrics;
 pub mod outcome;
 mod stripes;
 mod tally;
+mod text;
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use stripes::Place;
 
 use crate::store::Store;
 
@@ -24,17 +28,18 @@ pub struct Observer {
 impl Observer {
     /// An observer that writes access lines to `access_log`.
     pub fn new(store: Arc<Store>, access_log: log::AccessLog) -> Self {
-        Self { metrics: metrics::Metrics::new(store, access_log.dropped()), access_log }
+        Self { metrics: metrics::Metrics::new(store, access_log.clone()), access_log }
     }
 
     /// Records a finished request.
     pub fn record(&self, outcome: &outcome::Outcome, access_log: bool, slow_request: Duration) {
-        self.metrics.record(outcome, stripes::Place::here());
+        let place = Place::here();
+        self.metrics.record(outcome, place);
         if access_log {
-            self.access_log.write(outcome);
+            self.access_log.write(place, outcome);
         }
         if outcome.total() > slow_request {
-            log::slow(outcome);
+            line::slow(outcome);
         }
     }
 }

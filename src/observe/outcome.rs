@@ -235,6 +235,11 @@ impl Outcome {
         self.total = Some(self.elapsed());
     }
 
+    /// When it ended; when it began, before that.
+    pub(super) fn ended(&self) -> Instant {
+        self.started + self.total()
+    }
+
     /// From beginning to end.
     pub fn total(&self) -> Duration {
         self.total.unwrap_or_default()

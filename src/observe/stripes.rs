@@ -62,6 +62,12 @@ impl Place {
         thread::current().id().hash(&mut number);
         Self(number.0)
     }
+
+    /// That of a thread with this number.
+    #[cfg(test)]
+    pub fn at(number: usize) -> Self {
+        Self(number)
+    }
 }
 
 /// Takes the number of a thread as it is: threads that start one after another have neighbouring numbers.

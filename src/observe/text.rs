@@ -1,0 +1,161 @@
+//! Numbers and strings written as text into buffers that are there already: formatting through `core::fmt` would be
+//! most of what recording a request costs.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Appends a number.
+pub fn number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = digit(number);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Appends the last `N` digits of a number.
+pub fn padded<const N: usize>(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [b'0'; N];
+    for place in digits.iter_mut().rev() {
+        *place = digit(number);
+        number /= 10;
+    }
+    out.extend_from_slice(&digits);
+}
+
+fn digit(number: u64) -> u8 {
+    // Below ten.
+    b'0' + (number % 10) as u8
+}
+
+/// Appends milliseconds to the microsecond, as JSON writes a floating-point number.
+pub fn json_millis(out: &mut Vec<u8>, time: Duration) {
+    let micros = (time.as_secs_f64() * 1e6).round() as u64;
+    number(out, micros / 1000);
+    let mut rest = micros % 1000;
+    let mut digits = 3;
+    while digits > 1 && rest.is_multiple_of(10) {
+        rest /= 10;
+        digits -= 1;
+    }
+    out.push(b'.');
+    match digits {
+        1 => padded::<1>(out, rest),
+        2 => padded::<2>(out, rest),
+        _ => padded::<3>(out, rest),
+    }
+}
+
+/// Appends a string of JSON, with its quotes.
+pub fn json_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    // Nearly every text needs nothing escaped; looking at all of it at once is faster than stopping early.
+    match text.bytes().fold(false, |found, byte| found | is_escaped(byte)) {
+        true => escaped(out, text),
+        false => out.extend_from_slice(text.as_bytes()),
+    }
+    out.push(b'"');
+}
+
+fn is_escaped(byte: u8) -> bool {
+    byte < b' ' || byte == b'"' || byte == b'\\'
+}
+
+fn escaped(out: &mut Vec<u8>, text: &str) {
+    for byte in text.bytes() {
+        let short = match byte {
+            b'"' | b'\\' => byte,
+            b'\n' => b'n',
+            b'\r' => b'r',
+            b'\t' => b't',
+            0x08 => b'b',
+            0x0c => b'f',
+            _ if byte < b' ' => {
+                let hex = |half: u8| b"0123456789abcdef"[usize::from(half)];
+                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', hex(byte >> 4), hex(byte & 15)]);
+                continue;
+            }
+            _ => {
+                out.push(byte);
+                continue;
+            }
+        };
+        out.extend_from_slice(&[b'\\', short]);
+    }
+}
+
+/// Appends an address.
+pub fn address(out: &mut Vec<u8>, address: IpAddr) {
+    let IpAddr::V4(address) = address else {
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, "{address}");
+        return;
+    };
+    for (at, part) in address.octets().into_iter().enumerate() {
+        if at > 0 {
+            out.push(b'.');
+        }
+        number(out, part.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    /// Whatever their length, and halves of the last digit more often than they come by chance.
+    fn times() -> impl Strategy<Value = Duration> {
+        let halves = |unit: u64| (0..10_000u64).prop_map(move |n| (2 * n + 1) * unit);
+        let nanos = prop_oneof![
+            0..2_000_000u64,
+            0..4_000_000_000_000_000u64,
+            halves(50_000),
+            halves(500_000),
+            halves(500)
+        ];
+        nanos.prop_map(Duration::from_nanos)
+    }
+
+    proptest! {
+        #[test]
+        fn times_are_written_as_the_library_writes_them(time in times()) {
+            let micros = (time.as_secs_f64() * 1e6).round() / 1e3;
+            prop_assert_eq!(text(|out| json_millis(out, time)), serde_json::json!(micros).to_string());
+        }
+
+        #[test]
+        fn so_are_numbers_and_addresses(n: u64, ip: IpAddr) {
+            prop_assert_eq!(text(|out| number(out, n)), n.to_string());
+            prop_assert_eq!(text(|out| padded::<3>(out, n)), format!("{:03}", n % 1000));
+            prop_assert_eq!(text(|out| address(out, ip)), ip.to_string());
+        }
+
+        #[test]
+        fn so_are_strings(odd in "\\PC{0,9}[\u{0}-\u{7f}]{0,9}[\"\\\\a]{0,9}") {
+            prop_assert_eq!(text(|out| json_string(out, &odd)), serde_json::json!(odd).to_string());
+        }
+    }
+
+    #[test]
+    fn every_character_of_ascii_is_escaped_as_the_library_does() {
+        for byte in 0..128u8 {
+            let odd = format!("a{}b", char::from(byte));
+            assert_eq!(text(|out| json_string(out, &odd)), serde_json::json!(odd).to_string());
+        }
+    }
+}
