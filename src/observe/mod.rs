@@ -3,6 +3,7 @@
 //! One [`outcome::Outcome`] per request feeds the response headers, the access log, the slow log and the metrics.
 
 pub mod audit;
+pub mod ids;
 mod line;
 pub mod log;
 pub mod metrics;

@@ -1,12 +1,13 @@
 //! One record per request.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::ids::RequestIds;
+use super::text;
 use crate::clock::{self, Timestamp};
 use crate::rules::admission::DiscardReason;
 use crate::rules::freshness::StandIn;
@@ -16,6 +17,9 @@ use crate::rules::verdict::{RevalidateReason, Verdict};
 
 /// The longest request id taken over from a client, in bytes.
 const MAX_REQUEST_ID: usize = 128;
+
+/// The most bytes of room that each text of an outcome keeps for the next request.
+const MAX_KEPT: usize = 4096;
 
 /// What became of the response of a forwarded request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,8 +154,9 @@ pub struct Outcome {
     pub host: String,
     /// Path and query as sent.
     pub target: String,
-    /// The route that took it.
+    /// The route that took it; see [`Outcome::set_route`].
     pub route: Option<Arc<str>>,
+    pub(super) last_route: Option<Arc<str>>,
     /// What was done with it; `None` when parvis answered before it came to that.
     pub verdict: Option<Verdict>,
     /// What became of the origin's response.
@@ -186,6 +191,12 @@ pub struct Outcome {
 
 impl Default for Outcome {
     fn default() -> Self {
+        Self::begun(clock::now(), clock::start())
+    }
+}
+
+impl Outcome {
+    fn begun(received_at: Timestamp, started: Instant) -> Self {
         Self {
             request_id: String::new(),
             client: None,
@@ -193,6 +204,7 @@ impl Default for Outcome {
             host: String::new(),
             target: String::new(),
             route: None,
+            last_route: None,
             verdict: None,
             fate: None,
             collapsed: false,
@@ -203,26 +215,54 @@ impl Default for Outcome {
             local: None,
             status: 0,
             bytes: 0,
-            received_at: clock::now(),
-            started: clock::start(),
+            received_at,
+            started,
             origin: None,
             first_byte: None,
             total: None,
             error: None,
         }
     }
-}
 
-impl Outcome {
-    /// Begins another request.
+    /// Back to the beginning, for another request that came `now`, which was when the measurement `started`. Texts keep
+    /// their room, up to 4 KiB each.
     pub fn renew(&mut self, now: Timestamp, started: Instant) {
-        *self = Self { received_at: now, started, ..Self::default() };
+        let emptied = |text: &mut String| match text.capacity() {
+            ..=MAX_KEPT => {
+                text.clear();
+                std::mem::take(text)
+            }
+            _ => String::new(),
+        };
+        *self = Self {
+            request_id: emptied(&mut self.request_id),
+            method: emptied(&mut self.method),
+            host: emptied(&mut self.host),
+            target: emptied(&mut self.target),
+            last_route: self.route.take().or(self.last_route.take()),
+            ..Self::begun(now, started)
+        };
     }
 
-    /// Takes over a well-formed id of the client, or makes one.
-    pub fn set_request_id(&mut self, request: Fields<'_>) {
+    /// Notes the route. An outcome that is used again and again for the same route counts it as used once: all cores
+    /// would write to the same counter otherwise.
+    pub fn set_route(&mut self, name: &Arc<str>) {
+        let last = self.last_route.take().filter(|last| Arc::ptr_eq(last, name));
+        self.route = Some(last.unwrap_or_else(|| name.clone()));
+    }
+
+    /// Takes over a well-formed id of the client, or makes one; out of `ids`, where the connection has some.
+    pub fn set_request_id(&mut self, request: Fields<'_>, ids: Option<&mut RequestIds>) {
+        self.request_id.clear();
         let given = request.text("x-request-id").filter(|id| is_request_id(id));
-        self.request_id = given.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
+        match (given, ids) {
+            (Some(given), _) => self.request_id.push_str(given),
+            (None, Some(ids)) => ids.write_next(self.received_at, &mut self.request_id),
+            (None, None) => {
+                let id = Uuid::now_v7().hyphenated();
+                self.request_id.push_str(id.encode_lower(&mut Uuid::encode_buffer()));
+            }
+        }
     }
 
     /// Time since the request began.
@@ -272,49 +312,86 @@ impl Outcome {
 
     /// This cache's member of `Cache-Status` (RFC 9211).
     pub fn cache_status(&self) -> String {
-        let mut status = String::from("parvis");
-        status.push_str(match self.verdict {
-            Some(Verdict::Hit | Verdict::HitStale(_)) => "; hit",
-            Some(Verdict::Miss) => "; fwd=miss",
-            Some(Verdict::Revalidate(RevalidateReason::Expired)) => "; fwd=stale",
-            Some(Verdict::Revalidate(RevalidateReason::Client)) => "; fwd=request",
-            Some(Verdict::Pass(PassReason::Method)) => "; fwd=method",
-            Some(Verdict::Pass(_)) => "; fwd=bypass",
-            Some(Verdict::OnlyIfCached) | None => "",
+        text_of(|out| self.write_cache_status(out))
+    }
+
+    /// Appends what [`Outcome::cache_status`] tells.
+    pub fn write_cache_status(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"parvis");
+        out.extend_from_slice(match self.verdict {
+            Some(Verdict::Hit | Verdict::HitStale(_)) => b"; hit",
+            Some(Verdict::Miss) => b"; fwd=miss",
+            Some(Verdict::Revalidate(RevalidateReason::Expired)) => b"; fwd=stale",
+            Some(Verdict::Revalidate(RevalidateReason::Client)) => b"; fwd=request",
+            Some(Verdict::Pass(PassReason::Method)) => b"; fwd=method",
+            Some(Verdict::Pass(_)) => b"; fwd=bypass",
+            Some(Verdict::OnlyIfCached) | None => b"",
         });
         if self.validated {
-            status.push_str("; fwd-status=304");
+            out.extend_from_slice(b"; fwd-status=304");
         }
         if self.fate == Some(Fate::Stored) {
-            status.push_str("; stored");
+            out.extend_from_slice(b"; stored");
         }
         if self.collapsed {
-            status.push_str("; collapsed");
+            out.extend_from_slice(b"; collapsed");
         }
-        // Writing to a String cannot fail.
         if let Some(ttl) = self.ttl {
-            let _ = write!(status, "; ttl={ttl}");
+            out.extend_from_slice(b"; ttl=");
+            text::signed(out, ttl);
         }
         // What has a parameter of its own needs no detail.
         match self.reason() {
             "" | "method" | "client" | "validated" | "collapsed" => {}
             reason => {
-                let _ = write!(status, "; detail={reason}");
+                out.extend_from_slice(b"; detail=");
+                out.extend_from_slice(reason.as_bytes());
             }
         }
-        status
     }
 
-    /// This proxy's members of `Server-Timing`, up to now, in milliseconds.
+    /// This proxy's members of `Server-Timing`, up to the response head, or up to now before there is one, in
+    /// milliseconds.
     pub fn server_timing(&self) -> String {
-        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-        let mut timing = format!("cache;desc=\"{}\"", self.verdict_label());
-        if let Some(origin) = self.origin {
-            let _ = write!(timing, ", origin;dur={:.1}", ms(origin));
-        }
-        let _ = write!(timing, ", total;dur={:.1}", ms(self.elapsed()));
-        timing
+        text_of(|out| self.write_server_timing(out))
     }
+
+    /// Appends what [`Outcome::server_timing`] tells.
+    pub fn write_server_timing(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"cache;desc=\"");
+        out.extend_from_slice(self.verdict_label().as_bytes());
+        out.push(b'"');
+        if let Some(origin) = self.origin {
+            out.extend_from_slice(b", origin;dur=");
+            text::millis(out, origin);
+        }
+        out.extend_from_slice(b", total;dur=");
+        text::millis(out, self.until_head());
+    }
+
+    /// The time up to the response head, or up to now before there is one, in seconds: the value of
+    /// `X-Processing-Time`.
+    pub fn processing_time(&self) -> String {
+        text_of(|out| self.write_processing_time(out))
+    }
+
+    /// Appends what [`Outcome::processing_time`] tells.
+    pub fn write_processing_time(&self, out: &mut Vec<u8>) {
+        text::seconds(out, self.until_head());
+        out.push(b's');
+    }
+
+    /// One moment for all that the head tells, and one look at the clock.
+    fn until_head(&self) -> Duration {
+        self.first_byte.unwrap_or_else(|| self.elapsed())
+    }
+}
+
+/// What `write` appends, as text of its own.
+fn text_of(write: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut out = Vec::with_capacity(64);
+    write(&mut out);
+    String::from_utf8(out).expect("only ASCII is written")
 }
 
 fn is_request_id(id: &str) -> bool {
@@ -374,15 +451,67 @@ mod tests {
 
     #[test]
     fn a_well_formed_request_id_is_kept_and_any_other_replaced() {
-        let id = |value: &str| {
+        let id = |value: &str, ids: Option<&mut RequestIds>| {
             let mut outcome = Outcome::default();
-            outcome.set_request_id(Fields(&[("x-request-id", value.as_bytes())]));
+            outcome.set_request_id(Fields(&[("x-request-id", value.as_bytes())]), ids);
             outcome.request_id
+        };
+        let mut ids = RequestIds::new();
+        let mut id = |value: &str| {
+            let (made, of_connection) = (id(value, None), id(value, Some(&mut ids)));
+            assert!(made.len() == of_connection.len() && (made == of_connection) == (made == value));
+            made
         };
         assert_eq!(id("abc-1.2:3_Z"), "abc-1.2:3_Z");
         for bad in ["", "a b", "<script>", "é", &"x".repeat(129)] {
             let made = id(bad);
             assert_eq!((made.len(), Uuid::parse_str(&made).unwrap().get_version_num()), (36, 7), "{bad}");
         }
+    }
+    #[test]
+    fn times_of_a_head_are_those_of_one_moment() {
+        let mut outcome = Outcome { verdict: Some(Verdict::Hit), ..Outcome::default() };
+        outcome.first_byte = Some(Duration::from_micros(1_234_567));
+        assert_eq!(outcome.processing_time(), "1.235s");
+        assert_eq!(outcome.server_timing(), "cache;desc=\"hit\", total;dur=1234.6");
+        outcome.origin = Some(Duration::from_micros(1_200_049));
+        assert_eq!(outcome.server_timing(), "cache;desc=\"hit\", origin;dur=1200.0, total;dur=1234.6");
+    }
+
+    #[test]
+    fn a_renewed_outcome_tells_nothing_of_the_request_before() {
+        let mut outcome = Outcome::default();
+        let route = Arc::from("pages");
+        outcome.set_request_id(Fields(&[]), None);
+        outcome.client = Some(IpAddr::from([127, 0, 0, 1]));
+        outcome.method.push_str("GET");
+        outcome.host.push_str("shop.example");
+        outcome.target.push_str(&"x".repeat(MAX_KEPT + 1));
+        outcome.set_route(&route);
+        outcome.verdict = Some(Verdict::Hit);
+        outcome.fate = Some(Fate::Stored);
+        (outcome.collapsed, outcome.validated, outcome.ttl) = (true, true, Some(1));
+        outcome.stood_in = None;
+        outcome.shadow = Some(Shadowed::Same);
+        outcome.local = Some(Local::Internal);
+        (outcome.status, outcome.bytes) = (200, 7);
+        (outcome.origin, outcome.first_byte) = (Some(Duration::ZERO), Some(Duration::ZERO));
+        outcome.error = Some("error".to_owned());
+        outcome.finish();
+        let (now, started) = (Timestamp(7), clock::start());
+        outcome.renew(now, started);
+        let kept = outcome.last_route.take();
+        assert_eq!(format!("{outcome:?}"), format!("{:?}", Outcome::begun(now, started)));
+        assert!(outcome.host.capacity() >= 12 && outcome.target.capacity() == 0);
+        outcome.last_route = kept;
+        outcome.set_route(&route);
+        assert_eq!((outcome.route.as_deref(), Arc::strong_count(&route)), (Some("pages"), 2));
+        outcome.renew(now, started);
+        outcome.renew(now, started);
+        outcome.set_route(&route);
+        assert_eq!(Arc::strong_count(&route), 2);
+        outcome.set_route(&Arc::from("another"));
+        outcome.renew(now, started);
+        assert_eq!((outcome.route, Arc::strong_count(&route)), (None, 1));
     }
 }

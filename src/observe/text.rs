@@ -30,9 +30,51 @@ pub fn padded<const N: usize>(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits);
 }
 
+/// Appends a number that may be negative.
+pub fn signed(out: &mut Vec<u8>, signed: i64) {
+    if signed < 0 {
+        out.push(b'-');
+    }
+    number(out, signed.unsigned_abs());
+}
+
 fn digit(number: u64) -> u8 {
     // Below ten.
     b'0' + (number % 10) as u8
+}
+
+/// Appends seconds with three digits after the point.
+pub fn seconds(out: &mut Vec<u8>, time: Duration) {
+    let millis = rounded(time, 1_000_000, time.as_secs_f64(), 1000.0);
+    number(out, millis / 1000);
+    out.push(b'.');
+    padded::<3>(out, millis);
+}
+
+/// Appends milliseconds with one digit after the point.
+pub fn millis(out: &mut Vec<u8>, time: Duration) {
+    let tenths = rounded(time, 100_000, time.as_secs_f64() * 1000.0, 10.0);
+    number(out, tenths / 10);
+    out.push(b'.');
+    padded::<1>(out, tenths);
+}
+
+/// `time` in units of `unit` nanoseconds, rounded as `core::fmt` rounds the floating-point number that tells it, of
+/// which `per_unit` make one unit. That decides half a unit by where the nearest number in binary happens to lie.
+fn rounded(time: Duration, unit: u64, number: f64, per_unit: f64) -> u64 {
+    let nanos = nanos(time);
+    let (whole, rest) = (nanos / unit, nanos % unit);
+    if rest * 2 != unit {
+        return whole + u64::from(rest * 2 > unit);
+    }
+    // With one rounding only, so that its sign is right.
+    let above = number.mul_add(2.0 * per_unit, -((2 * whole + 1) as f64));
+    whole + u64::from(above > 0.0 || above == 0.0 && whole % 2 == 1)
+}
+
+/// Saturates after 584 years.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Appends milliseconds to the microsecond, as JSON writes a floating-point number.
@@ -134,13 +176,16 @@ mod tests {
     proptest! {
         #[test]
         fn times_are_written_as_the_library_writes_them(time in times()) {
+            prop_assert_eq!(text(|out| seconds(out, time)), format!("{:.3}", time.as_secs_f64()));
+            prop_assert_eq!(text(|out| millis(out, time)), format!("{:.1}", time.as_secs_f64() * 1000.0));
             let micros = (time.as_secs_f64() * 1e6).round() / 1e3;
             prop_assert_eq!(text(|out| json_millis(out, time)), serde_json::json!(micros).to_string());
         }
 
         #[test]
-        fn so_are_numbers_and_addresses(n: u64, ip: IpAddr) {
+        fn so_are_numbers_and_addresses(n: u64, signed_n: i64, ip: IpAddr) {
             prop_assert_eq!(text(|out| number(out, n)), n.to_string());
+            prop_assert_eq!(text(|out| signed(out, signed_n)), signed_n.to_string());
             prop_assert_eq!(text(|out| padded::<3>(out, n)), format!("{:03}", n % 1000));
             prop_assert_eq!(text(|out| address(out, ip)), ip.to_string());
         }

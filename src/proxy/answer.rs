@@ -263,7 +263,7 @@ pub fn decorate(response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> 
     }
     response.append_header("Cache-Status", outcome.cache_status())?;
     response.insert_header("X-Request-ID", outcome.request_id.as_str())?;
-    response.insert_header("X-Processing-Time", format!("{:.3}s", outcome.elapsed().as_secs_f64()))?;
+    response.insert_header("X-Processing-Time", outcome.processing_time())?;
     response.append_header("Server-Timing", outcome.server_timing())?;
     // A client takes the fields of a 304 over into what it has stored (RFC 9111 section 3.2): there, the origin may have
     // set its own.

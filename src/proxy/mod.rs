@@ -376,7 +376,7 @@ impl App {
         ctx.client = view::client(session, &ctx.live.plan.trusted_proxies);
         let view = view::received(session.req_header(), &ctx.client);
         let outcome = &mut ctx.outcome;
-        outcome.set_request_id(view.fields());
+        outcome.set_request_id(view.fields(), None);
         outcome.client = Some(ctx.client.address);
         outcome.method = view.method().to_owned();
         outcome.host = view.host().to_owned();
