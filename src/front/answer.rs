@@ -12,7 +12,9 @@ use http::Version;
 use super::head::Head;
 use super::output::Output;
 use crate::clock::{self, Timestamp};
+use crate::observe::ids::RequestIds;
 use crate::observe::outcome::Outcome;
+use crate::observe::text::Sink;
 use crate::proxy::answer::{IN_NOT_MODIFIED, ttl};
 use crate::proxy::upstream::via;
 use crate::proxy::{App, Live, cached};
@@ -46,6 +48,22 @@ pub struct Asked<'r, 'b> {
     pub is_ending: bool,
 }
 
+/// What a connection uses again for each of its requests.
+pub struct Reused {
+    /// The request under way, and then the last one.
+    pub outcome: Outcome,
+    /// Names requests.
+    pub ids: RequestIds,
+    key: Vec<u8>,
+}
+
+impl Reused {
+    /// For a new connection.
+    pub fn new() -> Self {
+        Self { outcome: Outcome::default(), ids: RequestIds::new(), key: Vec::new() }
+    }
+}
+
 /// What follows the head that was written.
 pub struct Hit {
     /// What of the body is not in the output; often nothing.
@@ -59,10 +77,10 @@ pub fn hit(
     app: &App,
     live: &Live,
     asked: &Asked<'_, '_>,
-    outcome: &mut Outcome,
-    key: &mut Vec<u8>,
+    reused: &mut Reused,
     output: &mut Output,
 ) -> Option<Hit> {
+    let Reused { outcome, ids, key } = reused;
     let (received, client) = identify(live, asked)?;
     let request = received.head();
     let route = route(live, &request)?;
@@ -70,6 +88,7 @@ pub fn hit(
     let response = look_up(app, &request, &client, route, now, key)?;
     let is_modified = !not_modified(&request, &response);
     outcome.renew(now, started);
+    outcome.set_request_id(received.fields(), Some(ids));
     describe(outcome, &received, &client, route, &response, now);
     outcome.status = if is_modified { response.head.status } else { 304 };
     let keeps = !asked.is_ending && framing::persists(asked.head.minor_version, Fields(&asked.head.fields));
@@ -159,12 +178,11 @@ fn describe(
     now: Timestamp,
 ) {
     let freshness = response.freshness();
-    outcome.set_request_id(received.fields());
     outcome.client = Some(client.address);
     outcome.method.push_str(received.method());
     outcome.host.push_str(received.host());
     outcome.target.push_str(received.path_and_query());
-    outcome.route = Some(route.name.clone());
+    outcome.set_route(&route.name);
     outcome.verdict = Some(Verdict::Hit);
     outcome.ttl = Some(ttl(freshness.lifetime, freshness.age(now)));
 }
@@ -205,11 +223,10 @@ pub fn finish(
     keeps: bool,
 ) {
     outcome.first_byte = Some(outcome.elapsed());
-    output.field("Cache-Status", outcome.cache_status().as_bytes());
+    output.written("Cache-Status", |output| outcome.write_cache_status(output));
     output.field("X-Request-ID", outcome.request_id.as_bytes());
-    let seconds = outcome.first_byte.unwrap_or_default().as_secs_f64();
-    output.field("X-Processing-Time", format!("{seconds:.3}s").as_bytes());
-    output.field("Server-Timing", outcome.server_timing().as_bytes());
+    output.written("X-Processing-Time", |output| outcome.write_processing_time(output));
+    output.written("Server-Timing", |output| outcome.write_server_timing(output));
     // On a 304 they would take the place of those that the client has stored with the page.
     let is_kept = outcome.status == 304;
     for (name, value) in live.plan.security_headers.iter().filter(|_| !is_kept) {

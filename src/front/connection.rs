@@ -17,11 +17,10 @@ use tokio::io::{AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
 
 use super::Front;
-use super::answer::{self, Hit};
+use super::answer::{self, Hit, Reused};
 use super::head::{self, Head, Refused, Scan};
 use super::output::Output;
 use crate::clock;
-use crate::observe::outcome::Outcome;
 use crate::proxy::wire::Wire;
 use crate::proxy::{Active, CLIENT_TIMEOUT};
 use crate::rules::framing::{Boundary, Malformed};
@@ -80,9 +79,7 @@ pub struct Connection<'f> {
     /// Where it comes from.
     pub peer: IpAddr,
     /// The request under way, and then the last one.
-    pub outcome: Outcome,
-    /// For keys.
-    key: Vec<u8>,
+    pub reused: Reused,
     /// Fires no later than it has to; armed anew only when it does.
     timer: Pin<Box<Sleep>>,
     idle_since: Instant,
@@ -100,8 +97,7 @@ impl<'f> Connection<'f> {
             front,
             peer: wire.peer().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             wire,
-            outcome: Outcome::default(),
-            key: Vec::new(),
+            reused: Reused::new(),
             timer: Box::pin(tokio::time::sleep_until((idle_since + idle_timeout).into())),
             idle_since,
             head_began: None,
@@ -224,8 +220,7 @@ impl<'f> Connection<'f> {
         let is_ending = !matches!(shutdown.has_changed(), Ok(false));
         let live = self.front.app.live.load();
         let asked = answer::Asked { head, peer: self.peer, is_ending };
-        let Hit { body, keeps } =
-            answer::hit(&self.front.app, &live, &asked, &mut self.outcome, &mut self.key, &mut output)?;
+        let Hit { body, keeps } = answer::hit(&self.front.app, &live, &asked, &mut self.reused, &mut output)?;
         self.idle_since = started;
         let unsent = self.write(cx, output.whole()?, body, !keeps);
         if unsent.is_none() {
@@ -275,8 +270,8 @@ impl<'f> Connection<'f> {
             };
         }
         if let Err(error) = &result {
-            self.outcome.bytes = self.outcome.bytes.saturating_sub(rest.remaining() as u64);
-            self.outcome.error = Some(format!("the client took no more: {error}"));
+            self.reused.outcome.bytes = self.reused.outcome.bytes.saturating_sub(rest.remaining() as u64);
+            self.reused.outcome.error = Some(format!("the client took no more: {error}"));
         }
         self.record();
         result
@@ -284,10 +279,10 @@ impl<'f> Connection<'f> {
 
     /// Records the request that has been answered.
     pub fn record(&mut self) {
-        self.outcome.finish();
+        self.reused.outcome.finish();
         let live = self.front.app.live.load();
         let plan = &live.plan;
-        self.front.app.observer.record(&self.outcome, plan.access_log, plan.slow_request);
+        self.front.app.observer.record(&self.reused.outcome, plan.access_log, plan.slow_request);
     }
 
     /// Ends a connection that waits for too long.

@@ -1,8 +1,8 @@
 //! What is written to a client in one piece: a head, and a small body behind it.
 
-use std::io;
-
 use arrayvec::ArrayVec;
+
+use crate::observe::text::{self, Sink};
 
 /// Room for a head of ordinary size and a small body. It is on the stack: an idle connection has none.
 const ROOM: usize = 8 * 1024;
@@ -15,11 +15,6 @@ pub struct Output {
 }
 
 impl Output {
-    /// Appends these bytes.
-    pub fn put(&mut self, bytes: &[u8]) {
-        self.is_cut |= self.bytes.try_extend_from_slice(bytes).is_err();
-    }
-
     /// Appends a field line.
     pub fn field(&mut self, name: &str, value: &[u8]) {
         [name.as_bytes(), b": ", value, b"\r\n"].iter().for_each(|part| self.put(part));
@@ -27,7 +22,7 @@ impl Output {
 
     /// Appends a field line with a number.
     pub fn number(&mut self, name: &str, value: u64) {
-        self.field(name, itoa::Buffer::new().format(value).as_bytes());
+        self.written(name, |output| text::number(output, value));
     }
 
     /// Appends the first line.
@@ -36,10 +31,17 @@ impl Output {
             return self.put(b"HTTP/1.1 200 OK\r\n");
         }
         let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-        let mut digits = itoa::Buffer::new();
-        for part in ["HTTP/1.1 ", digits.format(status), " ", reason.unwrap_or_default(), "\r\n"] {
-            self.put(part.as_bytes());
-        }
+        self.put(b"HTTP/1.1 ");
+        text::number(self, status.into());
+        [b" ", reason.unwrap_or_default().as_bytes(), b"\r\n"].iter().for_each(|part| self.put(part));
+    }
+
+    /// Appends a field line whose value is written by `value`.
+    pub fn written(&mut self, name: &str, value: impl FnOnce(&mut Self)) {
+        self.put(name.as_bytes());
+        self.put(b": ");
+        value(self);
+        self.put(b"\r\n");
     }
 
     /// The bytes, if all have found room.
@@ -48,15 +50,9 @@ impl Output {
     }
 }
 
-// What is cut is told by `whole`.
-impl io::Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.put(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+impl Sink for Output {
+    fn put(&mut self, bytes: &[u8]) {
+        self.is_cut |= self.bytes.try_extend_from_slice(bytes).is_err();
     }
 }
 

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, ReadBuf};
 
-use super::answer::finish;
+use super::answer::{Reused, finish};
 use super::connection::{Connection, Why};
 use super::output::Output;
 use crate::clock;
 use crate::observe::outcome::Local;
+use crate::observe::text::Sink;
 use crate::proxy::App;
 use crate::rules::framing::Malformed;
 use crate::rules::head::Fields;
@@ -54,9 +55,9 @@ impl Why {
 
 /// Tells the client why it is refused, as far as it listens, and records it.
 pub async fn send(app: &App, connection: &mut Connection<'_>, why: Why) {
-    let outcome = &mut connection.outcome;
+    let Reused { outcome, ids, .. } = &mut connection.reused;
     outcome.renew(clock::now(), clock::start());
-    outcome.set_request_id(Fields::default());
+    outcome.set_request_id(Fields::default(), Some(ids));
     outcome.client = Some(connection.peer);
     outcome.local = Some(why.local());
     outcome.status = why.local().status();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::ids::RequestIds;
-use super::text;
+use super::text::{self, Sink};
 use crate::clock::{self, Timestamp};
 use crate::rules::admission::DiscardReason;
 use crate::rules::freshness::StandIn;
@@ -316,9 +316,9 @@ impl Outcome {
     }
 
     /// Appends what [`Outcome::cache_status`] tells.
-    pub fn write_cache_status(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"parvis");
-        out.extend_from_slice(match self.verdict {
+    pub fn write_cache_status(&self, out: &mut impl Sink) {
+        out.put(b"parvis");
+        out.put(match self.verdict {
             Some(Verdict::Hit | Verdict::HitStale(_)) => b"; hit",
             Some(Verdict::Miss) => b"; fwd=miss",
             Some(Verdict::Revalidate(RevalidateReason::Expired)) => b"; fwd=stale",
@@ -328,24 +328,24 @@ impl Outcome {
             Some(Verdict::OnlyIfCached) | None => b"",
         });
         if self.validated {
-            out.extend_from_slice(b"; fwd-status=304");
+            out.put(b"; fwd-status=304");
         }
         if self.fate == Some(Fate::Stored) {
-            out.extend_from_slice(b"; stored");
+            out.put(b"; stored");
         }
         if self.collapsed {
-            out.extend_from_slice(b"; collapsed");
+            out.put(b"; collapsed");
         }
         if let Some(ttl) = self.ttl {
-            out.extend_from_slice(b"; ttl=");
+            out.put(b"; ttl=");
             text::signed(out, ttl);
         }
         // What has a parameter of its own needs no detail.
         match self.reason() {
             "" | "method" | "client" | "validated" | "collapsed" => {}
             reason => {
-                out.extend_from_slice(b"; detail=");
-                out.extend_from_slice(reason.as_bytes());
+                out.put(b"; detail=");
+                out.put(reason.as_bytes());
             }
         }
     }
@@ -357,15 +357,15 @@ impl Outcome {
     }
 
     /// Appends what [`Outcome::server_timing`] tells.
-    pub fn write_server_timing(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"cache;desc=\"");
-        out.extend_from_slice(self.verdict_label().as_bytes());
-        out.push(b'"');
+    pub fn write_server_timing(&self, out: &mut impl Sink) {
+        out.put(b"cache;desc=\"");
+        out.put(self.verdict_label().as_bytes());
+        out.put(b"\"");
         if let Some(origin) = self.origin {
-            out.extend_from_slice(b", origin;dur=");
+            out.put(b", origin;dur=");
             text::millis(out, origin);
         }
-        out.extend_from_slice(b", total;dur=");
+        out.put(b", total;dur=");
         text::millis(out, self.until_head());
     }
 
@@ -376,9 +376,9 @@ impl Outcome {
     }
 
     /// Appends what [`Outcome::processing_time`] tells.
-    pub fn write_processing_time(&self, out: &mut Vec<u8>) {
+    pub fn write_processing_time(&self, out: &mut impl Sink) {
         text::seconds(out, self.until_head());
-        out.push(b's');
+        out.put(b"s");
     }
 
     /// One moment for all that the head tells, and one look at the clock.

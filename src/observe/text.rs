@@ -5,8 +5,20 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::time::Duration;
 
+/// Something that bytes are appended to.
+pub trait Sink {
+    /// Appends these.
+    fn put(&mut self, bytes: &[u8]);
+}
+
+impl Sink for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
 /// Appends a number.
-pub fn number(out: &mut Vec<u8>, mut number: u64) {
+pub fn number(out: &mut impl Sink, mut number: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {
@@ -17,23 +29,23 @@ pub fn number(out: &mut Vec<u8>, mut number: u64) {
             break;
         }
     }
-    out.extend_from_slice(&digits[at..]);
+    out.put(&digits[at..]);
 }
 
 /// Appends the last `N` digits of a number.
-pub fn padded<const N: usize>(out: &mut Vec<u8>, mut number: u64) {
+pub fn padded<const N: usize>(out: &mut impl Sink, mut number: u64) {
     let mut digits = [b'0'; N];
     for place in digits.iter_mut().rev() {
         *place = digit(number);
         number /= 10;
     }
-    out.extend_from_slice(&digits);
+    out.put(&digits);
 }
 
 /// Appends a number that may be negative.
-pub fn signed(out: &mut Vec<u8>, signed: i64) {
+pub fn signed(out: &mut impl Sink, signed: i64) {
     if signed < 0 {
-        out.push(b'-');
+        out.put(b"-");
     }
     number(out, signed.unsigned_abs());
 }
@@ -44,18 +56,18 @@ fn digit(number: u64) -> u8 {
 }
 
 /// Appends seconds with three digits after the point.
-pub fn seconds(out: &mut Vec<u8>, time: Duration) {
+pub fn seconds(out: &mut impl Sink, time: Duration) {
     let millis = rounded(time, 1_000_000, time.as_secs_f64(), 1000.0);
     number(out, millis / 1000);
-    out.push(b'.');
+    out.put(b".");
     padded::<3>(out, millis);
 }
 
 /// Appends milliseconds with one digit after the point.
-pub fn millis(out: &mut Vec<u8>, time: Duration) {
+pub fn millis(out: &mut impl Sink, time: Duration) {
     let tenths = rounded(time, 100_000, time.as_secs_f64() * 1000.0, 10.0);
     number(out, tenths / 10);
-    out.push(b'.');
+    out.put(b".");
     padded::<1>(out, tenths);
 }
 
