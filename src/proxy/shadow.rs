@@ -4,6 +4,7 @@
 //! came, under keys of its own that are never served. Where it would have answered, the two are compared: so an
 //! operator sees on live traffic, without a risk and without a request more, what a rule would do.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use pingora::http::ResponseHeader;
@@ -75,14 +76,11 @@ impl Shadow {
         let freshness = found.response.as_ref().map(|response| response.freshness());
         let would_hit =
             matches!(verdict::judge(freshness.as_ref(), &client, now), Verdict::Hit | Verdict::HitStale(_));
-        let outgoing = Outgoing::of(&request, policy);
+        let owned = |(name, value): (&str, Cow<'_, [u8]>)| (name.to_owned(), value.into_owned());
+        let outgoing = Outgoing::of(&request, policy).0.into_iter().map(owned).collect();
         let authorized = identity::is_authorized(request.fields, policy);
         Self {
-            outgoing: outgoing
-                .0
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value.into_owned()))
-                .collect(),
+            outgoing,
             facts: Facts::new(&request, &policy.query, route.tags(&request.target.path)),
             inputs,
             secrets: Secrets::of_request(&request, policy),

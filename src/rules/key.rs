@@ -4,11 +4,12 @@
 //! hold a NUL (a request with one is malformed), so NUL separates them. The values of selecting fields enter
 //! as a digest, because they may be secrets and keys are shown to operators.
 
-use std::borrow::{Borrow, Cow};
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 
 use super::head::{Fields, RequestHead, is_token};
 use super::identity::{self, DEVICE_FIELD, Stand};
@@ -65,14 +66,17 @@ impl CacheKey {
     }
 
     /// The key of one variant below a primary key (RFC 9111 section 4.1).
-    pub fn variant(&self, vary: &Vary, fields: Fields<'_>) -> Self {
-        Self::variant_below(&self.0, vary, fields)
+    pub fn variant(&self, vary: &Vary, sent: Fields<'_>) -> Self {
+        self.followed_by(&[mark::VARIANT, &vary.select(sent)])
     }
 
-    /// The same for who has the bytes of the primary key only.
-    pub fn variant_below(primary: &[u8], vary: &Vary, fields: Fields<'_>) -> Self {
-        let select = vary.select(fields);
-        Self([primary, mark::VARIANT, &select].concat().into())
+    /// Writes the bytes of the same key into a buffer, in place of what it holds; `primary` are those of the primary key, and
+    /// `sent` the fields that the origin would be sent ([`super::outgoing`]).
+    pub fn write_variant(buffer: &mut Vec<u8>, primary: &[u8], vary: &Vary, sent: Fields<'_>) {
+        buffer.clear();
+        for part in [primary, mark::VARIANT, &vary.select(sent)] {
+            buffer.extend_from_slice(part);
+        }
     }
 
     /// The key under which the fetch of a HEAD can be joined: its response has no body for those who want a GET.
@@ -300,12 +304,33 @@ fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// A member in a form that two members share exactly when the definition of their field gives them one meaning.
 /// Language ranges have no case (RFC 9110 section 12.5.4); white space around the weight has no meaning. Their order
 /// is left alone: applications do read it as a preference.
-fn normal_member<'a>(name: &str, member: &'a [u8]) -> Cow<'a, [u8]> {
+fn normal_member<'a>(name: &str, member: &'a [u8]) -> NormalMember<'a> {
     if name != "accept-language" {
-        return member.into();
+        return NormalMember::AsSent(member);
     }
-    let parts: Vec<&[u8]> = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).collect();
-    parts.join(&b';').to_ascii_lowercase().into()
+    let mut normal = SmallVec::new();
+    for (at, part) in member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).enumerate() {
+        if at > 0 {
+            normal.push(b';');
+        }
+        normal.extend_from_slice(part);
+    }
+    normal.make_ascii_lowercase();
+    NormalMember::Rewritten(normal)
+}
+
+enum NormalMember<'a> {
+    AsSent(&'a [u8]),
+    Rewritten(SmallVec<[u8; 32]>),
+}
+
+impl AsRef<[u8]> for NormalMember<'_> {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::AsSent(member) => member,
+            Self::Rewritten(member) => member,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -496,7 +521,11 @@ mod tests {
             let primary = key("r", Scheme::Http, "h", "/");
             let variant = |fields: &[(String, String)]| {
                 let lent: Vec<_> = fields.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
-                primary.variant(&vary, Fields(&lent))
+                let variant = primary.variant(&vary, Fields(&lent));
+                let mut written = b"before".to_vec();
+                CacheKey::write_variant(&mut written, primary.as_ref(), &vary, Fields(&lent));
+                assert_eq!(variant.as_ref(), written);
+                variant
             };
             let values = |fields: &[(String, String)], name: &str| {
                 let lines = fields.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_str());

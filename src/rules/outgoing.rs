@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use smallvec::SmallVec;
+
 use super::cookies;
 use super::forwarding::{NOT_FETCHED_WITH, is_claim};
 use super::head::{Field, RequestHead};
@@ -13,15 +15,21 @@ use super::identity::{DEVICE_FIELD, Device};
 use super::policy::{CachePolicy, FORGERY_TOKENS};
 use super::preferences;
 
-/// The fields that a fetch takes over from the request that caused it.
+/// The fields that a fetch takes over from the request that caused it; as many as a browser sends need no allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outgoing<'a>(pub Vec<(&'a str, Cow<'a, [u8]>)>);
+pub struct Outgoing<'a>(pub SmallVec<[Sent<'a>; USUAL]>);
+
+/// A field that is sent: as it came, or written anew.
+pub type Sent<'a> = (&'a str, Cow<'a, [u8]>);
+
+/// About the fields that a browser sends.
+const USUAL: usize = 20;
 
 impl<'a> Outgoing<'a> {
     /// The fields of a fetch for `request` under `policy`.
     pub fn of(request: &RequestHead<'a>, policy: &'a CachePolicy) -> Self {
         let fields = request.fields;
-        let mut outgoing: Vec<(&'a str, Cow<'a, [u8]>)> = Vec::with_capacity(fields.0.len() + 1);
+        let mut outgoing = SmallVec::new();
         let taken = fields.0.iter().filter(|(name, _)| is_taken(name, request, policy));
         outgoing.extend(taken.map(|(name, value)| (*name, Cow::Borrowed(*value))));
         outgoing.extend(request.believed.iter().map(|(name, value)| (*name, Cow::Borrowed(*value))));
@@ -38,7 +46,7 @@ impl<'a> Outgoing<'a> {
     }
 
     /// The fields as the rules see them.
-    pub fn lend(&self) -> Vec<Field<'_>> {
+    pub fn lend(&self) -> SmallVec<[Field<'_>; USUAL]> {
         self.0.iter().map(|(name, value)| (*name, value.as_ref())).collect()
     }
 }

@@ -9,6 +9,9 @@ use super::head::Fields;
 /// The item of `languages` that the client likes best (RFC 9110 section 12.5.4, lookup of RFC 4647 section 3.4);
 /// `None` when it wants none of them, or does not say.
 pub fn language<'l>(fields: Fields<'_>, languages: &'l [String]) -> Option<&'l str> {
+    if languages.is_empty() {
+        return None;
+    }
     let mut ranges = weighted(fields, "accept-language");
     let refused: Vec<String> =
         ranges.iter().filter(|(_, weight)| *weight == 0).map(|(range, _)| range.clone()).collect();
@@ -43,6 +46,9 @@ fn look_up<'l>(range: &str, languages: &[&'l str]) -> Option<&'l str> {
 /// The item of `media_types` that the client likes best (RFC 9110 section 12.5.1); of equal ones the first listed.
 /// `None` when it wants none of them, or does not say.
 pub fn media_type<'l>(fields: Fields<'_>, media_types: &'l [String]) -> Option<&'l str> {
+    if media_types.is_empty() {
+        return None;
+    }
     let ranges = weighted(fields, "accept");
     let mut best: Option<(&str, u16)> = None;
     for media_type in media_types {
