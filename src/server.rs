@@ -106,24 +106,9 @@ pub fn start(
 ) -> Result<Running, ServeError> {
     let Settings { plan, file, threads, shortcut } = settings;
     check_addresses(&plan)?;
-    let pools = origin::pools(&plan, None)?;
-    let store = Arc::new(Store::new(plan.memory));
-    let audit = AuditLog::open(plan.admin.audit_log.as_deref())?;
-    let (access_log, access_log_guard) = AccessLog::new(access_log).map_err(|_| ServeError::Died)?;
-    let observer = Observer::new(store.clone(), access_log);
     let addresses: Vec<String> = plan.listen.iter().map(ToString::to_string).collect();
     let admin_address = plan.admin.listen;
-    let live = ArcSwap::from_pointee(Live::new(plan, pools));
-    let app = App(Arc::new(Parvis {
-        live,
-        store,
-        observer,
-        active: Arc::default(),
-        late_purges: Arc::new(Semaphore::new(MAX_LATE_PURGES)),
-        sweeps: Semaphore::new(1),
-        audit,
-        audits: Arc::new(Semaphore::new(MAX_AUDITS)),
-    }));
+    let (app, access_log_guard) = assemble(plan, access_log)?;
 
     let mut server = Server::new_with_opt_and_conf(None, configuration(threads));
     server.bootstrap();
@@ -149,6 +134,30 @@ pub fn start(
     }
     tracing::info!(listen = addresses.join(", "), admin = %admin_address, "parvis is listening");
     Ok(running)
+}
+
+/// Puts everything together that answers requests, and listens to none yet. What is left of the access log is written
+/// when its guard is dropped.
+pub fn assemble(
+    plan: Plan,
+    access_log: impl std::io::Write + Send + 'static,
+) -> Result<(App, log::Guard), ServeError> {
+    let pools = origin::pools(&plan, None)?;
+    let store = Arc::new(Store::new(plan.memory));
+    let audit = AuditLog::open(plan.admin.audit_log.as_deref())?;
+    let (access_log, guard) = AccessLog::new(access_log).map_err(|_| ServeError::Died)?;
+    let observer = Observer::new(store.clone(), access_log);
+    let app = App(Arc::new(Parvis {
+        live: ArcSwap::from_pointee(Live::new(plan, pools)),
+        store,
+        observer,
+        active: Arc::default(),
+        late_purges: Arc::new(Semaphore::new(MAX_LATE_PURGES)),
+        sweeps: Semaphore::new(1),
+        audit,
+        audits: Arc::new(Semaphore::new(MAX_AUDITS)),
+    }));
+    Ok((app, guard))
 }
 
 /// Binds all addresses at once, and lets them go: Pingora would panic in a thread of its own.

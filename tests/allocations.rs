@@ -1,5 +1,5 @@
-//! A hit is answered without an allocation. What the store and the rules do for one is measured here, in a binary of its
-//! own: it counts what its threads allocate.
+//! A plain hit is answered and recorded without an allocation, from the bytes of its head to those of the answer. In a
+//! binary of its own, which counts what its threads allocate.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,28 +9,25 @@ use std::time::Duration;
 use allocation_counter::measure;
 use parvis::clock::{self, Timestamp};
 use parvis::config::load;
+use parvis::front::answer::{self, Asked, Reused};
+use parvis::front::head::Head;
+use parvis::front::output::Output;
 use parvis::plan::Plan;
+use parvis::proxy::App;
 use parvis::rules::admission::{self, Admission};
-use parvis::rules::client_control::ClientControl;
-use parvis::rules::conditional;
-use parvis::rules::forwarding;
 use parvis::rules::freshness::Exchange;
 use parvis::rules::head::{Field, Fields, RequestHead, ResponseHead};
-use parvis::rules::hop;
 use parvis::rules::key::CacheKey;
-use parvis::rules::lookup;
 use parvis::rules::outgoing::Outgoing;
-use parvis::rules::ranges;
 use parvis::rules::route;
 use parvis::rules::selector::Facts;
-use parvis::rules::target::{Scheme, Target, is_host};
-use parvis::rules::verdict::{self, Verdict};
-use parvis::store::Store;
-use parvis::store::response::{Head, StoredResponse};
+use parvis::rules::target::{Scheme, Target};
+use parvis::server;
+use parvis::store::{Store, response};
 
 /// What a browser sends, with the cookies of two trackers.
 const BROWSER: &[Field<'static>] = &[
-    ("Host", b"Shop.example:80"),
+    ("Host", b"shop.example:80"),
     ("User-Agent", b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
     ("Accept", b"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
     ("Accept-Language", b"en-US,en;q=0.5"),
@@ -45,6 +42,7 @@ const BROWSER: &[Field<'static>] = &[
 const HOST: &str = "shop.example:80";
 const PATH: &str = "/caf%C3%A9/7?size=L%2FXL&page=2&utm_source=mail&color%5B%5D=red&sort=price";
 const IN_MANY_LANGUAGES: &str = "/about";
+const LARGE: &str = "/large";
 const ETAG: Field<'static> = ("etag", b"\"1\"");
 
 /// A configuration of fifty routes; the last one takes what the others do not.
@@ -67,57 +65,23 @@ fn request<'a>(scheme: Scheme, path: &'a str, fields: &'a [Field<'a>]) -> Reques
 /// A request as it comes.
 struct Visit<'a> {
     peer: IpAddr,
-    path: &'a str,
-    fields: &'a [Field<'a>],
+    head: &'a [u8],
 }
 
-/// What one request leaves to the next.
-#[derive(Default)]
-struct Buffers {
-    primary: Vec<u8>,
-    variant: Vec<u8>,
-}
-
-/// What an answer to a hit consists of, as far as it is decided here.
-#[derive(Debug, PartialEq)]
-struct Answer {
-    verdict: Verdict,
-    is_not_modified: bool,
-    is_whole: bool,
-    body: usize,
-}
-
-/// All that is decided about a request that may be answered from the store. What else answers hits is to be added here.
-fn answer(
-    plan: &Plan,
-    store: &Store,
-    visit: &Visit<'_>,
-    buffers: &mut Buffers,
-    now: Timestamp,
-) -> Option<Answer> {
-    let client = forwarding::identify(visit.peer, Scheme::Http, &plan.trusted_proxies, Fields(visit.fields));
-    let fields = hop::end_to_end(visit.fields);
-    let request = request(client.scheme, visit.path, &fields);
-    let route = route::select(&plan.routes, &request).filter(|_| is_host(HOST))?;
-    lookup::allowed(&request, &route.cache).ok()?;
-    let Buffers { primary, variant } = buffers;
-    CacheKey::write_primary(primary, &route.name, &request, &route.cache);
-    let found = store.memory.lookup_bytes(primary, |vary| {
-        let sent = Outgoing::of(&request, &route.cache);
-        CacheKey::write_variant(variant, primary, vary, Fields(&sent.lend()));
-        &*variant
-    })?;
-    let control = ClientControl::heeded(request.fields, &route.cache);
-    let verdict = verdict::judge(Some(&found.freshness()), &control, now);
-    let response = Fields(&[ETAG]);
-    let is_not_modified = conditional::not_modified(request.fields, response, found.freshness().stored_at);
-    let part = ranges::part(request.fields, response, found.body.len() as u64);
-    let is_whole = ranges::begins_at_zero(request.fields) && part == ranges::Part::Whole;
-    Some(Answer { verdict, is_not_modified, is_whole, body: found.body.len() })
+/// The status of the answer, and how many bytes of it there are.
+fn answer(app: &App, visit: &Visit<'_>, reused: &mut Reused) -> Option<(u16, usize)> {
+    let head = Head::parse(visit.head).ok()?;
+    let asked = Asked { head: &head, peer: visit.peer, is_ending: false };
+    let mut output = Output::default();
+    let live = app.live.load();
+    let hit = answer::hit(app, &live, &asked, reused, &mut output)?;
+    reused.outcome.finish();
+    app.observer.record(&reused.outcome, live.plan.access_log, live.plan.slow_request);
+    Some((reused.outcome.status, output.whole()?.len() + hit.body.len()))
 }
 
 /// Stores a page that varies by these fields.
-fn store_page(plan: &Plan, store: &Store, path: &str, vary: &str, now: Timestamp) {
+fn store_page(plan: &Plan, store: &Store, path: &str, vary: &str, body: usize, now: Timestamp) {
     let request = request(Scheme::Http, path, BROWSER);
     let policy = &route::select(&plan.routes, &request).unwrap().cache;
     let fields = [("content-type", &b"text/html"[..]), ETAG, ("vary", vary.as_bytes())];
@@ -132,41 +96,45 @@ fn store_page(plan: &Plan, store: &Store, path: &str, vary: &str, now: Timestamp
     if !kept.vary.is_empty() {
         key = key.variant(&kept.vary, Fields(&Outgoing::of(&request, policy).lend()));
     }
-    let (head, body) = (Head::storable(&response), vec![b'x'; 1024].into());
-    let stored = StoredResponse::new(head, body, kept.freshness, facts, kept.vary, None);
+    let (head, body) = (response::Head::storable(&response), vec![b'x'; body].into());
+    let stored = response::StoredResponse::new(head, body, kept.freshness, facts, kept.vary, None);
     store.memory.insert(&key, Arc::new(stored), store.memory.begin(), 1000).unwrap();
 }
 
 #[test]
 fn a_hit_allocates_nothing() {
-    let (plan, now) = (plan(), clock::now());
-    let store = Store::new(plan.memory);
-    store_page(&plan, &store, PATH, "accept-encoding, cookie", now);
-    store_page(&plan, &store, IN_MANY_LANGUAGES, "accept-language, cookie", now);
-    let mut buffers = Buffers::default();
+    let now = clock::now();
+    // Lines are dropped where nobody writes them out; here all are written.
+    let (app, _guard) = server::assemble(plan(), std::io::sink()).unwrap();
+    let live = app.live.load_full();
+    store_page(&live.plan, &app.store, PATH, "accept-encoding, cookie", 1024, now);
+    store_page(&live.plan, &app.store, IN_MANY_LANGUAGES, "accept-language, cookie", 1024, now);
+    store_page(&live.plan, &app.store, LARGE, "accept-encoding", 100_000, now);
+    let mut reused = Reused::new();
     let (stranger, proxy) = (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let hit = || Answer { verdict: Verdict::Hit, is_not_modified: false, is_whole: true, body: 1024 };
-    let has_it = || Answer { is_not_modified: true, ..hit() };
-    let since = later(now);
-    let forwarded: [Field<'_>; 2] =
-        [("X-Forwarded-For", b"192.0.2.7, 127.0.0.1"), ("X-Forwarded-Proto", b"http")];
-    for (peer, path, more, expected) in [
-        (stranger, PATH, &[][..], hit()),
-        (stranger, IN_MANY_LANGUAGES, &[], hit()),
-        (proxy, PATH, &forwarded, hit()),
-        (stranger, PATH, &[("Cache-Control", &b"max-age=60"[..])], hit()),
-        (stranger, PATH, &[("If-None-Match", b"\"0\", W/\"1\"")], has_it()),
-        (stranger, PATH, &[("If-Modified-Since", since.as_bytes())], has_it()),
-        (stranger, PATH, &[("Range", b"bytes=0-1")], Answer { is_whole: false, ..hit() }),
+    let since = format!("If-Modified-Since: {}\r\n", later(now));
+    for (peer, path, more, status, least) in [
+        (stranger, PATH, "", 200, 1024),
+        (stranger, IN_MANY_LANGUAGES, "", 200, 1024),
+        (stranger, LARGE, "", 200, 100_000),
+        (proxy, PATH, "X-Forwarded-For: 192.0.2.7, 127.0.0.1\r\nX-Forwarded-Proto: http\r\n", 200, 1024),
+        (stranger, PATH, "Cache-Control: max-age=60\r\n", 200, 1024),
+        (stranger, PATH, "X-Request-ID: chosen\r\n", 200, 1024),
+        (stranger, PATH, "If-None-Match: \"0\", W/\"1\"\r\n", 304, 0),
+        (stranger, PATH, since.as_str(), 304, 0),
     ] {
-        let fields = [BROWSER, more].concat();
-        let visit = Visit { peer, path, fields: &fields };
-        let mut ask = || answer(&plan, &store, &visit, &mut buffers, now);
-        // What is made once: the room of the buffers, the caches of regular expressions.
-        assert_eq!(ask().as_ref(), Some(&expected), "{path} {more:?}");
+        let lines: String = BROWSER.iter().map(|(n, v)| format!("{n}: {}\r\n", v.escape_ascii())).collect();
+        let head = format!("GET {path} HTTP/1.1\r\n{lines}{more}\r\n");
+        let visit = Visit { peer, head: head.as_bytes() };
+        // What is made once: the room of the buffers, the caches of regular expressions, the places of the tallies.
+        for _ in 0..3 {
+            let (found, length) = answer(&app, &visit, &mut reused).expect("a hit");
+            assert_eq!(found, status, "{path} {more}");
+            assert!(length > least, "{path} {more}: {length}");
+        }
         let mut again = None;
-        let allocated = measure(|| again = ask());
-        assert_eq!(again, Some(expected), "{path} {more:?}");
+        let allocated = measure(|| again = answer(&app, &visit, &mut reused));
+        assert_eq!(again.map(|(status, _)| status), Some(status), "{path} {more:?}");
         assert_eq!(allocated.count_total, 0, "{path} {more:?}: {} bytes", allocated.bytes_total);
     }
 }

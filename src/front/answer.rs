@@ -55,12 +55,13 @@ pub struct Reused {
     /// Names requests.
     pub ids: RequestIds,
     key: Vec<u8>,
+    variant: Vec<u8>,
 }
 
 impl Reused {
     /// For a new connection.
     pub fn new() -> Self {
-        Self { outcome: Outcome::default(), ids: RequestIds::new(), key: Vec::new() }
+        Self { outcome: Outcome::default(), ids: RequestIds::new(), key: Vec::new(), variant: Vec::new() }
     }
 }
 
@@ -80,12 +81,12 @@ pub fn hit(
     reused: &mut Reused,
     output: &mut Output,
 ) -> Option<Hit> {
-    let Reused { outcome, ids, key } = reused;
+    let Reused { outcome, ids, key, variant } = reused;
     let (received, client) = identify(live, asked)?;
     let request = received.head();
     let route = route(live, &request)?;
     let (now, started) = (clock::now(), clock::start());
-    let response = look_up(app, &request, &client, route, now, key)?;
+    let response = look_up(app, &request, &client, route, now, (key, variant))?;
     let is_modified = !not_modified(&request, &response);
     outcome.renew(now, started);
     outcome.set_request_id(received.fields(), Some(ids));
@@ -136,7 +137,7 @@ fn look_up(
     client: &Client,
     route: &Route,
     now: Timestamp,
-    key: &mut Vec<u8>,
+    (key, variant): (&mut Vec<u8>, &mut Vec<u8>),
 ) -> Option<Arc<StoredResponse>> {
     let policy = &route.cache;
     if request.fields.has("range") || dialect::asks_for_refresh(request.fields) {
@@ -144,7 +145,8 @@ fn look_up(
     }
     CacheKey::write_primary(key, &route.name, request, policy);
     let response = app.store.memory.lookup_bytes(key, |vary| {
-        CacheKey::variant_below(key, vary, Fields(&Outgoing::of(request, policy).lend()))
+        CacheKey::write_variant(variant, key, vary, Fields(&Outgoing::of(request, policy).lend()));
+        &*variant
     })?;
     // As a rule it is for everyone.
     if let Some(witness) = response.witness.as_deref() {

@@ -11,10 +11,10 @@
 //! It is a shortcut, never a second opinion: it asks the same functions as [`crate::proxy`], and where they do not say
 //! that a fresh, complete response may be served as it is, it leaves the question to the full path.
 
-mod answer;
+pub mod answer;
 mod connection;
-mod head;
-mod output;
+pub mod head;
+pub mod output;
 mod refuse;
 
 use std::sync::Arc;
