@@ -1,8 +1,8 @@
 # `make demo` shows what parvis does, `make test` runs every check. Both first install what is missing (scripts/setup).
-.PHONY: help demo test fuzz build run audit bench clean
+.PHONY: help demo test fuzz instructions build run audit bench clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 demo: ## a tour in front of a slow built-in origin; ARGS=--once ends after it
 	@scripts/setup build
@@ -27,6 +27,11 @@ fuzz: ## random bytes against the rules of the cache; SECONDS=30
 		-max_total_time=$(or $(SECONDS),30) -rss_limit_mb=1024 -max_len=512 -dict=fuzz/cache_control.dict \
 		-print_final_stats=1 -verbosity=0
 
+# Counts hardly depend on the machine, so unlike times they are checked with every change.
+instructions: ## the instructions of a hit against their budget; ARGS=--record writes a new one
+	@scripts/setup instructions
+	cargo bench --locked --profile instructions --bench instructions -- $(ARGS)
+
 build: ## the release binary, target/release/parvis
 	@scripts/setup build
 	cargo build --locked --release
@@ -39,9 +44,9 @@ audit: ## licences, sources and banned crates of the dependency tree
 	@scripts/setup audit
 	cargo deny --locked --log-level error check bans licenses sources
 
-bench: ## the benchmarks
+bench: ## what the steps of a hit and of a purge take
 	@scripts/setup build
-	cargo bench --locked $(ARGS)
+	cargo bench --locked --bench hit --bench purge $(ARGS)
 
 clean: ## remove everything built
 	cargo clean
