@@ -23,6 +23,7 @@
 //! | [`admin`] | purge, metrics and health on a listener of their own |
 //! | [`observe`] | outcome, metrics, logs |
 //! | [`server`] | puts the parts together and runs them |
+//! | [`codec`] | the content codings themselves |
 //! | [`clock`] | the only place that reads the time |
 //!
 //! Imports point one way: `config → plan → rules ← {store, proxy, front, admin}`.
@@ -31,6 +32,7 @@
 pub mod admin;
 pub mod cli;
 pub mod clock;
+pub mod codec;
 pub mod config;
 pub mod front;
 pub mod observe;

@@ -71,7 +71,7 @@ struct Visit<'a> {
 /// The status of the answer, and how many bytes of it there are.
 fn answer(app: &App, visit: &Visit<'_>, reused: &mut Reused) -> Option<(u16, usize)> {
     let head = Head::parse(visit.head).ok()?;
-    let asked = Asked { head: &head, peer: visit.peer, is_ending: false };
+    let asked = Asked { head: &head, peer: visit.peer, started: clock::start(), is_ending: false };
     let mut output = Output::default();
     let live = app.live.load();
     let hit = answer::hit(app, &live, &asked, reused, &mut output)?;

@@ -33,6 +33,8 @@ pub struct Config {
     pub storage: Storage,
     /// What every route's `cache` starts from.
     pub cache_defaults: Cache,
+    /// How bodies are encoded for those who accept that; what every route's `encode` starts from.
+    pub encode: Encode,
     /// The rules; the first match wins.
     pub routes: Vec<Route>,
     /// What is added to every response.
@@ -204,6 +206,43 @@ pub struct Cache {
     pub stale_on_disconnect: Option<Period>,
 }
 
+/// How bodies are encoded.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Encode {
+    /// On offer; of those that a client likes equally the first is taken. Default `[zstd, br, gzip]`; `[]` encodes nothing.
+    pub formats: Option<Vec<Format>>,
+    /// The smallest body worth it. Default `800B`.
+    pub min_length: Option<Size>,
+    /// The largest, at most `64MiB`. Default `4MiB`.
+    pub max_length: Option<Size>,
+    /// Whether a length may tell what a page holds (BREACH). `pad` (default): random bytes that decoders skip are added to what
+    /// passes, and to what is stored for one person each; then there is no zstd. `off`: lengths are as they are.
+    pub mitigate_breach: Option<MitigateBreach>,
+}
+
+/// A content coding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// Zstandard.
+    Zstd,
+    /// Brotli.
+    Br,
+    /// gzip.
+    Gzip,
+}
+
+/// What is done about lengths that tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MitigateBreach {
+    /// They are blurred.
+    Pad,
+    /// Nothing.
+    Off,
+}
+
 /// A lifetime guessed where neither the origin nor the route gives one: what has not changed for long will not
 /// change soon.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -373,6 +412,8 @@ pub struct Route {
     pub upstream: Option<String>,
     /// How its responses are cached.
     pub cache: Cache,
+    /// How they are encoded. A key set here replaces the one at the top.
+    pub encode: Encode,
     /// What a successful write through it removes, besides its own URL.
     pub purge_on_success: Vec<Removal>,
 }

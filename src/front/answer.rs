@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::Version;
@@ -33,6 +34,7 @@ use crate::rules::request::Received;
 use crate::rules::route::{self, Route};
 use crate::rules::target::Scheme;
 use crate::rules::verdict::{self, Verdict};
+use crate::store::forms::Selected;
 use crate::store::response::StoredResponse;
 
 /// Up to here a body is copied behind its head, so that both go in one piece; above, two pieces cost less.
@@ -44,6 +46,8 @@ pub struct Asked<'r, 'b> {
     pub head: &'r Head<'b>,
     /// Where the connection comes from.
     pub peer: IpAddr,
+    /// When it had come.
+    pub started: Instant,
     /// Whether the server is about to end.
     pub is_ending: bool,
 }
@@ -85,21 +89,25 @@ pub fn hit(
     let (received, client) = identify(live, asked)?;
     let request = received.head();
     let route = route(live, &request)?;
-    let (now, started) = (clock::now(), clock::start());
+    let now = clock::now();
     let response = look_up(app, &request, &client, route, now, (key, variant))?;
-    let is_modified = !not_modified(&request, &response);
-    outcome.renew(now, started);
+    let selected = select(app, &request, route, &response)?;
+    let held = held(&request, &response, &selected);
+    outcome.renew(now, asked.started);
     outcome.set_request_id(received.fields(), Some(ids));
     describe(outcome, &received, &client, route, &response, now);
-    outcome.status = if is_modified { response.head.status } else { 304 };
+    outcome.status = if held.is_none() { response.head.status } else { 304 };
     let keeps = !asked.is_ending && framing::persists(asked.head.minor_version, Fields(&asked.head.fields));
-    write(output, live, outcome, &response, now, keeps);
+    let page = Page { response: &response, selected: &selected, held };
+    write(output, &page, now);
+    finish(output, live, outcome, |name| page.is_set(name), keeps);
     let mut body = Bytes::new();
-    if is_modified && request.method == "GET" {
-        outcome.bytes = response.body.len() as u64;
-        match response.body.len() {
-            0..=COPIED => output.put(&response.body),
-            _ => body = response.body.clone(),
+    if held.is_none() && request.method == "GET" {
+        let whole = selected.body(&response);
+        outcome.bytes = whole.len() as u64;
+        match whole.len() {
+            0..=COPIED => output.put(whole),
+            _ => body = whole.clone(),
         }
     }
     // One that does not fit goes the full way.
@@ -161,13 +169,57 @@ fn look_up(
     (is_hit && is_whole && cached::is_readable(request.fields, &response.head)).then_some(response)
 }
 
-fn not_modified(request: &RequestHead<'_>, response: &StoredResponse) -> bool {
+/// The representation that the client gets, unless it has to wait for one.
+fn select(
+    app: &App,
+    request: &RequestHead<'_>,
+    route: &Route,
+    response: &StoredResponse,
+) -> Option<Selected> {
+    let selected = response.select(request.fields, &route.encode);
+    if selected.is_refused {
+        return None;
+    }
+    if let Some(coding) = selected.wanted {
+        app.store.encoder.want(response, coding);
+    }
+    Some(selected)
+}
+
+/// Whether the client has the page, and by which tag if it is another than that of what it would get.
+fn held<'r>(request: &RequestHead<'r>, response: &StoredResponse, selected: &Selected) -> Option<Held<'r>> {
     let is_conditional = ["if-none-match", "if-modified-since"].iter().any(|name| request.fields.has(name));
-    is_conditional
-        && matches!(response.head.status, 200..=299)
-        && response.head.with(|head| {
-            conditional::not_modified(request.fields, head.fields, response.freshness().stored_at)
-        })
+    // Conditions are about a representation that there is (RFC 9110 section 13.2.1).
+    if !is_conditional || !matches!(response.head.status, 200..=299) {
+        return None;
+    }
+    let stored_at = response.freshness().stored_at;
+    let own = response.head.etag();
+    let tag = || conditional::held_other(request.fields, own, selected.etag(own));
+    response
+        .head
+        .with(|head| conditional::not_modified(request.fields, head.fields, stored_at))
+        .then(|| Held { tag: tag() })
+}
+
+/// What a client has that gets a 304.
+#[derive(Clone, Copy)]
+struct Held<'r> {
+    tag: Option<&'r [u8]>,
+}
+
+/// What is sent.
+struct Page<'p> {
+    response: &'p StoredResponse,
+    selected: &'p Selected,
+    held: Option<Held<'p>>,
+}
+
+impl Page<'_> {
+    /// Whether it comes with a field of this name.
+    fn is_set(&self, name: &str) -> bool {
+        self.response.head.delivered_fields().any(|(other, _)| other.eq_ignore_ascii_case(name))
+    }
 }
 
 /// Notes what is told of the request.
@@ -189,31 +241,36 @@ fn describe(
     outcome.ttl = Some(ttl(freshness.lifetime, freshness.age(now)));
 }
 
-/// Writes the head of the answer.
-fn write(
-    output: &mut Output,
-    live: &Live,
-    outcome: &mut Outcome,
-    response: &StoredResponse,
-    now: Timestamp,
-    keeps: bool,
-) {
+/// Writes the head of the answer, as far as it is that of the page.
+fn write(output: &mut Output, page: &Page<'_>, now: Timestamp) {
+    let Page { response, selected, held } = page;
     let head = &response.head;
-    output.status_line(outcome.status);
-    if outcome.status == 304 {
+    let etag = held.and_then(|held| held.tag).or(selected.etag(head.etag()));
+    output.status_line(if held.is_none() { head.status } else { 304 });
+    if held.is_some() {
         let repeated = |name: &str| IN_NOT_MODIFIED.iter().any(|kept| kept.eq_ignore_ascii_case(name));
-        head.delivered_fields().filter(|(name, _)| repeated(name)).for_each(|(name, value)| {
-            output.field(name, value);
-        });
+        for (name, value) in head.delivered_fields().filter(|(name, _)| repeated(name)) {
+            if !name.eq_ignore_ascii_case("etag") {
+                output.field(name, value);
+            }
+        }
     } else {
-        output.put(head.delivered_lines());
-        output.number("Content-Length", response.body.len() as u64);
+        let (before, after) = head.lines_around_etag();
+        output.put(before);
+        output.put(after);
+        if let Some(form) = &selected.form {
+            output.field("Content-Encoding", form.coding.as_str().as_bytes());
+        }
+        output.number("Content-Length", selected.body(response).len() as u64);
+    }
+    if let Some(etag) = etag {
+        output.field("ETag", etag);
+    }
+    if selected.adds_vary {
+        output.field("Vary", b"Accept-Encoding");
     }
     output.number("Age", response.freshness().age(now).as_secs());
     output.field("Via", via(Version::HTTP_11).as_bytes());
-    let is_delivered =
-        |name: &str| head.delivered_fields().any(|(other, _)| other.eq_ignore_ascii_case(name));
-    finish(output, live, outcome, is_delivered, keeps);
 }
 
 /// Writes what every response carries, and the end of the head.

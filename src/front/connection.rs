@@ -219,7 +219,7 @@ impl<'f> Connection<'f> {
         // An error means that who would tell of an end is gone.
         let is_ending = !matches!(shutdown.has_changed(), Ok(false));
         let live = self.front.app.live.load();
-        let asked = answer::Asked { head, peer: self.peer, is_ending };
+        let asked = answer::Asked { head, peer: self.peer, started, is_ending };
         let Hit { body, keeps } = answer::hit(&self.front.app, &live, &asked, &mut self.reused, &mut output)?;
         self.idle_since = started;
         let unsent = self.write(cx, output.whole()?, body, !keeps);

@@ -8,6 +8,7 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
 };
 
+use super::encodings::Encodings;
 use super::log::AccessLog;
 use super::outcome::Outcome;
 use super::stripes::Place;
@@ -40,6 +41,7 @@ pub struct Metrics {
     shadow: IntCounterVec,
     audits: IntCounterVec,
     personalised: IntCounterVec,
+    encodings: Encodings,
     on_scrape: Mutex<OnScrape>,
 }
 
@@ -155,6 +157,7 @@ impl Metrics {
                 "Responses that were not stored because they may be one visitor's, by what was found.",
                 &["route", "found"],
             ),
+            encodings: Encodings::new(&registry).expect(VALID),
             on_scrape: Mutex::new(OnScrape {
                 entries: new.gauge("parvis_store_entries", "Responses in the memory tier."),
                 bytes: new.gauge("parvis_store_bytes", "Bytes the memory tier is charged with."),
@@ -261,6 +264,8 @@ impl Metrics {
             figures.fills.set(self.store.fills.len() as u64);
             figures.fill_bytes.set(self.store.fills.bytes());
             raise(&self.limits.with_label_values(&["variants"]), self.store.memory.crowded_out());
+            self.encodings.scrape(self.store.encoder.figures());
+            raise(&self.limits.with_label_values(&["encodings"]), self.store.encoder.figures().refused());
             figures.bans.set(self.store.memory.bans() as u64);
             raise(&figures.dropped_lines, self.access_log.dropped());
         }
@@ -272,6 +277,7 @@ impl Metrics {
     }
 }
 
-fn raise(counter: &IntCounter, to: u64) {
+/// Brings a counter to the figure that somebody else keeps.
+pub(super) fn raise(counter: &IntCounter, to: u64) {
     counter.inc_by(to.saturating_sub(counter.get()));
 }

@@ -3,6 +3,7 @@
 //! One [`outcome::Outcome`] per request feeds the response headers, the access log, the slow log and the metrics.
 
 pub mod audit;
+mod encodings;
 pub mod ids;
 mod line;
 pub mod log;

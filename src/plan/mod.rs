@@ -6,6 +6,7 @@
 
 mod admin;
 pub mod compile;
+mod encode;
 mod policies;
 mod removals;
 mod risks;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use regex::RegexBuilder;
 
 use super::compile::{Mistakes, NAME_REMEDY, is_name};
-use super::{policies, removals, risks};
+use super::{encode, policies, removals, risks};
 use crate::config::locate::Path;
 use crate::config::schema::{self, Config};
 use crate::config::values::OneOrMany;
@@ -28,6 +28,7 @@ pub(super) fn compile(config: &Config, mistakes: &mut Mistakes) -> (Routes, Vec<
     mistakes.limit(&path, config.routes.len(), MAX_ROUTES, "routes");
     let defaults = Path::default().key("cache_defaults");
     risks::warn(&config.cache_defaults, &defaults, mistakes);
+    encode::check(&config.encode, &Path::default().key("encode"), mistakes);
     let mut routes: Vec<(usize, Route)> = Vec::new();
     for (index, written) in config.routes.iter().enumerate() {
         let path = path.item(index);
@@ -83,7 +84,11 @@ fn route(config: &Config, written: &schema::Route, path: &Path, mistakes: &mut M
     let matcher = matcher(&written.r#match, &path.key("match"), mistakes);
     let cache_path = path.key("cache");
     risks::warn(&written.cache, &cache_path, mistakes);
-    let cache = policies::compile(&written.cache, &config.cache_defaults, &cache_path, mistakes)?;
+    let mut cache = policies::compile(&written.cache, &config.cache_defaults, &cache_path, mistakes)?;
+    let encode =
+        encode::compile(&written.encode, &config.encode, &cache.identity, &path.key("encode"), mistakes);
+    // What is stored with lengths as they are must not be served where they are to be blurred.
+    cache.stamp ^= u32::from(encode.pads_stored);
     let (name, matcher) = (name.as_str().into(), matcher?);
     if written.cache.tags.is_some() {
         // Those of the defaults are for the routes that capture.
@@ -91,7 +96,7 @@ fn route(config: &Config, written: &schema::Route, path: &Path, mistakes: &mut M
     }
     let place = path.key("purge_on_success");
     let purge_on_success = removals::compile(&written.purge_on_success, &matcher, &place, mistakes);
-    Some(Route { name, matcher, upstream, cache, purge_on_success })
+    Some(Route { name, matcher, upstream, cache, encode, purge_on_success })
 }
 
 fn upstream(config: &Config, written: &schema::Route, path: &Path, mistakes: &mut Mistakes) -> Arc<str> {

@@ -8,7 +8,9 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
+use super::App;
 use super::context::Context;
+use super::encode::{self, Encoding};
 use super::extract::{self, Extract};
 use super::upstream::via;
 use super::view;
@@ -26,17 +28,19 @@ pub const IN_NOT_MODIFIED: &[&str] =
 
 /// Answers with a stored response, in the part and under the conditions that the client asked for.
 pub async fn stored(
+    app: &App,
     session: &mut Session,
     ctx: &mut Context,
     response: &StoredResponse,
     now: Timestamp,
 ) -> Result<()> {
+    let selected = encode::select(app, session, ctx, response).await;
     let freshness = response.freshness();
     ctx.outcome.ttl = Some(ttl(freshness.lifetime, freshness.age(now)));
     let is_head = session.req_header().method == "HEAD";
-    let fields = response.head.fields();
+    let fields = selected.fields(response.head.fields());
     let view = view::received(session.req_header(), &ctx.client);
-    let extract = Extract::of(response, Fields(&fields), &view);
+    let extract = Extract::of(response, &selected, Fields(&fields), &view);
     drop(view);
     let status = extract.status;
     let mut header = header(status, &fields)?;
@@ -45,7 +49,7 @@ pub async fn stored(
         header.remove_header("Content-Range");
     }
     for (name, value) in &extract.fields {
-        header.insert_header(*name, value)?;
+        header.insert_header(*name, value.as_slice())?;
     }
     let length = extract.len();
     if !has_no_body(status) {
@@ -81,6 +85,7 @@ pub fn strip_tags(response: &mut ResponseHeader, ctx: &Context) {
 
 /// Answers with a response that is still on its way; `head` is the part of it that this client may see.
 pub async fn streaming(
+    app: &App,
     session: &mut Session,
     ctx: &mut Context,
     response: &Streaming,
@@ -116,23 +121,33 @@ pub async fn streaming(
     if let Some(age) = response.age {
         header.insert_header("Age", age)?;
     }
+    let is_worth_it = head.with(|head| encode::is_worth_it(ctx, &head, response.length));
+    let encoding = match is_worth_it {
+        true => encode::begin(app, session, ctx, &mut header, response.discard.is_none())?,
+        false => None,
+    };
     decorate(&mut header, ctx)?;
     let without_body = is_head || has_no_body(status) || length == Some(0);
     send_head(session, header, without_body).await?;
     if without_body {
         return Ok(());
     }
-    send_while_it_comes(session, ctx, reader, cut.unwrap_or(0..u64::MAX)).await
+    send_while_it_comes(session, ctx, reader, cut.unwrap_or(0..u64::MAX), encoding).await
 }
 
-/// Sends these bytes of a body as they come.
+/// Sends these bytes of a body as they come, or all of it encoded.
 async fn send_while_it_comes(
     session: &mut Session,
     ctx: &mut Context,
     mut reader: Reader,
     wanted: Range<u64>,
+    mut encoding: Option<Encoding>,
 ) -> Result<()> {
     let mut at = 0;
+    let mut encoded = move |chunk: Option<Bytes>, ends: bool| match &mut encoding {
+        Some(encoding) => encoding.chunk(chunk, ends),
+        None => Ok(chunk),
+    };
     loop {
         match reader.chunk().await {
             Ok(Some(chunk)) => {
@@ -140,13 +155,13 @@ async fn send_while_it_comes(
                 let to = usize::try_from(wanted.end - at).unwrap_or(usize::MAX).min(chunk.len());
                 at += chunk.len() as u64;
                 if from < to {
-                    send_body(session, Some(chunk.slice(from..to)), false).await?;
+                    send_body(session, encoded(Some(chunk.slice(from..to)), false)?, false).await?;
                 }
                 if at >= wanted.end {
-                    return send_body(session, None, true).await;
+                    return send_body(session, encoded(None, true)?, true).await;
                 }
             }
-            Ok(None) => return send_body(session, None, true).await,
+            Ok(None) => return send_body(session, encoded(None, true)?, true).await,
             // The client must see that the body is incomplete: the connection ends without its last chunk.
             Err(_) => {
                 ctx.outcome.error = Some("the origin broke off in the middle of the body".to_owned());

@@ -96,7 +96,7 @@ pub async fn serve(app: &App, session: &mut Session, ctx: &mut Context) -> Resul
         ctx.outcome.verdict = Some(found.verdict);
         let round = match (found.verdict, &found.response) {
             (Verdict::Hit, Some(response)) => {
-                answer::stored(session, ctx, response, now).await?;
+                answer::stored(app, session, ctx, response, now).await?;
                 audit::sample(app, session, ctx, response);
                 Round::Served(Served::Answered)
             }
@@ -104,7 +104,7 @@ pub async fn serve(app: &App, session: &mut Session, ctx: &mut Context) -> Resul
                 if reason == StaleReason::WhileRevalidate {
                     refresh(app, session, ctx, &found);
                 }
-                answer::stored(session, ctx, response, now).await?;
+                answer::stored(app, session, ctx, response, now).await?;
                 Round::Served(Served::Answered)
             }
             (Verdict::OnlyIfCached, _) => {
@@ -216,7 +216,7 @@ async fn share_a_fetch(
                 let deadline = deadline + OWN_FETCH;
                 return hand_out(app, session, ctx, &found, opening, reader, deadline).await;
             }
-            serve_opening(session, ctx, opening, reader, true).await
+            serve_opening(app, session, ctx, opening, reader, true).await
         }
         Ticket::Follow(reader) => follow(app, session, ctx, &found, reader, deadline).await,
     }
@@ -267,7 +267,7 @@ async fn hand_out(
         }
         Share::Never(round) => return Ok(round),
     }
-    serve_opening(session, ctx, opening, reader, false).await
+    serve_opening(app, session, ctx, opening, reader, false).await
 }
 
 /// Serves what has been stored since the request came, be it fresh or not: it was fetched for it too.
@@ -281,7 +281,7 @@ async fn serve_settled(app: &App, session: &mut Session, ctx: &mut Context, foun
     match stored {
         Some(response) => {
             ctx.outcome.fate = Some(Fate::Stored);
-            answer::stored(session, ctx, &response, clock::now()).await?;
+            answer::stored(app, session, ctx, &response, clock::now()).await?;
             Ok(Round::Served(Served::Answered))
         }
         None => Ok(Round::LookAgain),
@@ -289,6 +289,7 @@ async fn serve_settled(app: &App, session: &mut Session, ctx: &mut Context, foun
 }
 
 async fn serve_opening(
+    app: &App,
     session: &mut Session,
     ctx: &mut Context,
     opening: Opening,
@@ -302,16 +303,16 @@ async fn serve_opening(
             let kept = if is_decided { Fate::Stored } else { Fate::OnProbation };
             ctx.outcome.fate = Some(streaming.discard.map_or(kept, Fate::Discarded));
             let head = streaming.for_leader.as_ref().filter(|_| leads).unwrap_or(&streaming.head);
-            answer::streaming(session, ctx, &streaming, head, reader).await?;
+            answer::streaming(app, session, ctx, &streaming, head, reader).await?;
         }
         Opening::Validated(response, discard) => {
             ctx.outcome.validated = true;
             ctx.outcome.fate = Some(discard.map_or(Fate::Stored, Fate::Discarded));
-            answer::stored(session, ctx, &response, now).await?;
+            answer::stored(app, session, ctx, &response, now).await?;
         }
         Opening::StandIn(response, reason) => {
             ctx.outcome.stood_in = Some(reason);
-            answer::stored(session, ctx, &response, now).await?;
+            answer::stored(app, session, ctx, &response, now).await?;
         }
         Opening::Again => return Ok(Round::LookAgain),
         Opening::Failed(failure, message) => {

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use http::Version;
 
+use super::encode::Encoding;
 use super::shadow::Shadow;
 use super::{Live, fetch};
 use crate::observe::outcome::Outcome;
@@ -39,6 +40,8 @@ pub struct Context {
     pub route: Option<Arc<Route>>,
     /// What the route's shadow watches.
     pub shadow: Option<Box<Shadow>>,
+    /// What encodes the body of a pass on its way.
+    pub encoding: Option<Encoding>,
     /// The key for which it passes because its response was uncacheable a moment ago.
     pub believed_uncacheable: Option<CacheKey>,
     /// What will be recorded.
@@ -81,6 +84,7 @@ impl Context {
             client,
             route: None,
             shadow: None,
+            encoding: None,
             believed_uncacheable: None,
             outcome: Outcome::default(),
             attempts: 0,

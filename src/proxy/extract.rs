@@ -10,6 +10,7 @@ use crate::rules::conditional;
 use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::ranges::{self, Part};
 use crate::rules::request::Received;
+use crate::store::forms::Selected;
 use crate::store::response::StoredResponse;
 
 /// What a client gets of a stored response.
@@ -17,18 +18,31 @@ pub struct Extract {
     /// The status it is sent with.
     pub status: u16,
     /// Fields that take the place of stored ones.
-    pub fields: Vec<(&'static str, String)>,
+    pub fields: Vec<(&'static str, Vec<u8>)>,
     /// The body, in the pieces it is sent in.
     pub pieces: Vec<Bytes>,
 }
 
 impl Extract {
-    /// Takes out of a stored response, whose fields these are, what this request asks for.
-    pub fn of(response: &StoredResponse, fields: Fields<'_>, view: &Received<'_>) -> Self {
-        let body = &response.body;
+    /// Takes out of a representation of a stored response, whose fields these are, what this request asks for.
+    pub fn of(
+        response: &StoredResponse,
+        selected: &Selected,
+        fields: Fields<'_>,
+        view: &Received<'_>,
+    ) -> Self {
+        let body = selected.body(response);
         let head = ResponseHead { status: response.head.status, fields };
-        if not_modified(view, &head, response.freshness().stored_at) {
-            return Self { status: 304, fields: Vec::new(), pieces: Vec::new() };
+        let own = response.head.with(|head| {
+            let not_modified = not_modified(view, &head, response.freshness().stored_at);
+            not_modified.then(|| {
+                let tags = (head.fields.first("etag"), fields.first("etag"));
+                conditional::held_other(view.fields(), tags.0, tags.1).map(<[u8]>::to_vec)
+            })
+        });
+        if let Some(held) = own {
+            let fields = held.into_iter().map(|tag| ("ETag", tag)).collect();
+            return Self { status: 304, fields, pieces: Vec::new() };
         }
         let whole = || Self { status: head.status, fields: Vec::new(), pieces: vec![body.clone()] };
         // Ranges are of a GET that would be answered with 200 (RFC 9110 section 14.2).
@@ -36,14 +50,19 @@ impl Extract {
             return whole();
         }
         match ranges::part(view.fields(), fields, body.len() as u64) {
+            // Of an encoded form only by its tag, as whoever selects it sees to; and several parts of one would have no
+            // place to say that they are encoded.
+            _ if selected.form.is_some() && !names_a_tag(view.fields()) => whole(),
+            Part::Several(_) if selected.form.is_some() => whole(),
             Part::Whole => whole(),
             Part::Unsatisfiable => {
-                let range = format!("bytes */{}", body.len());
+                let range = format!("bytes */{}", body.len()).into_bytes();
                 Self { status: 416, fields: vec![("Content-Range", range)], pieces: Vec::new() }
             }
             Part::Bytes(range) => {
-                let fields = vec![("Content-Range", content_range(&range, body.len() as u64))];
-                Self { status: 206, fields, pieces: vec![body.slice(places(&range, body))] }
+                let place = content_range(&range, body.len() as u64).into_bytes();
+                let pieces = vec![body.slice(places(&range, body))];
+                Self { status: 206, fields: vec![("Content-Range", place)], pieces }
             }
             Part::Several(ranges) => multipart(&ranges, &head, body),
         }
@@ -53,6 +72,10 @@ impl Extract {
     pub fn len(&self) -> usize {
         self.pieces.iter().map(Bytes::len).sum()
     }
+}
+
+fn names_a_tag(request: Fields<'_>) -> bool {
+    request.first("if-range").is_some_and(|condition| condition.trim_ascii().starts_with(b"\""))
 }
 
 /// Whether the client already has the response. Conditions are about a representation that there is (RFC 9110
@@ -87,7 +110,7 @@ fn multipart(ranges: &[Range<u64>], head: &ResponseHead<'_>, body: &Bytes) -> Ex
     }
     pieces.push(format!("\r\n--{boundary}--\r\n").into());
     let media_type = format!("multipart/byteranges; boundary={boundary}");
-    Extract { status: 206, fields: vec![("Content-Type", media_type)], pieces }
+    Extract { status: 206, fields: vec![("Content-Type", media_type.into_bytes())], pieces }
 }
 
 /// The `Content-Range` of a part of a body of `length` (RFC 9110 section 14.4).

@@ -17,6 +17,7 @@ pub mod answer;
 mod audit;
 pub mod cached;
 mod context;
+mod encode;
 mod extract;
 mod fetch;
 pub mod purge;
@@ -300,11 +301,25 @@ impl ProxyHttp for App {
             Kind::Fetch(_) => {}
             Kind::Client if response.status.is_informational() => answer::strip_tags(response, ctx),
             Kind::Client => {
+                encode::passed(self, session, ctx, response)?;
                 answer::decorate(response, ctx)?;
                 wire::keep_date(session, response);
             }
         }
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        ends: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        if let Some(encoding) = &mut ctx.encoding {
+            *body = encoding.chunk(body.take(), ends)?;
+        }
+        Ok(None)
     }
 
     fn fail_to_connect(

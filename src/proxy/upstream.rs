@@ -8,6 +8,7 @@ use super::context::Context;
 use super::view;
 use crate::rules::cookies::{self, Role};
 use crate::rules::directives::digits;
+use crate::rules::encodable::as_the_origin_knows;
 use crate::rules::forwarding::is_claim;
 use crate::rules::head::Fields;
 use crate::rules::identity::{DEVICE_FIELD, Device};
@@ -42,6 +43,7 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
             request.remove_header(claim.as_str());
         }
     }
+    name_tags_of_the_origin(request, ctx)?;
     request.insert_header("X-Forwarded-For", peer_chain)?;
     if !request.headers.contains_key("x-forwarded-proto") {
         request.insert_header("X-Forwarded-Proto", ctx.client.scheme.as_str())?;
@@ -54,6 +56,23 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
     }
     request.insert_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
     request.append_header("Via", via(received.version))?;
+    Ok(())
+}
+
+/// A client that writes on the condition that it has seen the latest state names the tag that it was given: that of an encoded
+/// form, or a weak one for a body that was encoded on its way. The origin knows neither.
+fn name_tags_of_the_origin(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    if ctx.route.as_ref().is_none_or(|route| route.encode.formats.is_empty()) {
+        return Ok(());
+    }
+    let lines: Vec<Vec<u8>> =
+        request.headers.get_all("if-match").iter().map(|line| line.as_bytes().to_vec()).collect();
+    if lines.iter().any(|line| as_the_origin_knows(line).is_some()) {
+        request.remove_header("if-match");
+        for line in lines {
+            request.append_header("If-Match", as_the_origin_knows(&line).unwrap_or(line))?;
+        }
+    }
     Ok(())
 }
 

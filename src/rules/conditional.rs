@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::encodable::is_of_family;
 use super::freshness::{date_value, parse_date};
 use super::head::Fields;
 use crate::clock::Timestamp;
@@ -11,9 +12,7 @@ use crate::clock::Timestamp;
 pub fn not_modified(request: Fields<'_>, response: Fields<'_>, stored_at: Timestamp) -> bool {
     if request.has("if-none-match") {
         // If-Modified-Since is ignored beside it (RFC 9110 section 13.1.3).
-        let stored = response.first("etag").map(opaque_tag);
-        let mut candidates = request.all("if-none-match").flat_map(entity_tags);
-        return candidates.any(|candidate| candidate == b"*" || Some(opaque_tag(candidate)) == stored);
+        return held(request, response.first("etag")).is_some();
     }
     let Some(since) = request.text("if-modified-since").and_then(parse_date) else {
         return false;
@@ -23,8 +22,28 @@ pub fn not_modified(request: Fields<'_>, response: Fields<'_>, stored_at: Timest
     modified.or_else(|| date_value(response)).unwrap_or(stored_at.into()) <= since
 }
 
+/// The first tag in `If-None-Match` that is `etag`, or that of one of its encoded forms: a client that has one of them has the
+/// page. `*` is any.
+pub fn held<'a>(request: Fields<'a>, etag: Option<&[u8]>) -> Option<&'a [u8]> {
+    let mut candidates = request.all("if-none-match").flat_map(entity_tags);
+    candidates.find(|tag| *tag == b"*" || etag.is_some_and(|etag| is_of_family(tag, etag)))
+}
+
+/// The tag of the form that the client has, where it has not the one that is `selected` for it now: its 304 carries that
+/// tag, so that it finds its own (RFC 9111 section 4.3.4). `stored` is the tag of the identity form.
+pub fn held_other<'a>(
+    request: Fields<'a>,
+    stored: Option<&[u8]>,
+    selected: Option<&[u8]>,
+) -> Option<&'a [u8]> {
+    let held = held(request, stored).filter(|tag| *tag != b"*")?;
+    let selected = selected.map(opaque_tag)?;
+    let mut all = request.all("if-none-match").flat_map(entity_tags);
+    all.all(|tag| opaque_tag(tag) != selected).then_some(held)
+}
+
 /// The entity tags of a list, quotes and weakness included. Commas inside a tag are part of it.
-fn entity_tags(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn entity_tags(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut in_quotes = false;
     list.split(move |byte| {
         in_quotes ^= *byte == b'"';
@@ -99,6 +118,18 @@ mod tests {
         assert!(same(&[("if-none-match", "\"b\""), ("if-none-match", "\"a\"")], &etag), "on two lines");
         assert!(!same(&[("if-none-match", "\"a\"")], &[]));
         assert!(same(&[("if-none-match", "*")], &[]));
+    }
+
+    #[test]
+    fn who_has_an_encoded_form_has_the_page() {
+        let etag = [("etag", "\"a\"")];
+        for (condition, expected) in
+            [("\"a-br5\"", true), ("\"b\", W/\"a-zstd19\"", true), ("\"b-br5\"", false), ("\"a-br6\"", false)]
+        {
+            assert_eq!(same(&[("if-none-match", condition)], &etag), expected, "{condition}");
+        }
+        let asked = [("if-none-match", &b"\"b\", \"a-br5\", \"a\""[..])];
+        assert_eq!(held(Fields(&asked), Some(b"\"a\"")), Some(&b"\"a-br5\""[..]));
     }
 
     #[test]

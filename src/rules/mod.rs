@@ -32,7 +32,8 @@
 //! | [`media`] | whether a response is the file that its path promises |
 //! | [`guard`] | whether a response may be shared with those whose requests differ |
 //! | [`secrets`] | whether a body shows a secret of its visitor |
-//! | [`encoding`] | whether a client can read it in the coding it has |
+//! | [`encoding`] | in which coding a client gets it, and whether it can read the one it has |
+//! | [`encodable`] | whether it is worth encoding, and what its forms are called |
 //! | [`conditional`] | whether the client already has it (304) |
 //! | [`ranges`] | which bytes of it the client asks for (206) |
 //! | [`validation`] | what a 304 from the origin changes in the stored response |
@@ -50,6 +51,7 @@ pub mod conditional;
 pub mod cookies;
 pub mod dialect;
 pub mod directives;
+pub mod encodable;
 pub mod encoding;
 pub mod forwarding;
 pub mod framing;

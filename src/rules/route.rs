@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use regex::Regex;
 
+use super::encodable::EncodePolicy;
 use super::head::{Fields, RequestHead};
 use super::invalidate::{Expires, Removal, by_write};
 use super::policy::{CachePolicy, Patterns, QueryPolicy};
@@ -24,6 +25,8 @@ pub struct Route {
     pub upstream: Arc<str>,
     /// How its responses are cached.
     pub cache: CachePolicy,
+    /// How they are encoded.
+    pub encode: EncodePolicy,
     /// What a successful write through it removes besides its target.
     pub purge_on_success: Vec<Removal>,
 }

@@ -115,6 +115,7 @@ mod tests {
             matcher,
             upstream: "".into(),
             cache: testing::policy(),
+            encode: Default::default(),
             purge_on_success: vec![],
         })
     }

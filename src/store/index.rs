@@ -78,6 +78,13 @@ impl Index {
         self.entries.insert(id, Indexed { key, facts, bytes });
     }
 
+    /// An entry is charged with so many bytes from now on.
+    pub fn recharge(&mut self, id: EntryId, bytes: u64) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.bytes = bytes;
+        }
+    }
+
     /// The oldest entry of the URL of `key`, when it has more than `max`.
     pub fn oldest_beyond(&self, key: &CacheKey, max: usize) -> Option<EntryId> {
         let ids = self.by_url.get(key.url())?;

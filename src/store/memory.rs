@@ -14,17 +14,23 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 
 use super::ban::{Ban, is_gone};
 use super::fence::{Fence, Sequence};
+use super::forms::{Form, Forms};
 use super::index::{EntryId, Index};
 use super::response::StoredResponse;
 use crate::plan::Memory as Budget;
 use crate::rules::key::{CacheKey, Vary};
 use crate::rules::selector::Facts;
 
+/// A response and its encoded forms take one in so many parts of a shard at most: beyond it a form would push its own response
+/// out.
+const MAX_SHARE_OF_SHARD: u64 = 2;
+
 /// What lies under a key.
 #[derive(Clone)]
 pub(super) enum Slot {
-    /// The response itself. Purges up to `vouched` do not mean it.
-    Response { id: EntryId, response: Arc<StoredResponse>, vouched: Sequence },
+    /// The response itself. Purges up to `vouched` do not mean it. `weight` is what it is charged with: a response gains
+    /// encoded forms while it lies here.
+    Response { id: EntryId, response: Arc<StoredResponse>, vouched: Sequence, weight: u64 },
     /// Under a primary key whose responses have variants: what selects among them.
     Varies(Arc<Vary>),
 }
@@ -37,7 +43,7 @@ impl Weighter<CacheKey, Slot> for ByBytes {
         // The key is held by the map and by the index.
         let key = (key.len() * 2) as u64;
         key + match slot {
-            Slot::Response { response, .. } => response.weight(),
+            Slot::Response { weight, .. } => *weight,
             Slot::Varies(vary) => 128 + vary.len() as u64,
         }
     }
@@ -243,10 +249,50 @@ impl Memory {
         books.last_id += 1;
         let id = books.last_id;
         let (facts, vouched) = (response.facts.clone(), books.fence.now());
-        let slot = Slot::Response { id, response, vouched };
+        let weight = response.weight();
+        if let Some(forms) = &response.forms {
+            forms.set_place(id);
+        }
+        let slot = Slot::Response { id, response, vouched, weight };
         books.index.add(id, key.clone(), facts, ByBytes.weight(key, &slot));
         self.put(books, key.clone(), slot);
         if books.index.get(id).is_some() { Ok(()) } else { Err(Refused::TooLarge) }
+    }
+
+    /// Whether the response that these forms are of is stored.
+    pub fn holds(&self, forms: &Forms) -> bool {
+        self.books.lock().index.get(forms.place()).is_some()
+    }
+
+    /// Adds an encoded form to a stored response, which is charged with it. Tells whether that could be done: not when it has been
+    /// purged or replaced meanwhile, nor when it would take too much of its shard.
+    pub fn attach(&self, forms: &Arc<Forms>, form: Form) -> bool {
+        let mut books = self.books.lock();
+        let id = forms.place();
+        let Some((key, _)) = books.index.get(id) else { return false };
+        let key = key.clone();
+        let (response, vouched) = match self.map.peek(&key) {
+            Some(Slot::Response { id: found, response, vouched, .. }) if found == id => (response, vouched),
+            _ => return false,
+        };
+        let are_its = response.forms.as_ref().is_some_and(|own| Arc::ptr_eq(own, forms));
+        let weight = response.weight_with(Some(&form));
+        if !are_its || weight > self.map.shard_capacity() / MAX_SHARE_OF_SHARD {
+            return false;
+        }
+        let slot = Slot::Response { id, response, vouched, weight };
+        books.index.recharge(id, ByBytes.weight(&key, &slot));
+        forms.put(form);
+        let mut pushed_out = Vec::new();
+        // It is still there: all that changes the map holds the books. Should it be pushed out itself, it comes twice.
+        let _ = self.map.replace_with_lifecycle(key.clone(), slot, true, &mut pushed_out);
+        let itself = pushed_out.iter().position(|(_, gone)| *gone == id);
+        itself.inspect(|at| drop(pushed_out.swap_remove(*at)));
+        for (_, gone) in pushed_out {
+            books.index.remove(gone);
+            self.evictions.fetch_add(1, Ordering::Relaxed);
+        }
+        true
     }
 
     /// Removes the response under `key` if it still is this one, and tells whether it was.
@@ -340,6 +386,17 @@ pub(super) mod tests {
 
     pub fn response(path: &str, tags: &[&str], body: usize) -> Arc<StoredResponse> {
         let tags = tags.iter().map(|tag| Arc::from(*tag));
+        let head = Head::from_fields(200, [("etag", &b"\"1\""[..])].into_iter());
+        Arc::new(new_response(path, Tags::new(tags), head, vec![0; body]))
+    }
+
+    /// A response worth encoding.
+    pub fn page(path: &str, body: Vec<u8>) -> StoredResponse {
+        let fields = [("etag", &b"\"1\""[..]), ("content-type", b"text/plain")];
+        new_response(path, Tags::default(), Head::from_fields(200, fields.into_iter()), body)
+    }
+
+    fn new_response(path: &str, tags: Tags, head: Head, body: Vec<u8>) -> StoredResponse {
         let freshness = Freshness {
             stored_at: Timestamp(0),
             initial_age: Duration::ZERO,
@@ -351,9 +408,8 @@ pub(super) mod tests {
             always_revalidate: false,
             is_purged: false,
         };
-        let head = Head::from_fields(200, [("etag", &b"\"1\""[..])].into_iter());
-        let facts = Facts::new(&request(path), &testing::policy().query, Tags::new(tags));
-        Arc::new(StoredResponse::new(head, vec![0; body].into(), freshness, facts, Vary::default(), None))
+        let facts = Facts::new(&request(path), &testing::policy().query, tags);
+        StoredResponse::new(head, body.into(), freshness, facts, Vary::default(), None)
     }
 
     fn vary(names: &str) -> Vary {

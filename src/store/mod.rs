@@ -3,6 +3,8 @@
 //! | module | holds |
 //! |---|---|
 //! | [`response`] | one stored response: serialised head, body, freshness |
+//! | [`forms`] | its encoded forms, and which of them a client gets |
+//! | [`encoder`] | the threads that make them |
 //! | [`memory`] | the byte-budgeted memory tier, its index by path and tag, and the fence |
 //! | [`ban`] | a purge in force that is still to be carried out |
 //! | [`purging`] | how a purge of many entries takes effect at once |
@@ -15,9 +17,11 @@
 
 pub mod ban;
 pub mod collect;
+pub mod encoder;
 pub mod fence;
 pub mod fill;
 pub mod fills;
+pub mod forms;
 mod index;
 pub mod memo;
 pub mod memory;
@@ -32,10 +36,12 @@ use purging::Purged;
 use crate::plan::Memory as Budget;
 use crate::rules::selector::Selector;
 
-/// Everything that outlives a request: the memory tier, the fetches under way, the memo.
+/// Everything that outlives a request: the memory tier and what encodes for it, the fetches under way, the memo.
 pub struct Store {
     /// Stored responses.
-    pub memory: memory::Memory,
+    pub memory: Arc<memory::Memory>,
+    /// What makes encoded forms of them.
+    pub encoder: encoder::Encoder,
     /// Responses on their way.
     pub fills: Arc<fills::Fills>,
     /// Keys that proved uncacheable or personalised.
@@ -45,8 +51,10 @@ pub struct Store {
 impl Store {
     /// An empty store within `budget`.
     pub fn new(budget: Budget) -> Self {
+        let memory = Arc::new(memory::Memory::new(budget));
         Self {
-            memory: memory::Memory::new(budget),
+            encoder: encoder::Encoder::new(memory.clone()),
+            memory,
             fills: Arc::new(fills::Fills::new(budget.max_size / fills::SHARE_OF_STORE)),
             memo: memo::Memo::default(),
         }

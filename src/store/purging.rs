@@ -195,7 +195,9 @@ impl Memory {
     fn carry_out(&self, books: &mut Books, id: EntryId, effect: Effect, sequence: Sequence) -> bool {
         let Some((key, _)) = books.index.get(id) else { return false };
         let response = match self.map.peek(key) {
-            Some(Slot::Response { id: found, response, vouched }) if found == id && vouched < sequence => {
+            Some(Slot::Response { id: found, response, vouched, .. })
+                if found == id && vouched < sequence =>
+            {
                 response
             }
             _ => return false,
@@ -218,7 +220,7 @@ impl Memory {
         let books = self.books.lock();
         let (key, bytes) = books.index.get(id)?;
         match self.map.peek(key) {
-            Some(Slot::Response { id: found, response, vouched }) if found == id => {
+            Some(Slot::Response { id: found, response, vouched, .. }) if found == id => {
                 (!is_gone(self.bans_in_force(), vouched, &response)).then_some((response, bytes))
             }
             _ => None,

@@ -3,17 +3,21 @@
 //! The head is kept as the bytes that go on the wire: a fraction of what a map of headers takes, and it pins no
 //! read buffer. The body is one allocation of exactly its length, for the same reason.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
+use super::forms::{Form, Forms};
 use crate::clock::Timestamp;
+use crate::rules::encodable::{EncodePolicy, is_encodable};
 use crate::rules::freshness::Freshness;
 use crate::rules::guard::{self, Inputs, Settled, Stored, Witness};
 use crate::rules::head::{Field, Fields, ResponseHead};
 use crate::rules::hop;
 use crate::rules::key::Vary;
+use crate::rules::request::FieldList;
 use crate::rules::selector::Facts;
 
 /// A status and field lines, serialised as `Name: value\r\n`.
@@ -26,6 +30,8 @@ pub struct Head {
     lines: Box<[u8]>,
     /// Where the lines begin that no client is sent.
     delivered: usize,
+    /// Where the first line of an entity tag stands; empty where there is none.
+    etag: Range<usize>,
 }
 
 impl Head {
@@ -63,9 +69,12 @@ impl Head {
         withheld: impl Iterator<Item = Field<'a>>,
     ) -> Self {
         let mut lines = Vec::with_capacity(512);
-        let mut is_encoded = false;
+        let (mut is_encoded, mut etag) = (false, 0..0);
         let mut write = |(name, value): Field<'_>| {
             is_encoded |= name.eq_ignore_ascii_case("content-encoding");
+            if name.eq_ignore_ascii_case("etag") && etag.is_empty() {
+                etag = lines.len()..lines.len() + name.len() + value.len() + 4;
+            }
             [name.as_bytes(), b": ", value, b"\r\n"].iter().for_each(|part| lines.extend_from_slice(part));
             lines.len()
         };
@@ -73,7 +82,7 @@ impl Head {
         withheld.for_each(|field| {
             write(field);
         });
-        Self { status, is_encoded, lines: lines.into(), delivered: end }
+        Self { status, is_encoded, lines: lines.into(), delivered: end, etag }
     }
 
     /// The field lines, in order.
@@ -84,6 +93,16 @@ impl Head {
     /// The field lines that clients are sent, as they go on the wire.
     pub fn delivered_lines(&self) -> &[u8] {
         &self.lines[..self.delivered]
+    }
+
+    /// The same without the entity tag: what stands before and after it.
+    pub fn lines_around_etag(&self) -> (&[u8], &[u8]) {
+        (&self.lines[..self.etag.start], &self.lines[self.etag.end..self.delivered])
+    }
+
+    /// The entity tag.
+    pub fn etag(&self) -> Option<&[u8]> {
+        fields_in(&self.lines[self.etag.clone()]).next().map(|(_, value)| value)
     }
 
     /// The field lines that clients are sent.
@@ -98,7 +117,8 @@ impl Head {
 
     /// Calls `f` with the head as the rules see it.
     pub fn with<T>(&self, f: impl FnOnce(ResponseHead<'_>) -> T) -> T {
-        f(ResponseHead { status: self.status, fields: Fields(&self.fields()) })
+        let fields: FieldList<'_> = fields_in(&self.lines).collect();
+        f(ResponseHead { status: self.status, fields: Fields(&fields) })
     }
 
     /// Bytes the field lines occupy.
@@ -138,6 +158,8 @@ pub struct StoredResponse {
     pub vary: Vary,
     /// Whom it may be given to; `None`: everyone.
     pub witness: Option<Box<Witness>>,
+    /// Its encoded forms; `None` where it is not worth encoding, or must not be.
+    pub forms: Option<Arc<Forms>>,
 }
 
 impl StoredResponse {
@@ -151,7 +173,21 @@ impl StoredResponse {
         witness: Option<Witness>,
     ) -> Self {
         let (facts, witness) = (Arc::new(facts), witness.map(Box::new));
-        Self { head, body, freshness, purged_at: AtomicU64::new(0), facts, vary, witness }
+        Self { head, body, freshness, purged_at: AtomicU64::new(0), facts, vary, witness, forms: None }
+    }
+
+    /// The same with encoded forms, where it is worth encoding: those of `before`, if that is the same page.
+    pub fn encodable(mut self, policy: &EncodePolicy, before: Option<&Self>) -> Self {
+        let (body, is_padded) = (&self.body, policy.pads_stored);
+        self.forms = self.head.with(|head| {
+            if !is_encodable(&head, Some(body.len() as u64), policy) {
+                return None;
+            }
+            let known = before.and_then(|before| before.forms.as_ref());
+            let known = known.filter(|forms| forms.are_of(body, head.fields, is_padded)).cloned();
+            Some(known.unwrap_or_else(|| Arc::new(Forms::new(body.clone(), head.fields, is_padded))))
+        });
+        self
     }
 
     /// How long it is good for.
@@ -190,14 +226,23 @@ impl StoredResponse {
     /// moment in which the two differ may tell of one visitor, and go.
     pub fn admitting(&self, witness: Witness, new: Fields<'_>) -> Self {
         let differing = guard::difference::of_the_moment(Fields(&self.head.fields()), new);
+        let head = self.head.without(&differing);
+        let forms = self.forms.as_ref().map(|forms| {
+            let is_padded = forms.is_padded();
+            head.with(|head| match forms.are_of(&self.body, head.fields, is_padded) {
+                true => forms.clone(),
+                false => Arc::new(Forms::new(self.body.clone(), head.fields, is_padded)),
+            })
+        });
         Self {
-            head: self.head.without(&differing),
+            head,
             body: self.body.clone(),
             freshness: self.freshness(),
             purged_at: AtomicU64::new(0),
             facts: self.facts.clone(),
             vary: self.vary.clone(),
             witness: Some(Box::new(witness)),
+            forms,
         }
     }
 
@@ -205,6 +250,11 @@ impl StoredResponse {
     ///
     /// A body is charged an eighth more than its length: size classes of the allocator are that far apart.
     pub fn weight(&self) -> u64 {
+        self.weight_with(None)
+    }
+
+    /// The same with this encoded form in its place.
+    pub(super) fn weight_with(&self, form: Option<&Form>) -> u64 {
         const TABLES: usize = 640;
         let facts = self.facts.host.len()
             + self.facts.path.len()
@@ -212,7 +262,8 @@ impl StoredResponse {
             + self.facts.query.as_ref().map_or(0, |q| q.len());
         let witness = self.witness.as_ref().map_or(0, |witness| size_of::<Witness>() + witness.len());
         let small = self.head.len() + facts + self.facts.tags.size() + self.vary.len() + witness + TABLES;
-        (small + self.body.len() + self.body.len() / 8) as u64
+        let forms = self.forms.as_ref().map_or(0, |forms| forms.weight_with(form));
+        (small + forms + self.body.len() + self.body.len() / 8) as u64
     }
 }
 

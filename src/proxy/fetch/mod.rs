@@ -22,9 +22,10 @@ use pingora::{Error, ErrorType, Result};
 use super::context::{Context, Kind};
 use super::view;
 use super::wire::END_OF_DATES;
-use super::{App, Live, upstream};
+use super::{App, Live, encode, upstream};
 use crate::clock::{self, Timestamp};
 use crate::rules::admission::{self, Admission, DiscardReason, Kept};
+use crate::rules::encoding::Coding;
 use crate::rules::freshness::{Exchange, OriginFailure, age_value, date_value};
 use crate::rules::guard::{Inputs, Settled, Witness};
 use crate::rules::head::{Fields, ResponseHead};
@@ -111,6 +112,8 @@ pub struct Job {
     /// What no shared body may show.
     secrets: Secrets,
     as_head: bool,
+    /// The coding that who caused it likes best.
+    wanted: Option<Coding>,
     /// Whether it carries `Authorization` that is not in the key (RFC 9111 section 3.5).
     authorized: bool,
     begun: Sequence,
@@ -150,6 +153,7 @@ pub fn start(
         key: target.stored.key,
         // Nothing stored: then the whole is fetched.
         as_head: target.as_head && expired.is_some(),
+        wanted: encode::wanted(head.fields, route),
         authorized: !as_stranger && identity::is_authorized(head.fields, &route.cache),
         secrets: Secrets::of_request(&head, &route.cache),
         expired,

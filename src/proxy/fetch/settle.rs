@@ -110,7 +110,8 @@ impl Job {
         }
         let policy = &self.route.cache;
         let head = if policy.deliver_tags { head } else { head.withholding(&policy.tag_headers) };
-        Arc::new(StoredResponse::new(head, body, kept.freshness, facts, kept.vary, witness))
+        let response = StoredResponse::new(head, body, kept.freshness, facts, kept.vary, witness);
+        Arc::new(response.encodable(&self.route.encode, self.expired.as_deref()))
     }
 
     fn store(&self, key: &CacheKey, response: &Arc<StoredResponse>) -> Result<(), DiscardReason> {
@@ -124,6 +125,10 @@ impl Job {
                 Refused::Purged | Refused::Superseded => DiscardReason::Purged,
                 Refused::TooLarge => DiscardReason::TooLarge,
             }
-        })
+        })?;
+        if let Some(coding) = self.wanted {
+            self.app.store.encoder.want(response, coding);
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,76 @@
+//! How a route encodes: what it says, else what the top says, else the defaults.
+
+use super::compile::Mistakes;
+use crate::config::locate::Path;
+use crate::config::schema::{Encode, Format, MitigateBreach};
+use crate::rules::encodable::EncodePolicy;
+use crate::rules::encoding::{Coding, Formats};
+use crate::rules::policy::IdentityPolicy;
+
+/// Text of this length fits in a packet as it is.
+const DEFAULT_MIN_LENGTH: u64 = 800;
+const DEFAULT_MAX_LENGTH: u64 = 4 << 20;
+/// Beyond it the strongest level takes minutes of a processor.
+const MAX_MAX_LENGTH: u64 = 64 << 20;
+
+/// Compiles what a route and the top say. `identity` tells whether its entries are for one person each.
+pub(super) fn compile(
+    written: &Encode,
+    top: &Encode,
+    identity: &IdentityPolicy,
+    path: &Path,
+    mistakes: &mut Mistakes,
+) -> EncodePolicy {
+    check(written, path, mistakes);
+    let formats = written.formats.as_ref().or(top.formats.as_ref());
+    let coding = |format: &Format| match format {
+        Format::Zstd => Coding::Zstd,
+        Format::Br => Coding::Brotli,
+        Format::Gzip => Coding::Gzip,
+    };
+    let min_length = written.min_length.or(top.min_length).map_or(DEFAULT_MIN_LENGTH, |size| size.0);
+    let written_max = written.max_length.or(top.max_length).map(|size| size.0);
+    let max_length = written_max.unwrap_or(DEFAULT_MAX_LENGTH.max(min_length));
+    if written_max.is_some_and(|max| max < min_length) {
+        mistakes.error(path, "`max_length` is below `min_length`", "encode nothing with `formats: []`");
+    }
+    let pads = written.mitigate_breach.or(top.mitigate_breach) != Some(MitigateBreach::Off);
+    let is_personal =
+        !identity.cookies.is_empty() || !identity.headers.is_empty() || identity.jwt_claim.is_some();
+    EncodePolicy {
+        formats: match formats {
+            None => Formats::new([Coding::Zstd, Coding::Brotli, Coding::Gzip]),
+            Some(formats) => Formats::new(formats.iter().map(coding)),
+        },
+        min_length,
+        max_length,
+        pads_passed: pads,
+        pads_stored: pads && is_personal,
+    }
+}
+
+/// Tells what is wrong with a section, and what it risks.
+pub(super) fn check(written: &Encode, path: &Path, mistakes: &mut Mistakes) {
+    let formats = written.formats.as_deref().unwrap_or_default();
+    for (index, format) in formats.iter().enumerate() {
+        if formats[..index].contains(format) {
+            mistakes.error(&path.key("formats").item(index), "listed twice", "remove one");
+        }
+    }
+    for (key, length) in [("min_length", written.min_length), ("max_length", written.max_length)] {
+        if length.is_some_and(|length| length.0 > MAX_MAX_LENGTH) {
+            mistakes.error(
+                &path.key(key),
+                format!("`{key}` is more than 64 MiB"),
+                "larger bodies are sent as they are; write `4MiB`",
+            );
+        }
+    }
+    if written.mitigate_breach == Some(MitigateBreach::Off) {
+        mistakes.warn(
+            &path.key("mitigate_breach"),
+            "the length of a page that holds a secret and repeats what its URL says tells the secret to who can measure it",
+            "right for pages without secrets, such as files; keep `pad` where forms or sessions are",
+        );
+    }
+}
