@@ -6,14 +6,17 @@
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::support::{Origin, Parvis, Reply, Response, upstream};
+use crate::support::{Origin, Parvis, Reply, Response, eventually, upstream};
 
 /// How many requests, unless the environment says otherwise.
 const REQUESTS: u64 = 4000;
 
 const CONFIG: &str = r#"
 trusted_proxies: [127.0.0.2/32]
+# Forms come when they are ready: only on a page on which they are before the comparison begins.
+encode: {formats: []}
 routes:
+  - {name: encoded, match: {path: /encoded}, cache: {ttl: 1h}, encode: {formats: [zstd, br, gzip]}}
   - {name: api, match: {path: /api/*, methods: [GET, HEAD]}, cache: {ttl: 1h, tags: [api], key: {query: {exclude: [utm_*]}}}}
   - {name: language, match: {path: /language}, cache: {ttl: 1h}}
   - {name: session, match: {path: /session}, cache: {ttl: 1h, key: {cookies: [sessionid]}}}
@@ -50,15 +53,16 @@ fn origin(date: &str) -> Origin {
         Reply::ok(body)
             .field("Date", &date)
             .field("Last-Modified", "Sat, 05 Nov 1994 08:49:37 GMT")
-            .field("ETag", &format!("\"{}\"", body.len()))
             .field("Cache-Control", "max-age=3600")
             .field("Age", "0")
     };
+    let untagged = page.clone();
+    let tagged = move |body: &str| untagged(body).field("ETag", &format!("\"{}\"", body.len()));
     let (small, large) = ("small page\n".repeat(20), "large page\n".repeat(3000));
-    origin.on("/", page("front page").field("X-Frame-Options", "SAMEORIGIN").field("Surrogate-Key", "a b"));
-    origin.on("/api/small", page(&small).field("Cache-Tag", "x").field("Content-Type", "application/json"));
-    origin.on("/api/large", page(&large).field("Content-Type", "text/html; charset=utf-8"));
-    origin.on("/empty", page(""));
+    origin.on("/", tagged("front page").field("X-Frame-Options", "SAMEORIGIN").field("Surrogate-Key", "a b"));
+    origin.on("/api/small", tagged(&small).field("Cache-Tag", "x").field("Content-Type", "application/json"));
+    origin.on("/api/large", tagged(&large).field("Content-Type", "text/html; charset=utf-8"));
+    origin.on("/empty", tagged(""));
     origin.on("/weak", page("weak").field("ETag", "W/\"w\""));
     origin.on("/missing", Reply::status(404, "no").field("Cache-Control", "max-age=3600"));
     origin.on("/moved", Reply::status(301, "").field("Location", "/").field("Cache-Control", "max-age=3600"));
@@ -73,7 +77,12 @@ fn origin(date: &str) -> Origin {
         translated(&format!("in {language}")).field("Vary", "Accept-Language")
     });
     origin.on("/session", page("of a session"));
-    origin.on("/forced", page("forced"));
+    let line =
+        |n: u32| format!("<li><a href=\"/products/{n}/\">Product {}</a> {}.00</li>\n", n * 7, n * 37 % 991);
+    let list: String = (0..500).map(line).collect();
+    let encodable = page(&list).field("ETag", "\"list\"").field("Content-Type", "text/html");
+    origin.on("/encoded", encodable);
+    origin.on("/forced", tagged("forced"));
     origin.on("/off", page("off"));
     origin
 }
@@ -125,14 +134,24 @@ const FIELDS: &[&[&str]] = &[
     ],
     &["Accept-Language: en-US,en;q=0.5", "accept-language: fr", "Accept-Language: en\r\nAccept-Language: fr"],
     &["Cookie: _ga=1", "COOKIE: sessionid=1", "Cookie: _ga=1; sessionid=2", "Cookie: theme=x", "cookie: ;;"],
-    &["If-None-Match: \"10\"", "if-none-match: W/\"10\", \"220\"", "If-None-Match: *", "If-None-Match: x"],
-    &["If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT", "If-Modified-Since: soon", "If-Match: \"10\""],
+    &[
+        "If-None-Match: \"10\"",
+        "if-none-match: W/\"10\", \"220\"",
+        "If-None-Match: *",
+        "If-None-Match: x",
+        "If-None-Match: \"list-br5\"",
+        "If-None-Match: \"list-gzip9\", \"list-zstd3\"",
+    ],
+    &["If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT", "If-Modified-Since: soon"],
     &[
         "Range: bytes=0-3",
         "Range: bytes=-4",
         "Range: bytes=0-",
         "Range: bytes=0-1,4-5",
         "Range: x=1",
+        "Range: bytes=0-9\r\nIf-Range: \"list\"",
+        "Range: bytes=0-9\r\nIf-Range: \"list-br11\"",
+        "Range: bytes=0-9\r\nIf-Range: \"list-zstd19\"",
         "Range: bytes=999999-",
     ],
     &[
@@ -141,7 +160,13 @@ const FIELDS: &[&[&str]] = &[
         "Cache-Control: only-if-cached",
         "cache-control: max-stale",
     ],
-    &["Pragma: no-cache", "X-Refresh: 1", "Cache-Control: no-store", "Cache-Control: min-fresh=10"],
+    &[
+        "Pragma: no-cache",
+        "If-Match: \"10\"",
+        "X-Refresh: 1",
+        "Cache-Control: no-store",
+        "Cache-Control: min-fresh=10",
+    ],
     &["Authorization: Basic eDp5", "X-Api-Key: 1", "X-Forwarded-User: ada", "HX-Request: true"],
     &[
         "Connection: close",
@@ -174,13 +199,22 @@ const FIELDS: &[&[&str]] = &[
     ],
 ];
 
+/// Those of them that a page can be asked with again and again without being fetched anew.
+const OF_ENCODED: &[usize] = &[0, 3, 4, 5, 9, 11];
+
 fn request(dice: &mut Dice) -> (String, String) {
     let method =
         if dice.one_in(40) { dice.of(RARE_METHODS) } else { dice.of(&["GET", "GET", "GET", "HEAD"]) };
     let method = method.to_owned();
     let prefix = if dice.one_in(30) { "http://shop.test" } else { "" };
     let version = if dice.one_in(12) { "1.0" } else { "1.1" };
-    let mut head = format!("{method} {prefix}{}{} HTTP/{version}\r\n", dice.of(PATHS), dice.of(QUERIES));
+    let is_encoded = dice.one_in(8);
+    let (method, target) = match is_encoded {
+        // It is neither written to nor fetched anew: its forms would have to be made again.
+        true => (dice.of(&["GET", "HEAD"]).to_owned(), "/encoded".to_owned()),
+        false => (method, format!("{}{}", dice.of(PATHS), dice.of(QUERIES))),
+    };
+    let mut head = format!("{method} {prefix}{target} HTTP/{version}\r\n");
     let mut lines = Vec::new();
     if !dice.one_in(60) {
         lines.push(dice.of(&[
@@ -193,8 +227,11 @@ fn request(dice: &mut Dice) -> (String, String) {
     }
     for (at, choices) in FIELDS.iter().enumerate() {
         // The broken ones at the end are rare, or nothing else would be seen.
-        if dice.one_in(if at + 1 == FIELDS.len() { 60 } else { 14 }) {
-            lines.push(dice.of(choices));
+        let rarely = if at + 1 == FIELDS.len() { 60 } else { 14 };
+        match is_encoded {
+            true if OF_ENCODED.contains(&at) && dice.one_in(3) => lines.push(dice.of(choices)),
+            false if dice.one_in(rarely) => lines.push(dice.of(choices)),
+            _ => {}
         }
     }
     for at in (1..lines.len()).rev() {
@@ -251,6 +288,18 @@ fn comparable(response: &Response, date: &str) -> (u16, Vec<(String, String)>, V
     (response.status, fields, body.into_bytes())
 }
 
+/// Asks for every form of the page until there is nothing left to make.
+fn make_forms(parvis: &Parvis) {
+    let made = || parvis.metric("parvis_encodings_total", "level=\"strongest\"");
+    eventually("all forms are made", || {
+        for coding in ["zstd", "br", "gzip"] {
+            parvis.client().send("GET", "/encoded", &[("Accept-Encoding", coding)], b"");
+        }
+        // The strongest gzip is no smaller than the quick one, and so is none.
+        made() >= 2.0
+    });
+}
+
 #[test]
 fn the_front_and_the_full_path_answer_the_same() {
     let chosen = std::env::var("PARVIS_DIFFERENTIAL").ok().map(|n| n.parse().expect("a number of requests"));
@@ -261,6 +310,7 @@ fn the_front_and_the_full_path_answer_the_same() {
     let (one, two) = (origin(&date), origin(&date));
     let front = Parvis::start(&upstream(one.address, "{}", CONFIG));
     let full = Parvis::start_also_with(&upstream(two.address, "{}", CONFIG), &["--no-shortcut"]);
+    [&front, &full].into_iter().for_each(make_forms);
     let mut connections = None;
     let requests = chosen.unwrap_or(REQUESTS);
     for at in 0..requests {

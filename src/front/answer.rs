@@ -249,11 +249,11 @@ fn write(output: &mut Output, page: &Page<'_>, now: Timestamp) {
     output.status_line(if held.is_none() { head.status } else { 304 });
     if held.is_some() {
         let repeated = |name: &str| IN_NOT_MODIFIED.iter().any(|kept| kept.eq_ignore_ascii_case(name));
-        for (name, value) in head.delivered_fields().filter(|(name, _)| repeated(name)) {
-            if !name.eq_ignore_ascii_case("etag") {
-                output.field(name, value);
-            }
-        }
+        let (before, after) = head.fields_around_etag();
+        before
+            .chain(after)
+            .filter(|(name, _)| repeated(name))
+            .for_each(|(name, value)| output.field(name, value));
     } else {
         let (before, after) = head.lines_around_etag();
         output.put(before);

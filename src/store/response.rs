@@ -100,6 +100,12 @@ impl Head {
         (&self.lines[..self.etag.start], &self.lines[self.etag.end..self.delivered])
     }
 
+    /// The same as fields.
+    pub fn fields_around_etag(&self) -> (impl Iterator<Item = Field<'_>>, impl Iterator<Item = Field<'_>>) {
+        let (before, after) = self.lines_around_etag();
+        (fields_in(before), fields_in(after))
+    }
+
     /// The entity tag.
     pub fn etag(&self) -> Option<&[u8]> {
         fields_in(&self.lines[self.etag.clone()]).next().map(|(_, value)| value)
