@@ -110,7 +110,7 @@ fn a_hit_allocates_nothing() {
     store_page(&live.plan, &app.store, PATH, "accept-encoding, cookie", 1024, now);
     store_page(&live.plan, &app.store, IN_MANY_LANGUAGES, "accept-language, cookie", 1024, now);
     store_page(&live.plan, &app.store, LARGE, "accept-encoding", 100_000, now);
-    let mut reused = Reused::new();
+    let mut reused = Reused::default();
     let (stranger, proxy) = (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V4(Ipv4Addr::LOCALHOST));
     let since = format!("If-Modified-Since: {}\r\n", later(now));
     for (peer, path, more, status, least) in [

@@ -53,6 +53,7 @@ pub struct Asked<'r, 'b> {
 }
 
 /// What a connection uses again for each of its requests.
+#[derive(Default)]
 pub struct Reused {
     /// The request under way, and then the last one.
     pub outcome: Outcome,
@@ -60,13 +61,6 @@ pub struct Reused {
     pub ids: RequestIds,
     key: Vec<u8>,
     variant: Vec<u8>,
-}
-
-impl Reused {
-    /// For a new connection.
-    pub fn new() -> Self {
-        Self { outcome: Outcome::default(), ids: RequestIds::new(), key: Vec::new(), variant: Vec::new() }
-    }
 }
 
 /// What follows the head that was written.

@@ -97,7 +97,7 @@ impl<'f> Connection<'f> {
             front,
             peer: wire.peer().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             wire,
-            reused: Reused::new(),
+            reused: Reused::default(),
             timer: Box::pin(tokio::time::sleep_until((idle_since + idle_timeout).into())),
             idle_since,
             head_began: None,
