@@ -1,0 +1,157 @@
+//! What was measured, as Markdown: per case a table with ratios to nginx, and one of all cases.
+
+use std::fmt::Write;
+
+use crate::cases::Case;
+use crate::servers::{KINDS, Kind};
+
+/// One round of one server.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sample {
+    /// CPU time of the server per request, in microseconds.
+    pub cpu: f64,
+    /// Requests per second.
+    pub rate: f64,
+    /// The median of the latency in microseconds.
+    pub p50: f64,
+    /// The latency in microseconds that one request in a hundred exceeds.
+    pub p99: f64,
+    /// MiB of memory.
+    pub memory: f64,
+    /// The share of the core's time that the server used, in percent.
+    pub busy: f64,
+    /// The same of the core of the load and the origin. At 100 the load is what limits the rate.
+    pub load: f64,
+    /// The share of the requests that did not reach the origin, in percent.
+    pub hits: f64,
+    /// KiB of memory per idle connection, where there were any.
+    pub idle: Option<f64>,
+}
+
+/// All rounds of one server, or why there are none.
+pub type Outcome = Result<Vec<Sample>, String>;
+
+/// All servers in one case.
+pub struct Results {
+    /// Which.
+    pub case: Case,
+    /// In the order of [`KINDS`]; those that are not installed are missing.
+    pub outcomes: Vec<(Kind, Outcome)>,
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => 0.0,
+        count if count % 2 == 1 => values[count / 2],
+        count => f64::midpoint(values[count / 2 - 1], values[count / 2]),
+    }
+}
+
+/// Each value's median over the rounds.
+fn medians(samples: &[Sample]) -> Sample {
+    let of = |value: fn(&Sample) -> f64| median(samples.iter().map(value));
+    Sample {
+        cpu: of(|sample| sample.cpu),
+        rate: of(|sample| sample.rate),
+        p50: of(|sample| sample.p50),
+        p99: of(|sample| sample.p99),
+        memory: of(|sample| sample.memory),
+        busy: of(|sample| sample.busy),
+        load: of(|sample| sample.load),
+        hits: of(|sample| sample.hits),
+        // The first round only: later ones find the memory of the first.
+        idle: samples.first().and_then(|sample| sample.idle),
+    }
+}
+
+/// How far the rounds are apart, in percent of their median.
+fn spread(samples: &[Sample]) -> f64 {
+    let costs = || samples.iter().map(|sample| sample.cpu);
+    let (least, most) = (costs().fold(f64::INFINITY, f64::min), costs().fold(0.0, f64::max));
+    (most - least) * 100.0 / median(costs())
+}
+
+/// A value and its ratio to nginx's.
+fn with_ratio(value: f64, nginx: Option<f64>, digits: usize) -> String {
+    match nginx {
+        Some(nginx) if nginx > 0.0 => format!("{value:.digits$} ({:.2})", value / nginx),
+        _ => format!("{value:.digits$}"),
+    }
+}
+
+impl Results {
+    fn of(&self, kind: Kind) -> Option<Sample> {
+        let (_, outcome) = self.outcomes.iter().find(|(other, _)| *other == kind)?;
+        outcome.as_ref().ok().map(|samples| medians(samples))
+    }
+
+    /// The better nginx: the one that needs less time per request.
+    fn nginx(&self) -> Option<Sample> {
+        let both = [true, false].into_iter().filter_map(|sendfile| self.of(Kind::Nginx { sendfile }));
+        both.min_by(|one, other| one.cpu.total_cmp(&other.cpu))
+    }
+
+    /// The table of this case.
+    pub fn table(&self) -> String {
+        let case = &self.case;
+        let mut text = format!("### `{}`: {}\n\n", case.name, case.about);
+        text.push_str("| server | CPU µs/request | spread % | requests/s | p50 µs | p99 µs | memory MiB | hits % | busy % | load busy % |");
+        text.push_str(if case.idle > 0 { " KiB per idle connection |\n" } else { "\n" });
+        text.push_str("|-|-|-|-|-|-|-|-|-|-|");
+        text.push_str(if case.idle > 0 { "-|\n" } else { "\n" });
+        let nginx = self.nginx();
+        let mut notes = String::new();
+        for (kind, outcome) in &self.outcomes {
+            match outcome {
+                Err(reason) => {
+                    let reason = reason.lines().next().unwrap_or_default();
+                    write!(notes, "\n{} is left out: {reason}\n", kind.name()).expect("a String");
+                }
+                Ok(samples) => text.push_str(&row(*kind, samples, nginx)),
+            }
+        }
+        text + &notes
+    }
+}
+
+fn row(kind: Kind, samples: &[Sample], nginx: Option<Sample>) -> String {
+    let sample = medians(samples);
+    let mut row = format!(
+        "| {} | {} | {:.0} | {} | {} | {} | {} | {:.1} | {:.0} | {:.0} |",
+        kind.name(),
+        with_ratio(sample.cpu, nginx.map(|nginx| nginx.cpu), 2),
+        spread(samples),
+        with_ratio(sample.rate, nginx.map(|nginx| nginx.rate), 0),
+        with_ratio(sample.p50, nginx.map(|nginx| nginx.p50), 0),
+        with_ratio(sample.p99, nginx.map(|nginx| nginx.p99), 0),
+        with_ratio(sample.memory, nginx.map(|nginx| nginx.memory), 1),
+        sample.hits,
+        sample.busy,
+        sample.load,
+    );
+    if let Some(idle) = sample.idle {
+        let nginx = nginx.and_then(|nginx| nginx.idle);
+        write!(row, " {} |", with_ratio(idle, nginx, 1)).expect("a String");
+    }
+    row + "\n"
+}
+
+/// CPU time per request of all servers in all cases, with its ratio to the better nginx.
+pub fn overview(all: &[Results]) -> String {
+    let kinds = || KINDS.into_iter().filter(|kind| all.iter().any(|results| results.of(*kind).is_some()));
+    let mut text = String::from("| CPU µs/request (ratio to nginx) |");
+    kinds().for_each(|kind| write!(text, " {} |", kind.name()).expect("a String"));
+    text.push_str("\n|-|");
+    kinds().for_each(|_| text.push_str("-|"));
+    for results in all {
+        write!(text, "\n| {} |", results.case.about).expect("a String");
+        for kind in kinds() {
+            let nginx = results.nginx().map(|nginx| nginx.cpu);
+            let cost = results.of(kind).map(|sample| with_ratio(sample.cpu, nginx, 2));
+            write!(text, " {} |", cost.as_deref().unwrap_or("–")).expect("a String");
+        }
+    }
+    text + "\n"
+}
