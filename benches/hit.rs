@@ -7,15 +7,18 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use page::Page;
+use parvis::front::answer::Reused;
 use parvis::rules::client_control::ClientControl;
+use parvis::rules::encoding::{self, Coding, Formats};
+use parvis::rules::head::Fields;
 use parvis::rules::key::CacheKey;
 use parvis::rules::{lookup, route, verdict};
 
 fn hit(c: &mut Criterion) {
     let (page, request) = (Page::new(), page::request());
-    let policy = &page.route.cache;
+    let (live, policy) = (page.app.live.load_full(), &page.route.cache);
     c.bench_function("route of 50", |b| {
-        b.iter(|| route::select(black_box(&page.plan.routes), black_box(&request)));
+        b.iter(|| route::select(black_box(&live.plan.routes), black_box(&request)));
     });
     for routes in [1, 100, 1000] {
         let plan = page::plan(routes);
@@ -33,5 +36,24 @@ fn hit(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, hit);
+/// Which representation a client gets, by what it accepts.
+fn negotiation(c: &mut Criterion) {
+    let offered = Formats::new([Coding::Zstd, Coding::Brotli, Coding::Gzip]);
+    for (name, accepted) in
+        [("of a browser", "gzip, deflate, br, zstd"), ("with weights", "br;q=0.8, gzip;q=0.5, *;q=0.1")]
+    {
+        let fields = [("accept-encoding", accepted.as_bytes())];
+        c.bench_function(&format!("negotiation {name}"), |b| {
+            b.iter(|| encoding::negotiate(black_box(Fields(&fields)), offered))
+        });
+    }
+}
+
+/// The front's whole answer, recorded.
+fn answer(c: &mut Criterion) {
+    let (page, head, mut reused) = (Page::new(), page::head(), Reused::default());
+    c.bench_function("answer", |b| b.iter(|| page.answer(black_box(&head), &mut reused).expect("a hit")));
+}
+
+criterion_group!(benches, hit, negotiation, answer);
 criterion_main!(benches);

@@ -7,12 +7,14 @@
 
 mod page;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use page::Page;
+use parvis::front::answer::Reused;
 use parvis::rules::client_control::ClientControl;
 use parvis::rules::key::CacheKey;
 use parvis::rules::target::{Scheme, Target};
@@ -84,16 +86,26 @@ fn steps(page: &Page) -> Vec<Step<'_>> {
         }),
     ));
     steps.push(("rules-and-store", Box::new(move || whole(black_box(page)))));
+    let (head, reused) = (page::head(), RefCell::new(Reused::default()));
+    steps.push((
+        "answer",
+        Box::new(move || {
+            let mut reused = reused.borrow_mut();
+            black_box(page.answer(black_box(&head), &mut reused)).expect("a hit");
+        }),
+    ));
     steps
 }
 
 /// All decisions of a hit among fifty routes.
 fn whole(page: &Page) {
     let request = page::request();
-    let route = route::select(&page.plan.routes, black_box(&request)).expect("the last takes all");
+    let route = route::select(&page.app.live.load().plan.routes, black_box(&request))
+        .cloned()
+        .expect("the last takes all");
     lookup::allowed(&request, &route.cache).expect("it may be looked up");
     let key = CacheKey::primary(&route.name, &request, &route.cache);
-    let found = page.store.memory.lookup(&key, |_| key.clone()).response.expect("the page is stored");
+    let found = page.app.store.memory.lookup(&key, |_| key.clone()).response.expect("the page is stored");
     let verdict = verdict::judge(Some(&found.freshness()), &ClientControl::default(), page.now);
     assert!(matches!(black_box(verdict), Verdict::Hit));
 }

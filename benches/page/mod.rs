@@ -2,11 +2,17 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use parvis::clock::{self, Timestamp};
 use parvis::config::load;
+use parvis::front;
+use parvis::front::answer::{self, Asked, Reused};
+use parvis::front::output::Output;
+use parvis::observe::log::Guard;
 use parvis::plan::Plan;
+use parvis::proxy::App;
 use parvis::rules::admission::{self, Admission};
 use parvis::rules::freshness::Exchange;
 use parvis::rules::head::{Field, Fields, RequestHead, ResponseHead};
@@ -14,7 +20,7 @@ use parvis::rules::key::{CacheKey, Vary};
 use parvis::rules::route::Route;
 use parvis::rules::selector::Facts;
 use parvis::rules::target::{Scheme, Target};
-use parvis::store::Store;
+use parvis::server;
 use parvis::store::response::{Head, StoredResponse};
 
 /// What a browser sends.
@@ -54,27 +60,37 @@ pub fn request() -> RequestHead<'static> {
     RequestHead { method: "GET", target, fields: Fields(BROWSER), has_body: false, believed: &[] }
 }
 
-/// A store that holds the page.
+/// The same as it comes.
+pub fn head() -> Vec<u8> {
+    let mut head = format!("GET {PATH} HTTP/1.1\r\n").into_bytes();
+    for (name, value) in BROWSER {
+        head.extend_from_slice(&[name.as_bytes(), b": ", value, b"\r\n"].concat());
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+/// Everything that answers requests, and the page in its store.
 pub struct Page {
-    /// Fifty routes.
-    pub plan: Plan,
+    /// With fifty routes.
+    pub app: App,
     /// The one that takes the page.
     pub route: Arc<Route>,
-    /// Where the page is.
-    pub store: Store,
     /// What it is called there.
     pub key: CacheKey,
     /// A moment at which it is fresh.
     pub now: Timestamp,
+    // The access log is written out until it goes.
+    _log: Guard,
 }
 
 impl Page {
     /// Stores a page of 1 KiB.
     pub fn new() -> Self {
-        let (plan, request, now) = (plan(50), request(), clock::now());
-        let route = plan.routes.last().expect("a route").clone();
+        let (request, now) = (request(), clock::now());
+        let (app, log) = server::assemble(plan(50), std::io::sink()).expect("assembled");
+        let route = app.live.load().plan.routes.last().expect("a route").clone();
         let policy = &route.cache;
-        let store = Store::new(plan.memory);
         let key = CacheKey::primary("rest", &request, policy);
         let fields: &[Field<'_>] = &[("content-type", b"text/html"), ("etag", b"\"1\"")];
         let response = ResponseHead { status: 200, fields: Fields(fields) };
@@ -85,12 +101,27 @@ impl Page {
         let (head, body) = (Head::storable(&response), vec![b'x'; 1024].into());
         let facts = Facts::new(&request, &policy.query, kept.tags);
         let stored = Arc::new(StoredResponse::new(head, body, kept.freshness, facts, kept.vary, None));
-        store.memory.insert(&key, stored, store.memory.begin(), 1000).expect("stored");
-        Self { plan, route, store, key, now }
+        let memory = &app.store.memory;
+        memory.insert(&key, stored, memory.begin(), 1000).expect("stored");
+        Self { app, route, key, now, _log: log }
     }
 
     /// The page, found in the store.
     pub fn find(&self) -> Option<Arc<StoredResponse>> {
-        self.store.memory.lookup(&self.key, |_: &Vary| self.key.clone()).response
+        self.app.store.memory.lookup(&self.key, |_: &Vary| self.key.clone()).response
+    }
+
+    /// All that the front does for a hit: from the bytes of its head to those of its answer, recorded. Tells how many there
+    /// are.
+    pub fn answer(&self, head: &[u8], reused: &mut Reused) -> Option<usize> {
+        let head = front::head::Head::parse(head).ok()?;
+        let peer = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+        let asked = Asked { head: &head, peer, started: clock::start(), is_ending: false };
+        let mut output = Output::default();
+        let live = self.app.live.load();
+        let hit = answer::hit(&self.app, &live, &asked, reused, &mut output)?;
+        reused.outcome.finish();
+        self.app.observer.record(&reused.outcome, live.plan.access_log, live.plan.slow_request);
+        Some(output.whole()?.len() + hit.body.len())
     }
 }
