@@ -66,6 +66,49 @@ fn a_store_full_of_small_bodies_stays_within_its_budget() {
     stays_within_its_budget(1_024, 16_000);
 }
 
+/// Text of its own that becomes half as long.
+fn digits(n: u64) -> String {
+    let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        format!("{:016x}", state ^ (state >> 29))
+    };
+    (0..1_000).map(|_| next()).collect()
+}
+
+#[test]
+fn a_store_full_of_pages_with_encoded_forms_stays_within_its_budget() {
+    let config = "storage: {memory: {max_size: 24MiB, max_object_size: 1MiB}}\n\
+                  observability: {access_log: {format: off}}\nroutes: [{name: all, cache: {ttl: 1h}}]";
+    let rig = Rig::new(config);
+    rig.origin.on_each("/page", |request| {
+        let number = request.target.rsplit('=').next().unwrap().parse().unwrap();
+        Reply::ok(digits(number)).field("Content-Type", "text/plain")
+    });
+    let mut connection = rig.parvis.client().connect();
+    let mut ask = |range: std::ops::Range<u64>| {
+        for n in range {
+            for coding in ["gzip", "br", "zstd"] {
+                let fields = [("Accept-Encoding", coding)];
+                connection.write_request("GET", &format!("/page?n={n}"), &fields, b"");
+                assert_eq!(connection.read_response("GET").status, 200);
+            }
+        }
+    };
+    ask(0..20);
+    let before = rig.parvis.resident_memory();
+    ask(20..2_000);
+    let made = || rig.parvis.metric("parvis_encodings_total", "");
+    let bytes = || rig.parvis.metric("parvis_store_bytes", "");
+    assert!(made() > 100.0, "{}", made());
+    assert!(rig.parvis.metric("parvis_store_evictions_total", "") > 0.0, "the store was full");
+    assert!(bytes() <= f64::from(24 << 20));
+    let grown = rig.parvis.resident_memory().saturating_sub(before);
+    assert!(grown <= (24 << 20) + SLACK, "grown by {} MiB", grown >> 20);
+    rig.purge(r#"{"all": true}"#);
+    eventually("what is purged is gone, with its forms", || bytes() == 0.0);
+}
+
 #[test]
 fn an_endless_body_is_read_no_faster_than_its_reader_takes_it() {
     let rig = Rig::new("routes: [{name: all, cache: {ttl: 1h}}]");

@@ -21,18 +21,16 @@ pub(super) fn compile(
     path: &Path,
     mistakes: &mut Mistakes,
 ) -> EncodePolicy {
-    check(written, path, mistakes);
+    check_section(written, path, mistakes);
     let formats = written.formats.as_ref().or(top.formats.as_ref());
     let coding = |format: &Format| match format {
         Format::Zstd => Coding::Zstd,
         Format::Br => Coding::Brotli,
         Format::Gzip => Coding::Gzip,
     };
-    let min_length = written.min_length.or(top.min_length).map_or(DEFAULT_MIN_LENGTH, |size| size.0);
-    let written_max = written.max_length.or(top.max_length).map(|size| size.0);
-    let max_length = written_max.unwrap_or(DEFAULT_MAX_LENGTH.max(min_length));
-    if written_max.is_some_and(|max| max < min_length) {
-        mistakes.error(path, "`max_length` is below `min_length`", "encode nothing with `formats: []`");
+    let (min_length, max_length) = lengths(written, top);
+    if max_length < min_length && (written.min_length.is_some() || written.max_length.is_some()) {
+        nothing_fits(path, mistakes);
     }
     let pads = written.mitigate_breach.or(top.mitigate_breach) != Some(MitigateBreach::Off);
     let is_personal =
@@ -49,8 +47,28 @@ pub(super) fn compile(
     }
 }
 
-/// Tells what is wrong with a section, and what it risks.
-pub(super) fn check(written: &Encode, path: &Path, mistakes: &mut Mistakes) {
+/// Tells what is wrong at the top.
+pub(super) fn check(top: &Encode, path: &Path, mistakes: &mut Mistakes) {
+    check_section(top, path, mistakes);
+    let (min_length, max_length) = lengths(top, &Encode::default());
+    if max_length < min_length {
+        nothing_fits(path, mistakes);
+    }
+}
+
+/// The shortest and the longest body worth it.
+fn lengths(written: &Encode, top: &Encode) -> (u64, u64) {
+    let min_length = written.min_length.or(top.min_length).map_or(DEFAULT_MIN_LENGTH, |size| size.0);
+    let max_length = written.max_length.or(top.max_length).map(|size| size.0);
+    (min_length, max_length.unwrap_or(DEFAULT_MAX_LENGTH.max(min_length)))
+}
+
+fn nothing_fits(path: &Path, mistakes: &mut Mistakes) {
+    mistakes.error(path, "`max_length` is below `min_length`", "to encode nothing write `formats: []`");
+}
+
+/// Tells what is wrong with one section, and what it risks.
+fn check_section(written: &Encode, path: &Path, mistakes: &mut Mistakes) {
     let formats = written.formats.as_deref().unwrap_or_default();
     for (index, format) in formats.iter().enumerate() {
         if formats[..index].contains(format) {
