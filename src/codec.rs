@@ -148,7 +148,7 @@ fn brotli(level: u8, window: u32, length: usize, padding: u8) -> io::Result<Comp
 /// The head of a block of one byte more than `length` that decoders skip (RFC 7932 section 9.2): not the last block, no
 /// nibbles of a length, a reserved zero, one byte of a length, and that.
 fn metadata(length: u8) -> [u8; 2] {
-    (u16::from(length) << 6 | 0b01_0_11_0).to_le_bytes()
+    ((u16::from(length) << 6) | 0b01_0110).to_le_bytes()
 }
 
 #[cfg(test)]

@@ -210,7 +210,7 @@ pub struct Cache {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Encode {
-    /// On offer; of those that a client likes equally the first is taken. Default `[zstd, br, gzip]`; `[]` encodes nothing.
+    /// On offer; of those that a client likes equally the first is taken. Default `[br, zstd, gzip]`; `[]` encodes nothing.
     pub formats: Option<Vec<Format>>,
     /// The smallest body worth it. Default `800B`.
     pub min_length: Option<Size>,

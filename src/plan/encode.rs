@@ -37,7 +37,8 @@ pub(super) fn compile(
         !identity.cookies.is_empty() || !identity.headers.is_empty() || identity.jwt_claim.is_some();
     EncodePolicy {
         formats: match formats {
-            None => Formats::new([Coding::Zstd, Coding::Brotli, Coding::Gzip]),
+            // By the bytes of the strongest forms.
+            None => Formats::new([Coding::Brotli, Coding::Zstd, Coding::Gzip]),
             Some(formats) => Formats::new(formats.iter().map(coding)),
         },
         min_length,
