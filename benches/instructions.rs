@@ -29,7 +29,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// has its share in every count.
 const CALLS: u64 = 100;
 
-/// What `--record` adds to a count, in percent: compilers, C libraries and processors differ by less.
+/// What `--record` adds to a count, in percent: room for other compilers, C libraries and processors.
 const ALLOWANCE: u64 = 5;
 
 /// The least that it adds: 5 % of very few instructions would be none.

@@ -18,7 +18,8 @@ fn read(name: &str) -> String {
 
 /// The documents that show commands or YAML.
 fn documents() -> Vec<String> {
-    let docs = ["architecture", "http-caching", "purging", "safety"].map(|name| format!("docs/{name}.md"));
+    let docs = ["architecture", "http-caching", "performance", "purging", "safety"]
+        .map(|name| format!("docs/{name}.md"));
     ["README.md", "CONTRIBUTING.md", "systemd/README.md"].map(str::to_owned).into_iter().chain(docs).collect()
 }
 
