@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 
@@ -32,8 +32,11 @@ use table::{Results, Sample};
 const WARM_UP: Duration = Duration::from_millis(300);
 const FIRST_WARM_UP: Duration = Duration::from_secs(1);
 
-/// The same for the Zipf mix, whose store has to fill.
-const ZIPF_WARM_UP: Duration = Duration::from_secs(8);
+/// The same for the Zipf mix, in requests: a slow server's store shall have seen as much as a fast one's.
+const ZIPF_WARM_UP: u64 = 300_000;
+
+/// How long that may take.
+const ZIPF_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Times that a page is asked for until it must be a hit.
 const ATTEMPTS: usize = 10;
@@ -122,8 +125,14 @@ impl<'b> Contestant<'b> {
         let mut contestant =
             Self { server, requests: case.requests(&bench.draws), bench, case, samples: Vec::new() };
         contestant.verify()?;
-        let warm_up = if case.paths == Paths::Zipf { ZIPF_WARM_UP } else { FIRST_WARM_UP };
-        contestant.connect(case.connections)?.run(&mut contestant.requests, case.status(), warm_up)?;
+        let mut load = contestant.connect(case.connections)?;
+        let (started, mut asked) = (Instant::now(), 0);
+        while asked == 0 || (case.paths == Paths::Zipf && asked < ZIPF_WARM_UP) {
+            asked += load.run(&mut contestant.requests, case.status(), FIRST_WARM_UP)?.responses;
+            if started.elapsed() > ZIPF_PATIENCE {
+                return Err(format!("only {asked} requests in {} s of warming up", ZIPF_PATIENCE.as_secs()));
+            }
+        }
         Ok(contestant)
     }
 
