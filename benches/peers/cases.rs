@@ -43,7 +43,7 @@ pub struct Case {
     pub about: &'static str,
     /// What is asked for.
     pub paths: Paths,
-    /// Whether the request accepts gzip, and the answer must be in it.
+    /// Whether the request accepts gzip among others, and the answer must be encoded.
     pub gzip: bool,
     /// Whether the client has the page already, and the answer must be a 304.
     pub conditional: bool,

@@ -167,7 +167,7 @@ impl<'b> Contestant<'b> {
         let encoding = answer.field("content-encoding").unwrap_or_else(|| "identity".to_owned());
         let said = || format!("{} bytes in {encoding}; {fetched} fetches\n{}", answer.length, answer.head);
         let is_right = answer.status() == case.status()
-            && encoding == if case.gzip { "gzip" } else { "identity" }
+            && (encoding != "identity") == case.gzip
             && match case.paths {
                 Paths::One(_) => {
                     case.length().is_none_or(|length| length == answer.length) && hit == (true, 0)
