@@ -280,9 +280,7 @@ pub fn finish(
     output.field("X-Request-ID", outcome.request_id.as_bytes());
     output.written("X-Processing-Time", |output| outcome.write_processing_time(output));
     output.written("Server-Timing", |output| outcome.write_server_timing(output));
-    // On a 304 they would take the place of those that the client has stored with the page.
-    let is_kept = outcome.status == 304;
-    for (name, value) in live.plan.security_headers.iter().filter(|_| !is_kept) {
+    for (name, value) in live.plan.security_headers(outcome.status) {
         if !is_set(name) {
             output.field(name, value.as_bytes());
         }

@@ -23,7 +23,7 @@ use super::output::Output;
 use crate::clock;
 use crate::proxy::wire::Wire;
 use crate::proxy::{Active, CLIENT_TIMEOUT};
-use crate::rules::framing::{Boundary, Malformed};
+use crate::rules::framing::Boundary;
 
 /// How much is read at once. What browsers send fits.
 const READ: usize = 8 * 1024;
@@ -33,29 +33,9 @@ pub enum Event {
     /// The next request is the proxy's, up to its boundary; it may ask to switch protocols.
     Lend(Boundary, bool),
     /// The next request is not let in.
-    Refuse(Why),
+    Refuse(Refused),
     /// The connection ends.
     Close,
-}
-
-/// Why a request is not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// Its head can be read in two ways, or in none.
-    Malformed(Malformed),
-    /// Its head is too large, or has too many lines.
-    TooLarge,
-    /// Its head took too long.
-    TooSlow,
-}
-
-impl From<Refused> for Why {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Malformed(why) => Self::Malformed(why),
-            Refused::TooManyFields => Self::TooLarge,
-        }
-    }
 }
 
 /// What the client has not taken yet.
@@ -164,18 +144,18 @@ impl<'f> Connection<'f> {
             let rest = &bytes[at..];
             let (start, end) = match head::scan(rest, self.scanned) {
                 Scan::Empty => return (bytes.len(), None),
-                Scan::Malformed(why) => return (at, refuse(Why::Malformed(why))),
+                Scan::Malformed(why) => return (at, refuse(why.into())),
                 Scan::Partial => return (at, self.wait_for_the_rest(rest.len())),
                 Scan::Complete { start, end } => (start, end),
             };
             self.scanned = 0;
             self.head_began = None;
             if end - start > self.front.app.live.load().plan.clients.max_header_size {
-                return (at, refuse(Why::TooLarge));
+                return (at, refuse(Refused::TooLarge));
             }
             let head = match Head::parse(&rest[start..end]) {
                 Ok(head) => head,
-                Err(refused) => return (at, refuse(refused.into())),
+                Err(refused) => return (at, refuse(refused)),
             };
             let Some(step) = self.answer(cx, &head, shutdown) else {
                 let may_switch = head.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade"));
@@ -193,7 +173,7 @@ impl<'f> Connection<'f> {
     fn wait_for_the_rest(&mut self, received: usize) -> Option<Step> {
         let clients = self.front.app.live.load().plan.clients;
         if received > clients.max_header_size {
-            return refuse(Why::TooLarge);
+            return refuse(Refused::TooLarge);
         }
         self.scanned = received;
         if self.head_began.is_none() {
@@ -291,7 +271,7 @@ impl<'f> Connection<'f> {
             ready!(self.timer.as_mut().poll(cx));
             let clients = self.front.app.live.load().plan.clients;
             let (due, event) = match self.head_began {
-                Some(began) => (began + clients.header_timeout, Event::Refuse(Why::TooSlow)),
+                Some(began) => (began + clients.header_timeout, Event::Refuse(Refused::TooSlow)),
                 None => (self.idle_since + clients.idle_timeout, Event::Close),
             };
             if clock::start() >= due {
@@ -302,6 +282,6 @@ impl<'f> Connection<'f> {
     }
 }
 
-fn refuse(why: Why) -> Option<Step> {
+fn refuse(why: Refused) -> Option<Step> {
     Some(Step::Event(Event::Refuse(why)))
 }

@@ -65,8 +65,10 @@ pub struct Head<'b> {
 pub enum Refused {
     /// It can be read in two ways, or in none.
     Malformed(Malformed),
-    /// It has more lines than [`MAX_FIELDS`].
-    TooManyFields,
+    /// It is too large, or has more lines than [`MAX_FIELDS`].
+    TooLarge,
+    /// It took too long.
+    TooSlow,
 }
 
 impl From<Malformed> for Refused {
@@ -86,7 +88,7 @@ impl<'b> Head<'b> {
         match request.parse_with_uninit_headers(bytes, &mut headers) {
             Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
             Ok(_) => return Err(Malformed::Syntax.into()),
-            Err(httparse::Error::TooManyHeaders) => return Err(Refused::TooManyFields),
+            Err(httparse::Error::TooManyHeaders) => return Err(Refused::TooLarge),
             Err(_) => return parse_odd(bytes),
         }
         let (method, target) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
@@ -125,7 +127,7 @@ fn parse_odd(bytes: &[u8]) -> Result<Head<'_>, Refused> {
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(&readable, &mut headers) {
         Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(Refused::TooManyFields),
+        Err(httparse::Error::TooManyHeaders) => return Err(Refused::TooLarge),
         _ => return Err(unreadable()),
     }
     let fields: FieldList<'_> = request.headers.iter().map(|header| (header.name, header.value)).collect();

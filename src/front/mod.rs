@@ -31,8 +31,8 @@ use crate::proxy::wire::Wire;
 use crate::rules::framing::Boundary;
 use connection::{Connection, Event};
 
-/// What Pingora is told of how long the connection is kept: as long as the front keeps it.
-const KEPT: u64 = 60;
+/// Tells Pingora that the connection is kept, in its words: for any time. It is the front that waits for the next request.
+const KEPT: u64 = 0;
 
 /// The application of the client listeners.
 pub struct Front {

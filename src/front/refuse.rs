@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::io::{AsyncWriteExt, ReadBuf};
 
 use super::answer::{Reused, finish};
-use super::connection::{Connection, Why};
+use super::connection::Connection;
+use super::head::Refused;
 use super::output::Output;
 use crate::clock;
 use crate::observe::outcome::Local;
@@ -24,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How much is read of what it goes on sending, so that the answer is not lost in a reset.
 const MAX_IGNORED: usize = 256 * 1024;
 
-impl Why {
+impl Refused {
     fn local(self) -> Local {
         match self {
             Self::Malformed(Malformed::Version) => Local::Version,
@@ -54,7 +55,7 @@ impl Why {
 }
 
 /// Tells the client why it is refused, as far as it listens, and records it.
-pub async fn send(app: &App, connection: &mut Connection<'_>, why: Why) {
+pub async fn send(app: &App, connection: &mut Connection<'_>, why: Refused) {
     let Reused { outcome, ids, .. } = &mut connection.reused;
     outcome.renew(clock::now(), clock::start());
     outcome.set_request_id(Fields::default(), Some(ids));

@@ -280,10 +280,7 @@ pub fn decorate(response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> 
     response.insert_header("X-Request-ID", outcome.request_id.as_str())?;
     response.insert_header("X-Processing-Time", outcome.processing_time())?;
     response.append_header("Server-Timing", outcome.server_timing())?;
-    // A client takes the fields of a 304 over into what it has stored (RFC 9111 section 3.2): there, the origin may have
-    // set its own.
-    let is_kept = response.status == 304;
-    for (name, value) in ctx.live.plan.security_headers.iter().filter(|_| !is_kept) {
+    for (name, value) in ctx.live.plan.security_headers(response.status.as_u16()) {
         if !response.headers.contains_key(*name) {
             response.insert_header(*name, *value)?;
         }
