@@ -142,6 +142,7 @@ mod tests {
             ("Cache-Groups", r#""scripts", "a b,c";q=1"#, &["a b,c", "scripts"]),
             ("Cache-Groups", r#"scripts, 7, ("x" "y"), "z""#, &["z"]),
             ("Cache-Groups", r#""scripts", "unclosed"#, &[]),
+            ("Cache-Groups", r#""a", """#, &["", "a"]),
             ("X-Other", "a", &[]),
             ("xkey", " , ,", &[]),
         ] {
