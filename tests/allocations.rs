@@ -10,7 +10,7 @@ use allocation_counter::measure;
 use parvis::clock::{self, Timestamp};
 use parvis::config::load;
 use parvis::front::answer::{self, Asked, Reused};
-use parvis::front::head::Head;
+use parvis::front::head::{self, Read};
 use parvis::front::output::Output;
 use parvis::plan::Plan;
 use parvis::proxy::App;
@@ -19,6 +19,7 @@ use parvis::rules::freshness::Exchange;
 use parvis::rules::head::{Field, Fields, RequestHead, ResponseHead};
 use parvis::rules::key::CacheKey;
 use parvis::rules::outgoing::Outgoing;
+use parvis::rules::request::FieldList;
 use parvis::rules::route;
 use parvis::rules::selector::Facts;
 use parvis::rules::target::{Scheme, Target};
@@ -59,7 +60,7 @@ fn plan() -> Plan {
 
 fn request<'a>(scheme: Scheme, path: &'a str, fields: &'a [Field<'a>]) -> RequestHead<'a> {
     let target = Target::new(scheme, HOST, path);
-    RequestHead { method: "GET", target, fields: Fields(fields), has_body: false, believed: &[] }
+    RequestHead { method: "GET", target, fields: Fields::new(fields), has_body: false, believed: &[] }
 }
 
 /// A request as it comes.
@@ -70,8 +71,9 @@ struct Visit<'a> {
 
 /// The status of the answer, and how many bytes of it there are.
 fn answer(app: &App, visit: &Visit<'_>, reused: &mut Reused) -> Option<(u16, usize)> {
-    let head = Head::parse(visit.head).ok()?;
-    let asked = Asked { head: &head, peer: visit.peer, started: clock::start(), is_ending: false };
+    let mut lines = FieldList::new();
+    let Read::Head { head, .. } = head::read(visit.head, 0, &mut lines) else { return None };
+    let asked = Asked { head, peer: visit.peer, started: clock::start(), is_ending: false };
     let mut output = Output::default();
     let live = app.live.load();
     let hit = answer::hit(app, &live, &asked, reused, &mut output)?;
@@ -85,7 +87,7 @@ fn store_page(plan: &Plan, store: &Store, path: &str, vary: &str, body: usize, n
     let request = request(Scheme::Http, path, BROWSER);
     let policy = &route::select(&plan.routes, &request).unwrap().cache;
     let fields = [("content-type", &b"text/html"[..]), ETAG, ("vary", vary.as_bytes())];
-    let response = ResponseHead { status: 200, fields: Fields(&fields) };
+    let response = ResponseHead { status: 200, fields: Fields::new(&fields) };
     let exchange = Exchange { requested_at: now, received_at: now, authorized: false };
     let Admission::Keep(kept) = admission::judge("/", &response, policy, 1 << 20, exchange) else {
         panic!("not kept")
@@ -94,7 +96,7 @@ fn store_page(plan: &Plan, store: &Store, path: &str, vary: &str, body: usize, n
     let mut key = CacheKey::primary("rest", &request, policy);
     store.memory.note_vary(&key, &kept.vary);
     if !kept.vary.is_empty() {
-        key = key.variant(&kept.vary, Fields(&Outgoing::of(&request, policy).lend()));
+        key = key.variant(&kept.vary, Fields::new(&Outgoing::of(&request, policy).lend()));
     }
     let (head, body) = (response::Head::storable(&response), vec![b'x'; body].into());
     let stored = response::StoredResponse::new(head, body, kept.freshness, facts, kept.vary, None);

@@ -93,14 +93,14 @@ fn admit(case: &Case) -> Option<Admission> {
     let (request, response) = (case.first.lines(), case.response());
     let (request, response) = (lend(&request), lend(&response));
     let received_at = Timestamp(RECEIVED * 1000);
-    let client = ClientControl::heeded(Fields(&request), &POLICY);
+    let client = ClientControl::heeded(Fields::new(&request), &POLICY);
     let fetched = verdict::judge(None, &client, received_at) == Verdict::Miss;
     if !fetched || lookup::allowed(&head(case.first.method, &request), &POLICY).is_err() {
         return None;
     }
     // The other side knows no moment of sending.
     let exchange = Exchange { requested_at: received_at, received_at, authorized: case.first.authorized };
-    let response = ResponseHead { status: case.status, fields: Fields(&response) };
+    let response = ResponseHead { status: case.status, fields: Fields::new(&response) };
     Some(admission::judge("/", &response, &POLICY, u64::MAX, exchange))
 }
 
@@ -109,7 +109,7 @@ fn serves(case: &Case, kept: &Kept) -> bool {
     let (first, later) = (lend(&first), lend(&later));
     let request = head(case.later.method, &later);
     let primary = CacheKey::primary("all", &request, &POLICY);
-    let variant = |fields: &[Field<'_>]| primary.variant(&kept.vary, Fields(fields));
+    let variant = |fields: &[Field<'_>]| primary.variant(&kept.vary, Fields::new(fields));
     let stored = (variant(&first) == variant(&later)).then_some(&kept.freshness);
     let client = ClientControl::heeded(request.fields, &POLICY);
     let verdict = verdict::judge(stored, &client, Timestamp((RECEIVED + case.after) * 1000));
@@ -118,7 +118,7 @@ fn serves(case: &Case, kept: &Kept) -> bool {
 
 fn head<'a>(method: &'a str, fields: &'a [Field<'a>]) -> RequestHead<'a> {
     let target = Target::new(Scheme::Http, "shop", "/page");
-    RequestHead { method, target, fields: Fields(fields), has_body: false, believed: &[] }
+    RequestHead { method, target, fields: Fields::new(fields), has_body: false, believed: &[] }
 }
 
 /// What the other side makes of it.

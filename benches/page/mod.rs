@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use parvis::clock::{self, Timestamp};
 use parvis::config::load;
-use parvis::front;
 use parvis::front::answer::{self, Asked, Reused};
+use parvis::front::head::{self, Read};
 use parvis::front::output::Output;
 use parvis::observe::log::Guard;
 use parvis::plan::Plan;
@@ -17,6 +17,7 @@ use parvis::rules::admission::{self, Admission};
 use parvis::rules::freshness::Exchange;
 use parvis::rules::head::{Field, Fields, RequestHead, ResponseHead};
 use parvis::rules::key::{CacheKey, Vary};
+use parvis::rules::request::FieldList;
 use parvis::rules::route::Route;
 use parvis::rules::selector::Facts;
 use parvis::rules::target::{Scheme, Target};
@@ -57,7 +58,7 @@ pub fn plan(routes: usize) -> Plan {
 /// The browser's request for the page.
 pub fn request() -> RequestHead<'static> {
     let target = Target::new(Scheme::Http, HOST, PATH);
-    RequestHead { method: "GET", target, fields: Fields(BROWSER), has_body: false, believed: &[] }
+    RequestHead { method: "GET", target, fields: Fields::new(BROWSER), has_body: false, believed: &[] }
 }
 
 /// The same as it comes.
@@ -93,7 +94,7 @@ impl Page {
         let policy = &route.cache;
         let key = CacheKey::primary("rest", &request, policy);
         let fields: &[Field<'_>] = &[("content-type", b"text/html"), ("etag", b"\"1\"")];
-        let response = ResponseHead { status: 200, fields: Fields(fields) };
+        let response = ResponseHead { status: 200, fields: Fields::new(fields) };
         let exchange = Exchange { requested_at: now, received_at: now, authorized: false };
         let Admission::Keep(kept) = admission::judge("/", &response, policy, 1 << 20, exchange) else {
             panic!("kept")
@@ -114,9 +115,10 @@ impl Page {
     /// All that the front does for a hit: from the bytes of its head to those of its answer, recorded. Tells how many there
     /// are.
     pub fn answer(&self, head: &[u8], reused: &mut Reused) -> Option<usize> {
-        let head = front::head::Head::parse(head).ok()?;
+        let mut lines = FieldList::new();
+        let Read::Head { head, .. } = head::read(head, 0, &mut lines) else { return None };
         let peer = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-        let asked = Asked { head: &head, peer, started: clock::start(), is_ending: false };
+        let asked = Asked { head, peer, started: clock::start(), is_ending: false };
         let mut output = Output::default();
         let live = self.app.live.load();
         let hit = answer::hit(&self.app, &live, &asked, reused, &mut output)?;

@@ -13,7 +13,7 @@ pub fn are_read(fields: Fields<'_>) {
     let facts = facts(fields);
     tags_name_their_page(&facts);
     // Not of every field: compiling an expression takes longer than all the rest.
-    for (_, value) in fields.0.iter().filter(|(name, _)| name.starts_with("x-")) {
+    for (_, value) in fields.lines().iter().filter(|(name, _)| name.starts_with("x-")) {
         if let Ok(text) = std::str::from_utf8(value) {
             texts_are_read(text, &facts);
         }

@@ -21,7 +21,7 @@ use crate::rules::key::CacheKey;
 use crate::rules::lookup::{self, PassReason};
 use crate::rules::outgoing::Outgoing;
 use crate::rules::policy::Mode;
-use crate::rules::request::{FieldList, Received};
+use crate::rules::request::Received;
 use crate::rules::route::Route;
 use crate::rules::target::{Scheme, is_host};
 use crate::rules::verdict::{self, RevalidateReason, Verdict};
@@ -52,12 +52,12 @@ impl Options {
         let (plan, _) = Plan::load(&self.config)?;
         let fields = self.header.iter().map(|line| field(line)).collect::<Result<Vec<_>, _>>()?;
         let response = self.response_header.iter().map(|line| field(line)).collect::<Result<Vec<_>, _>>()?;
-        let (scheme, host, path) = split(&self.url, Fields(&fields))?;
+        let (scheme, host, path) = split(&self.url, Fields::new(&fields))?;
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let client = Client { peer: nobody, address: nobody, scheme, via_trusted: false };
-        let received = Received::new(&self.method, Some(host), path, FieldList::from_slice(&fields), &client);
+        let received = Received::new(&self.method, Some(host), path, fields.as_slice().into(), &client);
         let request = received.head();
-        let response = ResponseHead { status: self.status, fields: Fields(&response) };
+        let response = ResponseHead { status: self.status, fields: Fields::new(&response) };
         print(explain(&plan, &request, &response).trim_end());
         Ok(())
     }
@@ -83,7 +83,7 @@ fn split<'a>(url: &'a str, fields: Fields<'a>) -> Result<(Scheme, &'a str, &'a s
     };
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (host, path) = rest.split_at(end);
-    if !is_host(host) {
+    if !is_host(host.as_bytes()) {
         return Err(Failure::usage(format!("`{host}` is not a host; such a request is answered 400")));
     }
     Ok((scheme, host, if path.is_empty() { "/" } else { path }))
@@ -154,7 +154,7 @@ fn keyed_on(route: &Route) -> Vec<String> {
 /// What of the request a fetch would send on, where that is not as it came.
 fn say_sent(route: &Route, request: &RequestHead<'_>, say: &mut impl FnMut(&str, &str)) {
     let outgoing = Outgoing::of(request, &route.cache);
-    for (name, _) in request.fields.0.iter().filter(|(name, _)| !is_sent(&outgoing, name)) {
+    for (name, _) in request.fields.lines().iter().filter(|(name, _)| !is_sent(&outgoing, name)) {
         say("not sent", &format!("{name}: a fetch for the store leaves it out"));
     }
     let shown = ["Accept-Language", "Accept", "X-Device-Class"];

@@ -41,9 +41,9 @@ use crate::store::response::StoredResponse;
 const COPIED: usize = 4 * 1024;
 
 /// A request that may be a hit.
-pub struct Asked<'r, 'b> {
+pub struct Asked<'r> {
     /// Its head.
-    pub head: &'r Head<'b>,
+    pub head: Head<'r>,
     /// Where the connection comes from.
     pub peer: IpAddr,
     /// When it had come.
@@ -75,7 +75,7 @@ pub struct Hit {
 pub fn hit(
     app: &App,
     live: &Live,
-    asked: &Asked<'_, '_>,
+    asked: &Asked<'_>,
     reused: &mut Reused,
     output: &mut Output,
 ) -> Option<Hit> {
@@ -91,10 +91,10 @@ pub fn hit(
     outcome.set_request_id(received.fields(), Some(ids));
     describe(outcome, &received, &client, route, &response, now);
     outcome.status = if held.is_none() { response.head.status } else { 304 };
-    let keeps = !asked.is_ending && framing::persists(asked.head.minor_version, Fields(&asked.head.fields));
+    let keeps = !asked.is_ending && framing::persists(asked.head.minor_version, asked.head.fields);
     let page = Page { response: &response, selected: &selected, held };
     write(output, &page, now);
-    finish(output, live, outcome, |name| page.is_set(name), keeps);
+    finish(output, live, outcome, |name| response.head.delivers(name), keeps);
     let mut body = Bytes::new();
     if held.is_none() && request.method == "GET" {
         let whole = selected.body(&response);
@@ -110,16 +110,15 @@ pub fn hit(
 }
 
 /// The request as the rules see it, and who sent it; `None` for what only the full path knows to answer.
-fn identify<'b>(live: &Live, asked: &Asked<'_, 'b>) -> Option<(Received<'b>, Client)> {
+fn identify<'r>(live: &Live, asked: &Asked<'r>) -> Option<(Received<'r>, Client)> {
     let head = asked.head;
     // A target in absolute form is rare.
     let target = head.target.filter(|target| target.starts_with('/'))?;
     if !matches!(head.method, "GET" | "HEAD") {
         return None;
     }
-    let client =
-        forwarding::identify(asked.peer, Scheme::Http, &live.plan.trusted_proxies, Fields(&head.fields));
-    let received = Received::new(head.method, None, target, head.fields.clone(), &client);
+    let client = forwarding::identify(asked.peer, Scheme::Http, &live.plan.trusted_proxies, head.fields);
+    let received = Received::new(head.method, None, target, head.fields.lines().into(), &client);
     received.has_valid_host().then_some((received, client))
 }
 
@@ -147,7 +146,7 @@ fn look_up(
     }
     CacheKey::write_primary(key, &route.name, request, policy);
     let response = app.store.memory.lookup_bytes(key, |vary| {
-        CacheKey::write_variant(variant, key, vary, Fields(&Outgoing::of(request, policy).lend()));
+        CacheKey::write_variant(variant, key, vary, Fields::new(&Outgoing::of(request, policy).lend()));
         &*variant
     })?;
     // As a rule it is for everyone.
@@ -182,7 +181,7 @@ fn select(
 
 /// Whether the client has the page, and by which tag if it is another than that of what it would get.
 fn held<'r>(request: &RequestHead<'r>, response: &StoredResponse, selected: &Selected) -> Option<Held<'r>> {
-    let is_conditional = ["if-none-match", "if-modified-since"].iter().any(|name| request.fields.has(name));
+    let is_conditional = request.fields.has("if-none-match") || request.fields.has("if-modified-since");
     // Conditions are about a representation that there is (RFC 9110 section 13.2.1).
     if !is_conditional || !matches!(response.head.status, 200..=299) {
         return None;
@@ -207,13 +206,6 @@ struct Page<'p> {
     response: &'p StoredResponse,
     selected: &'p Selected,
     held: Option<Held<'p>>,
-}
-
-impl Page<'_> {
-    /// Whether it comes with a field of this name.
-    fn is_set(&self, name: &str) -> bool {
-        self.response.head.delivered_fields().any(|(other, _)| other.eq_ignore_ascii_case(name))
-    }
 }
 
 /// Notes what is told of the request.

@@ -18,12 +18,13 @@ use tokio::time::Sleep;
 
 use super::Front;
 use super::answer::{self, Hit, Reused};
-use super::head::{self, Head, Refused, Scan};
+use super::head::{self, Head, Read, Refused};
 use super::output::Output;
 use crate::clock;
 use crate::proxy::wire::Wire;
-use crate::proxy::{Active, CLIENT_TIMEOUT};
+use crate::proxy::{Active, CLIENT_TIMEOUT, Live};
 use crate::rules::framing::Boundary;
+use crate::rules::request::FieldList;
 
 /// How much is read at once. What browsers send fits.
 const READ: usize = 8 * 1024;
@@ -142,23 +143,21 @@ impl<'f> Connection<'f> {
         let mut at = 0;
         loop {
             let rest = &bytes[at..];
-            let (start, end) = match head::scan(rest, self.scanned) {
-                Scan::Empty => return (bytes.len(), None),
-                Scan::Malformed(why) => return (at, refuse(why.into())),
-                Scan::Partial => return (at, self.wait_for_the_rest(rest.len())),
-                Scan::Complete { start, end } => (start, end),
+            let mut lines = FieldList::new();
+            let (head, start, end) = match head::read(rest, self.scanned, &mut lines) {
+                Read::Empty => return (bytes.len(), None),
+                Read::Partial => return (at, self.wait_for_the_rest(rest.len())),
+                Read::Refused(why) => return (at, refuse(why)),
+                Read::Head { head, start, end } => (head, start, end),
             };
             self.scanned = 0;
             self.head_began = None;
-            if end - start > self.front.app.live.load().plan.clients.max_header_size {
+            let live = self.front.app.live.load();
+            if end - start > live.plan.clients.max_header_size {
                 return (at, refuse(Refused::TooLarge));
             }
-            let head = match Head::parse(&rest[start..end]) {
-                Ok(head) => head,
-                Err(refused) => return (at, refuse(refused)),
-            };
-            let Some(step) = self.answer(cx, &head, shutdown) else {
-                let may_switch = head.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade"));
+            let Some(step) = self.answer(cx, &live, head, shutdown) else {
+                let may_switch = head.fields.has("upgrade");
                 let boundary = Boundary::new(end - start, head.content);
                 return (at + start, Some(Step::Event(Event::Lend(boundary, may_switch))));
             };
@@ -188,7 +187,8 @@ impl<'f> Connection<'f> {
     fn answer(
         &mut self,
         cx: &mut Context<'_>,
-        head: &Head<'_>,
+        live: &Live,
+        head: Head<'_>,
         shutdown: &ShutdownWatch,
     ) -> Option<Option<Step>> {
         if !self.front.answers {
@@ -198,13 +198,12 @@ impl<'f> Connection<'f> {
         let mut output = Output::default();
         // An error means that who would tell of an end is gone.
         let is_ending = !matches!(shutdown.has_changed(), Ok(false));
-        let live = self.front.app.live.load();
         let asked = answer::Asked { head, peer: self.peer, started, is_ending };
-        let Hit { body, keeps } = answer::hit(&self.front.app, &live, &asked, &mut self.reused, &mut output)?;
+        let Hit { body, keeps } = answer::hit(&self.front.app, live, &asked, &mut self.reused, &mut output)?;
         self.idle_since = started;
         let unsent = self.write(cx, output.whole()?, body, !keeps);
         if unsent.is_none() {
-            self.record();
+            self.record(live);
         }
         Some(match unsent {
             Some(unsent) => Some(Step::Unsent(unsent)),
@@ -253,14 +252,13 @@ impl<'f> Connection<'f> {
             self.reused.outcome.bytes = self.reused.outcome.bytes.saturating_sub(rest.remaining() as u64);
             self.reused.outcome.error = Some(format!("the client took no more: {error}"));
         }
-        self.record();
+        self.record(&self.front.app.live.load());
         result
     }
 
     /// Records the request that has been answered.
-    pub fn record(&mut self) {
+    pub fn record(&mut self, live: &Live) {
         self.reused.outcome.finish();
-        let live = self.front.app.live.load();
         let plan = &live.plan;
         self.front.app.observer.record(&self.reused.outcome, plan.access_log, plan.slow_request);
     }

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use memchr::memmem;
+use memchr::{memchr_iter, memmem};
 
 use crate::rules::dialect;
 use crate::rules::framing::{Content, Lines, Malformed, diagnose, has_bare_line_feed};
@@ -13,49 +13,68 @@ use crate::rules::request::FieldList;
 pub const MAX_FIELDS: usize = 128;
 
 /// What stands at the beginning of a buffer.
-pub enum Scan {
+pub enum Read<'l> {
     /// Nothing but line breaks, which a server skips (RFC 9112 section 2.2).
     Empty,
     /// A head that goes on.
     Partial,
-    /// A head of so many bytes, with the line breaks before it.
-    Complete {
-        /// Where it begins.
+    /// A complete head, which is let in.
+    Head {
+        /// The head.
+        head: Head<'l>,
+        /// Where it begins, behind line breaks.
         start: usize,
         /// Where it ends.
         end: usize,
     },
-    /// Something that no head begins or ends like.
-    Malformed(Malformed),
+    /// A head that is not let in, or something that no head begins or ends like.
+    Refused(Refused),
 }
 
-/// Looks for the end of a head. The first `scanned` bytes are known not to end one.
-pub fn scan(bytes: &[u8], scanned: usize) -> Scan {
-    const END: &[u8] = b"\r\n\r\n";
+/// Reads the head at the beginning of `bytes`. The first `scanned` of them are known not to end one. `lines` is room for its
+/// field lines.
+pub fn read<'l, 'b: 'l>(bytes: &'b [u8], scanned: usize, lines: &'l mut FieldList<'b>) -> Read<'l> {
     let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
-    let Some(first) = bytes.get(start) else { return Scan::Empty };
+    let Some(first) = bytes.get(start) else { return Read::Empty };
     // What begins a method; a handshake of TLS does not.
     if !first.is_ascii_alphabetic() {
-        return Scan::Malformed(Malformed::Syntax);
+        return Read::Refused(Malformed::Syntax.into());
     }
-    let from = scanned.saturating_sub(END.len() - 1).max(start);
-    match memmem::find(&bytes[from..], END) {
-        Some(at) => Scan::Complete { start, end: from + at + END.len() },
-        None if has_bare_line_feed(&bytes[start..]) => Scan::Malformed(Malformed::BareLineFeed),
-        None => Scan::Partial,
+    let rest = &bytes[start..];
+    // What comes in one piece ends with the head, as a rule. Then its end need not be looked for.
+    let searched = match scanned == 0 && rest.ends_with(END) {
+        true => rest,
+        false => match end_of(rest, scanned.saturating_sub(start)) {
+            Some(end) => &rest[..end],
+            None if has_bare_line_feed(rest) => return Read::Refused(Malformed::BareLineFeed.into()),
+            None => return Read::Partial,
+        },
+    };
+    match Head::parse(searched, lines) {
+        Ok((head, length)) => Read::Head { head, start, end: start + length },
+        Err(refused) => Read::Refused(refused),
     }
+}
+
+const END: &[u8] = b"\r\n\r\n";
+
+/// Where the first head ends.
+fn end_of(bytes: &[u8], scanned: usize) -> Option<usize> {
+    let from = scanned.saturating_sub(END.len() - 1);
+    memmem::find(&bytes[from..], END).map(|at| from + at + END.len())
 }
 
 /// A head that is let in.
-pub struct Head<'b> {
+#[derive(Clone, Copy)]
+pub struct Head<'l> {
     /// As sent.
-    pub method: &'b str,
+    pub method: &'l str,
     /// As sent; `None` for one with bytes that are not allowed in it, which Pingora escapes.
-    pub target: Option<&'b str>,
+    pub target: Option<&'l str>,
     /// 0 for HTTP/1.0, 1 for HTTP/1.1.
     pub minor_version: u8,
     /// The field lines.
-    pub fields: FieldList<'b>,
+    pub fields: Fields<'l>,
     /// How its content is delimited.
     pub content: Content,
 }
@@ -77,34 +96,35 @@ impl From<Malformed> for Refused {
     }
 }
 
-impl<'b> Head<'b> {
-    /// Reads a complete head.
-    pub fn parse(bytes: &'b [u8]) -> Result<Self, Refused> {
-        if has_bare_line_feed(bytes) {
-            return Err(Malformed::BareLineFeed.into());
-        }
+impl<'l> Head<'l> {
+    /// Reads the head that `bytes` begin with, and tells its length. They hold its end.
+    fn parse<'b: 'l>(bytes: &'b [u8], lines: &'l mut FieldList<'b>) -> Result<(Self, usize), Refused> {
         let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut []);
-        match request.parse_with_uninit_headers(bytes, &mut headers) {
-            Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
-            Ok(_) => return Err(Malformed::Syntax.into()),
+        let length = match request.parse_with_uninit_headers(bytes, &mut headers) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => return Err(Malformed::Syntax.into()),
             Err(httparse::Error::TooManyHeaders) => return Err(Refused::TooLarge),
-            Err(_) => return parse_odd(bytes),
+            Err(_) => return parse_odd(&bytes[..end_of(bytes, 0).unwrap_or(bytes.len())]),
+        };
+        lines.clear();
+        lines.extend(request.headers.iter().map(|header| (header.name, header.value)));
+        // The parser takes a bare line feed for the end of a line, but a carriage return nowhere else. The request line and
+        // the empty one come on top.
+        if memchr_iter(b'\r', &bytes[..length]).count() != lines.len() + 2 {
+            return Err(Malformed::BareLineFeed.into());
         }
         let (method, target) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
         let minor_version = request.version.unwrap_or_default();
-        let fields: FieldList<'b> =
-            request.headers.iter().map(|header| (header.name, header.value)).collect();
-        let may_lack_host = dialect::is_purge(method);
-        let content =
-            Lines { method, target, minor_version, fields: Fields(&fields), may_lack_host }.check()?;
-        Ok(Self { method, target: Some(target), minor_version, fields, content })
+        let (fields, may_lack_host) = (Fields::new(lines), dialect::is_purge(method));
+        let content = Lines { method, target, minor_version, fields, may_lack_host }.check()?;
+        Ok((Self { method, target: Some(target), minor_version, fields, content }, length))
     }
 }
 
 /// Reads a head whose target may be what cannot be read: old browsers and bots send quotes, braces and bytes of old
 /// encodings. Everything else must be as it has to be.
-fn parse_odd(bytes: &[u8]) -> Result<Head<'_>, Refused> {
+fn parse_odd<'l>(bytes: &[u8]) -> Result<(Head<'l>, usize), Refused> {
     let unreadable = || Refused::Malformed(diagnose(bytes));
     let line_end = memmem::find(bytes, b"\r\n").ok_or_else(unreadable)?;
     let mut parts = bytes[..line_end].split(|byte| *byte == b' ');
@@ -114,7 +134,7 @@ fn parse_odd(bytes: &[u8]) -> Result<Head<'_>, Refused> {
         return Err(unreadable());
     };
     let is_control = |byte: &u8| byte.is_ascii_control();
-    if target.iter().any(is_control) {
+    if target.iter().any(is_control) || has_bare_line_feed(bytes) {
         return Err(unreadable());
     }
     let mut readable = bytes.to_vec();
@@ -132,7 +152,8 @@ fn parse_odd(bytes: &[u8]) -> Result<Head<'_>, Refused> {
     }
     let fields: FieldList<'_> = request.headers.iter().map(|header| (header.name, header.value)).collect();
     let (minor_version, target) = (request.version.unwrap_or_default(), request.path.unwrap_or_default());
-    let lines = Lines { method: "", target, minor_version, fields: Fields(&fields), may_lack_host: false };
-    let content = lines.check()?;
-    Ok(Head { method: "", target: None, minor_version, fields: FieldList::new(), content })
+    let fields = Fields::new(&fields);
+    let content = Lines { method: "", target, minor_version, fields, may_lack_host: false }.check()?;
+    let fields = Fields::default();
+    Ok((Head { method: "", target: None, minor_version, fields, content }, bytes.len()))
 }

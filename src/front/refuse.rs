@@ -81,7 +81,7 @@ pub async fn send(app: &App, connection: &mut Connection<'_>, why: Refused) {
     output.field("Date", httpdate::fmt_http_date(outcome.received_at.into()).as_bytes());
     finish(&mut output, &app.live.load(), outcome, |_| false, false);
     output.put(body.as_bytes());
-    connection.record();
+    connection.record(&app.live.load());
     // Not all of it at once on the stack of a future. Who does not listen needs no answer.
     let bytes = output.whole().unwrap_or_default().to_vec();
     let _ = tokio::time::timeout(PATIENCE, deliver(connection, &bytes)).await;

@@ -453,7 +453,7 @@ mod tests {
     fn a_well_formed_request_id_is_kept_and_any_other_replaced() {
         let id = |value: &str, ids: Option<&mut RequestIds>| {
             let mut outcome = Outcome::default();
-            outcome.set_request_id(Fields(&[("x-request-id", value.as_bytes())]), ids);
+            outcome.set_request_id(Fields::new(&[("x-request-id", value.as_bytes())]), ids);
             outcome.request_id
         };
         let mut ids = RequestIds::new();
@@ -482,7 +482,7 @@ mod tests {
     fn a_renewed_outcome_tells_nothing_of_the_request_before() {
         let mut outcome = Outcome::default();
         let route = Arc::from("pages");
-        outcome.set_request_id(Fields(&[]), None);
+        outcome.set_request_id(Fields::new(&[]), None);
         outcome.client = Some(IpAddr::from([127, 0, 0, 1]));
         outcome.method.push_str("GET");
         outcome.host.push_str("shop.example");

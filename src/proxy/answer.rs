@@ -40,7 +40,7 @@ pub async fn stored(
     let is_head = session.req_header().method == "HEAD";
     let fields = selected.fields(response.head.fields());
     let view = view::received(session.req_header(), &ctx.client);
-    let extract = Extract::of(response, &selected, Fields(&fields), &view);
+    let extract = Extract::of(response, &selected, Fields::new(&fields), &view);
     drop(view);
     let status = extract.status;
     let mut header = header(status, &fields)?;
@@ -292,7 +292,7 @@ pub fn decorate(response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> 
 fn remove_hop_by_hop(response: &mut ResponseHeader) {
     let fields: Vec<Field<'_>> =
         response.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    let head = Fields(&fields);
+    let head = Fields::new(&fields);
     let names = fields.iter().map(|(name, _)| *name);
     let gone: Vec<String> = names
         .filter(|name| hop::is_hop_by_hop(name, head) && *name != "transfer-encoding")

@@ -201,7 +201,7 @@ async fn receive(app: &App, mut handle: SubrequestHandle, mut body: Collected) -
             HttpTask::Header(response, end) => {
                 let fields = view::response_fields(&response);
                 let lent = view::lend(&fields);
-                let response = ResponseHead { status: response.status.as_u16(), fields: Fields(&lent) };
+                let response = ResponseHead { status: response.status.as_u16(), fields: Fields::new(&lent) };
                 head = Some(comparable(&response));
                 ends |= end;
             }

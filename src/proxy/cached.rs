@@ -174,7 +174,7 @@ pub fn stored_for(
 
 /// The key of the variant that the request selects: by what a fetch for it would send.
 fn variant(request: &RequestHead<'_>, policy: &CachePolicy, primary: &CacheKey, vary: &Vary) -> CacheKey {
-    primary.variant(vary, Fields(&Outgoing::of(request, policy).lend()))
+    primary.variant(vary, Fields::new(&Outgoing::of(request, policy).lend()))
 }
 
 /// Joins the fetch of the key, or leads it.

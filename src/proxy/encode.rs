@@ -86,7 +86,7 @@ pub fn is_worth_it(ctx: &Context, head: &ResponseHead<'_>, length: Option<u64>) 
 pub fn passed(app: &App, session: &Session, ctx: &mut Context, response: &mut ResponseHeader) -> Result<()> {
     let owned = view::response_fields(response);
     let lent = view::lend(&owned);
-    let head = ResponseHead { status: response.status.as_u16(), fields: Fields(&lent) };
+    let head = ResponseHead { status: response.status.as_u16(), fields: Fields::new(&lent) };
     // Chunks say where the body ends, whatever a length beside them says.
     let length = head.fields.text("content-length").and_then(|length| length.trim().parse().ok());
     let length = length.filter(|_| !head.fields.has("transfer-encoding"));
@@ -110,7 +110,7 @@ pub fn begin(
 ) -> Result<Option<Encoding>> {
     let Some(route) = &ctx.route else { return Ok(None) };
     let owned = view::response_fields(response);
-    let says_it_varies = says_it_varies(Fields(&view::lend(&owned)));
+    let says_it_varies = says_it_varies(Fields::new(&view::lend(&owned)));
     if !says_it_varies {
         response.append_header("Vary", "Accept-Encoding")?;
     }

@@ -155,7 +155,7 @@ impl ProxyHttp for App {
             http1.set_ignore_info_resp(true);
         }
         let fields = view::request_fields(session.req_header());
-        if !framing::persists(1, Fields(&fields)) {
+        if !framing::persists(1, Fields::new(&fields)) {
             // Pingora looks at the first line only.
             session.set_keepalive(None);
         }
@@ -427,7 +427,7 @@ impl App {
         let (view, now) = (view::received(session.req_header(), &ctx.client), clock::now());
         let fields = view::response_fields(response);
         let lent = view::lend(&fields);
-        let head = ResponseHead { status: response.status.as_u16(), fields: Fields(&lent) };
+        let head = ResponseHead { status: response.status.as_u16(), fields: Fields::new(&lent) };
         let authorized = identity::is_authorized(view.fields(), &route.cache);
         let exchange = Exchange { requested_at: now, received_at: now, authorized };
         let max = ctx.live.plan.memory.max_object_size;
@@ -494,5 +494,5 @@ fn removed_by(
     let Some(route) = ctx.route.as_ref().filter(|_| !request.is_safe()) else { return Vec::new() };
     let named = response.map(view::response_fields).unwrap_or_default();
     let named = view::lend(&named);
-    route.removed_by(&request, Fields(&named), policies)
+    route.removed_by(&request, Fields::new(&named), policies)
 }

@@ -194,7 +194,7 @@ impl App {
 pub fn sender(session: &Session, ctx: &Context) -> Option<IpAddr> {
     let (plan, received) = (&ctx.live.plan, view::request_fields(session.req_header()));
     let trusted = &plan.trusted_proxies;
-    forwarding::sender_among(&plan.purge_clients, ctx.client.peer, trusted, Fields(&received))
+    forwarding::sender_among(&plan.purge_clients, ctx.client.peer, trusted, Fields::new(&received))
 }
 
 fn effect(expires: Expires) -> Effect {

@@ -115,7 +115,7 @@ impl Shadow {
         self.exchange.received_at = clock::now();
         let fields = view::response_fields(response);
         let lent = view::lend(&fields);
-        let head = ResponseHead { status, fields: Fields(&lent) };
+        let head = ResponseHead { status, fields: Fields::new(&lent) };
         let policy = &self.route.cache;
         let kept =
             match admission::judge(&self.facts.path, &head, policy, self.max_object_size, self.exchange) {
@@ -218,7 +218,7 @@ impl Shadow {
         if kept.vary.is_empty() {
             return self.primary.clone();
         }
-        self.primary.variant(&kept.vary, Fields(&view::lend(&self.outgoing)))
+        self.primary.variant(&kept.vary, Fields::new(&view::lend(&self.outgoing)))
     }
 
     fn store(&self, app: &App, key: &CacheKey, coming: Coming, witness: Option<Witness>) {

@@ -157,7 +157,7 @@ pub fn for_fetch(
     request.append_header("Via", via(ctx.version))?;
     if let Some(expired) = expired {
         let fields = expired.head.fields();
-        for (name, value) in validation::conditions(Fields(&fields)) {
+        for (name, value) in validation::conditions(Fields::new(&fields)) {
             request.insert_header(name, value)?;
         }
     }

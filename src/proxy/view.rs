@@ -16,7 +16,7 @@ use crate::rules::target::Scheme;
 pub fn received<'a>(request: &'a RequestHeader, client: &Client) -> Received<'a> {
     let authority = request.uri.authority().map(Authority::as_str);
     let path_and_query = request.uri.path_and_query().map_or("/", |path| path.as_str());
-    let fields = request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    let fields = request_fields(request).into();
     Received::new(request.method.as_str(), authority, path_and_query, fields, client)
 }
 
@@ -30,7 +30,7 @@ pub fn client(session: &Session, trusted: &[IpNet]) -> Client {
     let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
     let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let fields = request_fields(session.req_header());
-    forwarding::identify(peer, Scheme::Http, trusted, Fields(&fields))
+    forwarding::identify(peer, Scheme::Http, trusted, Fields::new(&fields))
 }
 
 /// The fields of a response, with their names as the origin wrote them.

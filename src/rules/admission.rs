@@ -241,7 +241,7 @@ mod tests {
 
     fn verdict_under(policy: &CachePolicy, status: u16, fields: &[(&str, &str)]) -> Admission {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-        let response = ResponseHead { status, fields: Fields(&fields) };
+        let response = ResponseHead { status, fields: Fields::new(&fields) };
         let now = Timestamp(1_784_289_600_000);
         judge(
             "/",
@@ -347,7 +347,7 @@ mod tests {
         let exchange = Exchange { requested_at: now, received_at: now, authorized: false };
         let fields: &[(&str, &[u8])] = &[("content-type", b"text/html")];
         let admitted = |status: u16, policy: &CachePolicy| {
-            let response = ResponseHead { status, fields: Fields(fields) };
+            let response = ResponseHead { status, fields: Fields::new(fields) };
             judge("/account/x.css", &response, policy, 1000, exchange)
         };
         assert_eq!(admitted(200, &testing::policy()), Admission::Discard(DiscardReason::Extension));
@@ -413,7 +413,7 @@ mod tests {
             ("max-age=60, proxy-revalidate", false),
         ] {
             let fields = [("cache-control", value.as_bytes())];
-            let response = ResponseHead { status: 200, fields: Fields(&fields) };
+            let response = ResponseHead { status: 200, fields: Fields::new(&fields) };
             let admission = judge("/", &response, &testing::policy(), 1000, exchange);
             assert_eq!(matches!(admission, Admission::Keep(_)), expected, "{value}");
         }

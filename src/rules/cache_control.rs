@@ -117,7 +117,7 @@ mod tests {
 
     fn read(lines: &[&str]) -> CacheControl {
         let fields: Vec<_> = lines.iter().map(|line| ("Cache-Control", line.as_bytes())).collect();
-        CacheControl::parse(Fields(&fields))
+        CacheControl::parse(Fields::new(&fields))
     }
 
     fn seconds(n: u64) -> Option<Duration> {

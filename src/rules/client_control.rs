@@ -104,7 +104,7 @@ mod tests {
 
     fn read(fields: &[(&str, &str)]) -> ClientControl {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-        ClientControl::parse(Fields(&fields))
+        ClientControl::parse(Fields::new(&fields))
     }
 
     fn seconds(n: u64) -> Option<Duration> {
@@ -166,7 +166,7 @@ mod tests {
             for directive in lines.iter().flat_map(|line| directives(line)) {
                 plain.apply(&directive.name, &directive.argument);
             }
-            prop_assert_eq!(ClientControl::parse(Fields(&fields)), plain);
+            prop_assert_eq!(ClientControl::parse(Fields::new(&fields)), plain);
         }
     }
 }

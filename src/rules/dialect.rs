@@ -227,7 +227,7 @@ mod tests {
 
     fn asked(method: &str, target: &str, fields: &[(&str, &str)]) -> Result<Asked, DialectError> {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-        let fields = Fields(&fields);
+        let fields = Fields::new(&fields);
         let host = fields.text("host").unwrap_or_default();
         let target = Target::new(Scheme::Http, host, target);
         let request = RequestHead { method, target, fields, has_body: false, believed: &[] };
@@ -343,7 +343,7 @@ mod tests {
             ("PURGE", "clear-cache"),
         ] {
             let fields = [(name, &b"^/caf\xe9"[..])];
-            let (target, fields) = (Target::new(Scheme::Http, "shop", "/"), Fields(&fields));
+            let (target, fields) = (Target::new(Scheme::Http, "shop", "/"), Fields::new(&fields));
             let request = RequestHead { method, target, fields, has_body: false, believed: &[] };
             assert_eq!(read(&request, &[]), Err(DialectError::NotText(name)));
         }

@@ -216,7 +216,7 @@ mod tests {
 
     fn encodable(status: u16, length: Option<u64>, fields: &[Field<'_>]) -> bool {
         let policy = EncodePolicy { formats: Formats::new(Coding::ALL), ..POLICY };
-        is_encodable(&ResponseHead { status, fields: Fields(fields) }, length, &policy)
+        is_encodable(&ResponseHead { status, fields: Fields::new(fields) }, length, &policy)
     }
 
     #[test]
@@ -246,7 +246,7 @@ mod tests {
             assert!(!encodable(200, Some(900), &[HTML, other]), "{other:?}");
         }
         let empty = EncodePolicy { formats: Formats::new(Coding::ALL), min_length: 0, ..POLICY };
-        let head = ResponseHead { status: 200, fields: Fields(&[HTML]) };
+        let head = ResponseHead { status: 200, fields: Fields::new(&[HTML]) };
         assert!(!is_encodable(&head, Some(0), &empty), "nothing is there");
         assert!(!is_encodable(&head, Some(900), &POLICY), "nothing is on offer");
     }
@@ -327,7 +327,7 @@ mod tests {
         for (vary, expected) in
             [("accept, Accept-Encoding", true), ("*", true), ("cookie", false), ("", false)]
         {
-            assert_eq!(says_it_varies(Fields(&[("Vary", vary.as_bytes())])), expected, "{vary}");
+            assert_eq!(says_it_varies(Fields::new(&[("Vary", vary.as_bytes())])), expected, "{vary}");
         }
     }
 }

@@ -198,7 +198,7 @@ fn is_forwarded(request: Fields<'_>) -> bool {
     // That is a field of FOSHttpCache's.
     let says_so =
         |name: &str| name.eq_ignore_ascii_case("via") || (is_claim(name) && *folded(name) != *"x-host");
-    request.0.iter().any(|(name, _)| says_so(name))
+    request.lines().iter().any(|(name, _)| says_so(name))
 }
 
 /// One hop of `X-Forwarded-For`, which some proxies write with its port.
@@ -214,7 +214,7 @@ mod tests {
     fn client(peer: &str, fields: &[(&str, &str)]) -> (String, Scheme) {
         let trusted = ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
         let fields: Vec<_> = fields.iter().map(|(n, v)| (*n, v.as_bytes())).collect();
-        let client = identify(peer.parse().unwrap(), Scheme::Http, &trusted, Fields(&fields));
+        let client = identify(peer.parse().unwrap(), Scheme::Http, &trusted, Fields::new(&fields));
         (client.address.to_string(), client.scheme)
     }
 
@@ -229,7 +229,7 @@ mod tests {
     fn where_a_request_comes_from_is_known_only_if_nobody_hides_it() {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         let known = |peer: &str, fields: &[(&str, &[u8])]| {
-            sender(peer.parse().unwrap(), &trusted, Fields(fields)).map(|address| address.to_string())
+            sender(peer.parse().unwrap(), &trusted, Fields::new(fields)).map(|address| address.to_string())
         };
         let stranger = "192.0.2.1";
         assert_eq!(known(stranger, &[("X-Host", b".*"), ("Host", b"shop")]).as_deref(), Some(stranger));

@@ -10,6 +10,7 @@ use memchr::{memchr, memchr_iter};
 
 use super::head::Fields;
 use super::target::is_host;
+use super::text::same;
 
 /// How the content of a request is delimited (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +102,7 @@ impl<'a> Lines<'a> {
     /// RFC 9112 section 3.2: which forms of a target there are, and for whom.
     fn check_target(&self) -> Result<(), Malformed> {
         let fits = match self.method {
-            "CONNECT" => is_host(self.target) && !self.target.is_empty(),
+            "CONNECT" => is_host(self.target.as_bytes()) && !self.target.is_empty(),
             "OPTIONS" if self.target == "*" => true,
             _ => self.target.starts_with('/') || self.authority().is_some_and(|host| !host.is_empty()),
         };
@@ -110,6 +111,9 @@ impl<'a> Lines<'a> {
 
     /// The authority of a target in absolute form (section 3.2.2), and what follows it.
     pub fn authority(&self) -> Option<&'a str> {
+        if self.target.starts_with('/') {
+            return None;
+        }
         let (scheme, rest) = self.target.split_once("://")?;
         let is_http = ["http", "https"].iter().any(|known| known.eq_ignore_ascii_case(scheme));
         is_http.then(|| rest.split(['/', '?', '#']).next().unwrap_or(rest))
@@ -117,17 +121,14 @@ impl<'a> Lines<'a> {
 
     /// Section 3.2: a server must refuse a request of HTTP/1.1 without a host, with two, and with one that is none.
     fn check_host(&self) -> Result<(), Malformed> {
-        let is_valid = |value: &[u8]| {
-            std::str::from_utf8(value).is_ok_and(|host| is_host(host.trim_matches([' ', '\t'])))
-        };
-        if self.authority().is_some_and(|host| !is_host(host)) {
+        if self.authority().is_some_and(|host| !is_host(host.as_bytes())) {
             return Err(Malformed::Host);
         }
         let mut hosts = self.fields.all("host");
         match (hosts.next(), hosts.next()) {
             (None, _) if self.minor_version == 0 || self.may_lack_host => Ok(()),
             (None, _) => Err(Malformed::NoHost),
-            (Some(host), None) if is_valid(host) => Ok(()),
+            (Some(host), None) if is_host(host.trim_ascii()) => Ok(()),
             _ => Err(Malformed::Host),
         }
     }
@@ -166,7 +167,13 @@ impl<'a> Lines<'a> {
 pub fn persists(minor_version: u8, fields: Fields<'_>) -> bool {
     match minor_version {
         0 => fields.text("connection").is_some_and(|value| value.eq_ignore_ascii_case("keep-alive")),
-        _ => !fields.list("connection").any(|option| option.eq_ignore_ascii_case("close")),
+        _ => !fields.all("connection").any(|line| {
+            // Nearly all lines are but one option.
+            !same(line, b"keep-alive")
+                && line
+                    .split(|byte| *byte == b',')
+                    .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+        }),
     }
 }
 
@@ -360,7 +367,7 @@ mod tests {
         let fields: Vec<Field<'_>> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
         let minor_version = u8::from(parts.next() != Some("HTTP/1.0"));
         let may_lack_host = method == "PURGE";
-        Lines { method, target, minor_version, fields: Fields(&fields), may_lack_host }.check()
+        Lines { method, target, minor_version, fields: Fields::new(&fields), may_lack_host }.check()
     }
 
     const HOST: (&str, &str) = ("Host", "shop");

@@ -340,7 +340,7 @@ mod tests {
         let mut policy = testing::policy();
         change(&mut policy);
         let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-        let response = ResponseHead { status, fields: Fields(&fields) };
+        let response = ResponseHead { status, fields: Fields::new(&fields) };
         let exchange = Exchange { requested_at: NOON, received_at: NOON, authorized: false };
         Freshness::assess(&response, &CacheControl::of(response.fields), &policy, exchange)
     }
@@ -513,7 +513,7 @@ mod tests {
         let exchange = Exchange { requested_at: NOON, received_at: NOON.plus(MINUTE), authorized: false };
         let control = CacheControl { max_age: Some(MINUTE * 9), ..CacheControl::default() };
         for (fields, expected) in [(&[][..], 60), (&[("age", &b"5"[..])][..], 65)] {
-            let response = ResponseHead { status: 200, fields: Fields(fields) };
+            let response = ResponseHead { status: 200, fields: Fields::new(fields) };
             let (freshness, _) =
                 Freshness::assess(&response, &control, &testing::policy(), exchange).unwrap();
             assert_eq!(freshness.age(NOON.plus(MINUTE)).as_secs(), expected);

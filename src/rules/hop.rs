@@ -1,9 +1,11 @@
 //! Which fields belong to one connection and not to the message (RFC 9110 section 7.6.1).
 
+use std::borrow::Cow;
+
 use smallvec::SmallVec;
 
-use super::head::Fields;
-use super::request::FieldList;
+use super::head::{Field, Fields};
+use super::text::same;
 
 /// Fields that are about the connection even when `Connection` forgets to name them.
 const HOP_BY_HOP: &[&str] = &[
@@ -30,26 +32,28 @@ pub fn is_hop_by_hop(name: &str, head: Fields<'_>) -> bool {
 /// Without these a message cannot be read, whatever `Connection` says of them.
 const OF_THE_FRAMING: &[&str] = &["connection", "content-length", "host", "transfer-encoding", "upgrade"];
 
-/// Leaves the fields of a request that reach the next hop: those that `Connection` nominates are not there, for the key as
+/// The fields of a request that reach the next hop: those that `Connection` nominates are not there, for the key as
 /// little as for the origin. Otherwise a client could have a page stored under a value that the origin never saw.
-pub fn retain_end_to_end(fields: &mut FieldList<'_>) {
-    let lines = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("connection"));
-    let members =
-        lines.filter_map(|(_, value)| std::str::from_utf8(value).ok()).flat_map(|line| line.split(','));
-    let nominated: SmallVec<[&str; 4]> = members.map(str::trim).filter(|name| !is_usual(name)).collect();
+pub fn end_to_end<'a>(fields: Cow<'a, [Field<'a>]>) -> Cow<'a, [Field<'a>]> {
+    let lines = fields.iter().filter(|(name, _)| same(name.as_bytes(), b"connection"));
+    // Nearly all lines are but one member.
+    let lines = lines.map(|(_, line)| *line).filter(|line| !is_usual(line));
+    let members = lines.filter_map(|line| std::str::from_utf8(line).ok()).flat_map(|line| line.split(','));
+    let members = members.map(str::trim).filter(|name| !is_usual(name.as_bytes()));
+    let nominated: SmallVec<[&str; 4]> = members.collect();
     if nominated.is_empty() {
-        return;
+        return fields;
     }
     let is_nominated = |name: &str| {
         nominated.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
             && !OF_THE_FRAMING.iter().any(|kept| kept.eq_ignore_ascii_case(name))
     };
-    fields.retain(|(name, _)| !is_nominated(name));
+    fields.iter().filter(|(name, _)| !is_nominated(name)).copied().collect()
 }
 
 /// Whether a member of `Connection` is about the connection, and names no field that takes part.
-fn is_usual(member: &str) -> bool {
-    ["keep-alive", "close", "upgrade"].iter().any(|usual| usual.eq_ignore_ascii_case(member))
+fn is_usual(member: &[u8]) -> bool {
+    [&b"keep-alive"[..], b"close", b"upgrade"].iter().any(|usual| same(usual, member))
 }
 
 /// Whether a field of a response is stored with it (RFC 9111 section 3.1).
@@ -60,7 +64,6 @@ pub fn is_stored(name: &str, head: Fields<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::head::Field;
 
     #[test]
     fn what_connection_nominates_is_not_there_but_for_the_framing() {
@@ -70,15 +73,14 @@ mod tests {
             ("Content-Length", b"1"),
             ("cookie", b"a=b"),
         ];
-        let mut kept = FieldList::from_slice(fields);
-        retain_end_to_end(&mut kept);
+        let kept = end_to_end(fields.into());
         let names: Vec<&str> = kept.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["Connection", "Content-Length", "cookie"]);
     }
 
     #[test]
     fn what_belongs_to_the_connection_is_not_stored() {
-        let head = Fields(&[("Connection", b"close, X-Mine"), ("connection", b"x-other")]);
+        let head = Fields::new(&[("Connection", b"close, X-Mine"), ("connection", b"x-other")]);
         for (name, stored) in [
             ("Content-Type", true),
             ("ETag", true),

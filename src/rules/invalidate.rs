@@ -196,7 +196,7 @@ mod tests {
             believed: &[],
         };
         let fields: Vec<_> = response.iter().map(|(n, v)| (*n, v.as_bytes())).collect();
-        by_write(&request, Fields(&fields), &policies()).iter().map(ToString::to_string).collect()
+        by_write(&request, Fields::new(&fields), &policies()).iter().map(ToString::to_string).collect()
     }
 
     #[test]

@@ -343,7 +343,7 @@ mod tests {
 
     fn vary(lines: &[&str]) -> Result<Vary, VaryError> {
         let fields: Vec<_> = lines.iter().map(|line| ("vary", line.as_bytes())).collect();
-        Vary::parse(Fields(&fields), &testing::policy())
+        Vary::parse(Fields::new(&fields), &testing::policy())
     }
 
     fn key(route: &str, scheme: Scheme, host: &str, path: &str) -> CacheKey {
@@ -392,7 +392,7 @@ mod tests {
         let primary = key("r", Scheme::Http, "shop", "/a?b=1");
         assert_eq!(primary.to_string(), "r http shop /a ?b=1");
         let vary = vary(&["X-Token"]).unwrap();
-        let shown = primary.variant(&vary, Fields(&[("x-token", b"secret")])).to_string();
+        let shown = primary.variant(&vary, Fields::new(&[("x-token", b"secret")])).to_string();
         assert!(shown.starts_with("r http shop /a ?b=1 variant=") && !shown.contains("secret"), "{shown}");
     }
 
@@ -414,7 +414,7 @@ mod tests {
             ignore_vary: vec!["origin".into(), "x-forwarded-for".into()],
             ..testing::policy()
         };
-        let read = |value: &str| Vary::parse(Fields(&[("vary", value.as_bytes())]), &policy);
+        let read = |value: &str| Vary::parse(Fields::new(&[("vary", value.as_bytes())]), &policy);
         assert_eq!(
             read("Cookie, Origin, X-Forwarded-For, User-Agent, X-Device-Class, X-Tenant"),
             Ok(Vary::default())
@@ -422,7 +422,7 @@ mod tests {
         assert_eq!(read("Origin, *"), Err(VaryError::Star));
         let forwarding =
             CachePolicy { forward_cookies: Patterns::new(&["theme"]).unwrap(), ..policy.clone() };
-        let cookie = Vary::parse(Fields(&[("vary", b"Cookie")]), &forwarding).unwrap();
+        let cookie = Vary::parse(Fields::new(&[("vary", b"Cookie")]), &forwarding).unwrap();
         assert!(!cookie.is_empty(), "what is left of the cookies selects");
     }
 
@@ -439,7 +439,7 @@ mod tests {
                 &RequestHead {
                     method: "GET",
                     target,
-                    fields: Fields(&fields),
+                    fields: Fields::new(&fields),
                     has_body: false,
                     believed: &[],
                 },
@@ -462,7 +462,7 @@ mod tests {
     fn a_variant_is_selected_by_values_not_by_their_spelling() {
         let primary = key("r", Scheme::Http, "shop", "/a");
         let vary = vary(&["accept, accept-language"]).unwrap();
-        let variant = |fields: &[(&str, &[u8])]| primary.variant(&vary, Fields(fields));
+        let variant = |fields: &[(&str, &[u8])]| primary.variant(&vary, Fields::new(fields));
         let html = variant(&[("Accept", b"text/html, */*")]);
         assert_eq!(html, variant(&[("accept", b"text/html"), ("ACCEPT", b"*/*")]));
         assert_eq!(html, variant(&[("accept", b"text/html,*/*")]));
@@ -521,9 +521,9 @@ mod tests {
             let primary = key("r", Scheme::Http, "h", "/");
             let variant = |fields: &[(String, String)]| {
                 let lent: Vec<_> = fields.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
-                let variant = primary.variant(&vary, Fields(&lent));
+                let variant = primary.variant(&vary, Fields::new(&lent));
                 let mut written = b"before".to_vec();
-                CacheKey::write_variant(&mut written, primary.as_ref(), &vary, Fields(&lent));
+                CacheKey::write_variant(&mut written, primary.as_ref(), &vary, Fields::new(&lent));
                 assert_eq!(variant.as_ref(), written);
                 variant
             };
@@ -544,7 +544,7 @@ mod tests {
             let primary = key("r", Scheme::Http, "h", "/");
             let variant = |fields: &[(String, String)]| {
                 let lent: Vec<_> = fields.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
-                primary.variant(&vary, Fields(&lent))
+                primary.variant(&vary, Fields::new(&lent))
             };
             let as_given = variant(&fields);
             fields.sort_by(|a, b| a.0.cmp(&b.0));

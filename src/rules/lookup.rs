@@ -5,7 +5,7 @@
 
 use super::cookies;
 use super::forwarding::{FRAGMENT_FIELDS, folded, names_a_person};
-use super::head::RequestHead;
+use super::head::{Fields, KnownNames, Names, RequestHead};
 use super::identity;
 use super::policy::{Authorization, CachePolicy, Mode, is_identity};
 
@@ -119,7 +119,7 @@ pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), Pa
         return Err(PassReason::Body);
     }
     let claimed = request.believed.iter().any(|(name, _)| names_a_person(name));
-    if claimed || request.fields.0.iter().any(|(name, _)| is_personal(name, request, policy)) {
+    if claimed || request.fields.lines().iter().any(|(name, _)| is_personal(name, request, policy)) {
         return Err(PassReason::Authorization);
     }
     if cookies::first_identifying(request.fields, policy).is_some() {
@@ -128,29 +128,19 @@ pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), Pa
     if request.target.is_ambiguous() || request.target.is_beyond_purges() {
         return Err(PassReason::Path);
     }
-    if request.fields.0.iter().any(|(name, _)| asks_for_fragment(name)) {
+    if asks_for_fragment(request.fields) {
         return Err(PassReason::Fragment);
     }
     // A cache may ignore these (RFC 9110 section 13.1.1), but who resumes a download relies on them.
-    if ["if-match", "if-unmodified-since"].iter().any(|name| request.fields.has(name)) {
+    if request.fields.has("if-match") || request.fields.has("if-unmodified-since") {
         return Err(PassReason::Precondition);
     }
     Ok(())
 }
 
-fn asks_for_fragment(name: &str) -> bool {
-    // Their lengths tell most fields apart.
-    let lengths = const {
-        let (mut lengths, mut at) = (0_u64, 0);
-        while at < FRAGMENT_FIELDS.len() {
-            lengths |= 1 << FRAGMENT_FIELDS[at].len();
-            at += 1;
-        }
-        lengths
-    };
-    name.len() < 64
-        && lengths >> name.len() & 1 == 1
-        && FRAGMENT_FIELDS.iter().any(|field| field.eq_ignore_ascii_case(name))
+fn asks_for_fragment(fields: Fields<'_>) -> bool {
+    const NAMES: Names = Names::all(FRAGMENT_FIELDS);
+    fields.names().may_have(NAMES) && FRAGMENT_FIELDS.iter().any(|name| fields.has(name))
 }
 
 /// Whether a field of this name makes a request personal. RFC 9111 section 3.5 lets a shared cache store some
@@ -171,21 +161,25 @@ fn is_personal(name: &str, request: &RequestHead<'_>, policy: &CachePolicy) -> b
 
 /// Whether every browser sends a field of this name: none of them is an identity, and needs no closer look.
 fn is_sent_by_all(name: &str) -> bool {
-    let of_that_length: &[&str] = match name.len() {
-        4 => &["host"],
-        5 => &["range"],
-        6 => &["accept", "cookie"],
-        7 => &["referer"],
-        8 => &["priority"],
-        10 => &["connection", "user-agent"],
-        13 => &["cache-control", "if-none-match"],
-        15 => &["accept-encoding", "accept-language"],
-        17 => &["if-modified-since"],
-        25 => &["upgrade-insecure-requests"],
-        _ => &[],
-    };
-    of_that_length.iter().any(|usual| usual.eq_ignore_ascii_case(name))
-        || name.get(..4).is_some_and(|begin| begin.eq_ignore_ascii_case("sec-"))
+    const USUAL: KnownNames = KnownNames::new(&[
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "cache-control",
+        "connection",
+        "cookie",
+        "dnt",
+        "host",
+        "if-modified-since",
+        "if-none-match",
+        "origin",
+        "priority",
+        "range",
+        "referer",
+        "upgrade-insecure-requests",
+        "user-agent",
+    ]);
+    USUAL.has(name) || name.get(..4).is_some_and(|begin| begin.eq_ignore_ascii_case("sec-"))
 }
 
 #[cfg(test)]
@@ -200,7 +194,7 @@ mod tests {
         let request = RequestHead {
             method,
             target: Target::new(Scheme::Http, "shop", path),
-            fields: Fields(fields),
+            fields: Fields::new(fields),
             has_body,
             believed: &[],
         };
@@ -290,10 +284,11 @@ mod tests {
             ("x_api_key", "x", Err(PassReason::Authorization)),
             ("X-Auth-Token", "x", Err(PassReason::Authorization)),
         ] {
+            let fields = [(name, value.as_bytes())];
             let request = RequestHead {
                 method: "GET",
                 target: Target::new(Scheme::Http, "shop", "/"),
-                fields: Fields(&[(name, value.as_bytes())]),
+                fields: Fields::new(&fields),
                 has_body: false,
                 believed: &[],
             };
@@ -305,10 +300,11 @@ mod tests {
     fn authorization_takes_part_where_the_route_follows_the_rfc() {
         let policy = CachePolicy { authorization: Authorization::Rfc9111, ..testing::policy() };
         let asked = |name: &'static str| {
+            let fields = [(name, &b"Token x"[..])];
             let request = RequestHead {
                 method: "GET",
                 target: Target::new(Scheme::Http, "shop", "/"),
-                fields: Fields(&[(name, b"Token x")]),
+                fields: Fields::new(&fields),
                 has_body: false,
                 believed: &[],
             };

@@ -80,6 +80,7 @@ pub mod targeted;
 pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod text;
 pub mod validation;
 pub mod verdict;
 pub mod wildcard;

@@ -30,7 +30,7 @@ impl<'a> Outgoing<'a> {
     pub fn of(request: &RequestHead<'a>, policy: &'a CachePolicy) -> Self {
         let fields = request.fields;
         let mut outgoing = SmallVec::new();
-        let taken = fields.0.iter().filter(|(name, _)| is_taken(name, request, policy));
+        let taken = fields.lines().iter().filter(|(name, _)| is_taken(name, request, policy));
         outgoing.extend(taken.map(|(name, value)| (*name, Cow::Borrowed(*value))));
         outgoing.extend(request.believed.iter().map(|(name, value)| (*name, Cow::Borrowed(*value))));
         let mut set = |name: &'a str, value: Option<Cow<'a, [u8]>>| {
@@ -81,8 +81,13 @@ mod tests {
     fn outgoing(policy: &CachePolicy, fields: &[(&str, &str)]) -> Vec<(String, String)> {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
         let target = Target::new(Scheme::Http, "shop", "/");
-        let request =
-            RequestHead { method: "GET", target, fields: Fields(&fields), has_body: false, believed: &[] };
+        let request = RequestHead {
+            method: "GET",
+            target,
+            fields: Fields::new(&fields),
+            has_body: false,
+            believed: &[],
+        };
         let sent = Outgoing::of(&request, policy);
         let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
         sent.lend().iter().map(|(name, value)| ((*name).to_owned(), text(value))).collect()

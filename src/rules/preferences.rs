@@ -128,7 +128,7 @@ mod tests {
             ("", None),
         ] {
             let fields = [("Accept-Language", value.as_bytes())];
-            assert_eq!(language(Fields(&fields), &languages), expected, "{value}");
+            assert_eq!(language(Fields::new(&fields), &languages), expected, "{value}");
         }
         assert_eq!(language(Fields::default(), &languages), None);
     }
@@ -148,7 +148,7 @@ mod tests {
             ("", None),
         ] {
             let fields = [("Accept", value.as_bytes())];
-            assert_eq!(media_type(Fields(&fields), &types), expected, "{value}");
+            assert_eq!(media_type(Fields::new(&fields), &types), expected, "{value}");
         }
     }
 }

@@ -3,12 +3,15 @@
 //! Two parsers read requests: the front's and Pingora's. Both lend what they found to [`Received`], which alone decides
 //! which host a request is for and what of its fields counts; so they cannot come to different answers.
 
+use std::borrow::Cow;
+
 use smallvec::SmallVec;
 
 use super::forwarding::{Client, is_believed};
-use super::head::{Field, Fields, RequestHead};
+use super::head::{Field, Fields, Names, RequestHead};
 use super::hop;
 use super::target::{Scheme, Target, is_host};
+use super::text::same;
 
 const FORWARDED_HOST: &str = "x-forwarded-host";
 
@@ -18,29 +21,50 @@ pub type FieldList<'a> = SmallVec<[Field<'a>; 32]>;
 /// The parts of a request head, lent by whoever parsed it, and what follows from who sent it.
 pub struct Received<'a> {
     method: &'a str,
-    /// Of a target in absolute form.
-    authority: Option<&'a str>,
     path_and_query: &'a str,
     scheme: Scheme,
-    fields: FieldList<'a>,
+    fields: Cow<'a, [Field<'a>]>,
+    /// Of the fields.
+    names: Names,
+    own_host: &'a str,
+    host: &'a str,
+    /// Whether all hosts that it names are text.
+    names_text: bool,
     /// Of a trusted proxy.
     believed: SmallVec<[Field<'a>; 4]>,
 }
 
 impl<'a> Received<'a> {
-    /// A request of `client`. `fields` are all lines as received; `authority` and `path_and_query` are the parts of its
-    /// target, `/` where it has no path.
+    /// A request of `client`. `fields` are all lines as received; `authority` is that of a target in absolute form, and
+    /// `path_and_query` the rest of the target, `/` where it has no path.
     pub fn new(
         method: &'a str,
         authority: Option<&'a str>,
         path_and_query: &'a str,
-        mut fields: FieldList<'a>,
+        fields: Cow<'a, [Field<'a>]>,
         client: &Client,
     ) -> Self {
-        hop::retain_end_to_end(&mut fields);
-        let scheme = client.scheme;
-        let mut received =
-            Self { method, authority, path_and_query, scheme, fields, believed: SmallVec::new() };
+        let fields = hop::end_to_end(fields);
+        let names = Names::of(&fields);
+        let (mut named, mut names_text) = (None, true);
+        for (_, host) in fields.iter().filter(|(name, _)| same(name.as_bytes(), b"host")) {
+            let host = std::str::from_utf8(host);
+            names_text &= host.is_ok();
+            named = named.or(host.ok());
+        }
+        // The authority of an absolute target wins over `Host` (RFC 9112 section 3.2.2).
+        let own_host = authority.or(named).unwrap_or_default();
+        let mut received = Self {
+            method,
+            path_and_query,
+            scheme: client.scheme,
+            fields,
+            names,
+            own_host,
+            host: own_host,
+            names_text,
+            believed: SmallVec::new(),
+        };
         if client.via_trusted {
             received.believe();
         }
@@ -49,13 +73,21 @@ impl<'a> Received<'a> {
 
     /// Takes over what a trusted proxy says, where it says more than the request itself.
     fn believe(&mut self) {
-        let own = self.own_host();
+        let own = self.own_host;
         let says_more = |(name, value): &&Field<'a>| {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
             is_believed(name) && !(is(FORWARDED_HOST) && *value == own.as_bytes())
         };
         self.believed = self.fields.iter().filter(says_more).copied().collect();
-        if self.host() != own {
+        let forwarded = self.believed.iter().filter(|(name, _)| name.eq_ignore_ascii_case(FORWARDED_HOST));
+        for (_, hosts) in forwarded {
+            let hosts = std::str::from_utf8(hosts);
+            self.names_text &= hosts.is_ok();
+            // The last of several is what the nearest proxy says.
+            let host = hosts.ok().and_then(|hosts| hosts.rsplit(',').next());
+            self.host = host.map_or(own, str::trim);
+        }
+        if self.host != own {
             // The origin is sent both.
             self.believed.push(("host", own.as_bytes()));
         }
@@ -68,40 +100,18 @@ impl<'a> Received<'a> {
 
     /// The host that the page is of: what a trusted proxy says that its client asked for, else the request's own.
     pub fn host(&self) -> &'a str {
-        let forwarded =
-            self.believed.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case(FORWARDED_HOST));
-        // The last of several is what the nearest proxy says.
-        let host = forwarded.and_then(|(_, hosts)| std::str::from_utf8(hosts).ok()?.rsplit(',').next());
-        host.map_or_else(|| self.own_host(), str::trim)
+        self.host
     }
 
-    /// Where the request itself is aimed at: the authority of an absolute target wins over `Host` (RFC 9112 section
-    /// 3.2.2).
+    /// Where the request itself is aimed at.
     pub fn own_host(&self) -> &'a str {
-        match self.authority {
-            Some(authority) => authority,
-            None => self
-                .fields
-                .iter()
-                .find(|(name, _)| name.eq_ignore_ascii_case("host"))
-                .and_then(|(_, value)| std::str::from_utf8(value).ok())
-                .unwrap_or_default(),
-        }
+        self.own_host
     }
 
     /// Whether the client named a host that is one.
     pub fn has_valid_host(&self) -> bool {
-        let is_text = |value: &[u8]| std::str::from_utf8(value).is_ok();
-        let named = |list: &[Field<'_>], name: &str| {
-            let lines = list.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name));
-            lines.map(|(_, value)| *value).all(is_text)
-        };
-        let names_none = self.host().is_empty() && !self.own_host().is_empty();
-        named(&self.fields, "host")
-            && named(&self.believed, FORWARDED_HOST)
-            && is_host(self.own_host())
-            && is_host(self.host())
-            && !names_none
+        let names_none = self.host.is_empty() && !self.own_host.is_empty();
+        self.names_text && is_host(self.own_host.as_bytes()) && is_host(self.host.as_bytes()) && !names_none
     }
 
     /// The target in origin form; `/` for an absolute one without a path.
@@ -111,7 +121,7 @@ impl<'a> Received<'a> {
 
     /// The field lines, without those that `Connection` nominates.
     pub fn fields(&self) -> Fields<'_> {
-        Fields(&self.fields)
+        Fields::with_names(&self.fields, self.names)
     }
 
     /// The head for the rules.

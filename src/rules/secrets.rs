@@ -107,7 +107,7 @@ impl Secrets {
         }
         let (plain, unquoted) = (unescaped(body), percent_decoded(body));
         // A cookie that everyone gets, because the route says so, is in its own field.
-        let others = fields.0.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("set-cookie"));
+        let others = fields.lines().iter().filter(|(name, _)| !name.eq_ignore_ascii_case("set-cookie"));
         let texts: Vec<&[u8]> =
             [body, &plain, &unquoted].into_iter().chain(others.map(|(_, value)| *value)).collect();
         let found = |needle: &[u8]| texts.iter().any(|text| memmem::find(text, needle).is_some());
@@ -269,15 +269,20 @@ mod tests {
 
     fn set(cookie: &str) -> Secrets {
         let mut secrets = Secrets::default();
-        secrets.set_by(Fields(&[("Set-Cookie", cookie.as_bytes())]));
+        secrets.set_by(Fields::new(&[("Set-Cookie", cookie.as_bytes())]));
         secrets
     }
 
     fn sent(policy: &CachePolicy, fields: &[(&str, &str)]) -> Secrets {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
         let target = Target::new(Scheme::Http, "shop", "/");
-        let request =
-            RequestHead { method: "GET", target, fields: Fields(&fields), has_body: false, believed: &[] };
+        let request = RequestHead {
+            method: "GET",
+            target,
+            fields: Fields::new(&fields),
+            has_body: false,
+            believed: &[],
+        };
         Secrets::of_request(&request, policy)
     }
 
@@ -358,13 +363,16 @@ mod tests {
     fn fields_are_looked_at_too_and_a_coded_body_may_show_anything() {
         let secrets = set("csrf=0123456789");
         let in_field = [("X-CSRF-Token", &b"0123456789"[..])];
-        assert_eq!(secrets.shown_by(Fields(&in_field), b"page"), Some(Shown::Set));
-        assert_eq!(secrets.shown_by(Fields(&[("Content-Encoding", b"gzip")]), b"\x1f\x8b"), Some(Shown::Set));
-        assert_eq!(secrets.shown_by(Fields(&[("Content-Encoding", b"identity")]), b"page"), None);
+        assert_eq!(secrets.shown_by(Fields::new(&in_field), b"page"), Some(Shown::Set));
+        assert_eq!(
+            secrets.shown_by(Fields::new(&[("Content-Encoding", b"gzip")]), b"\x1f\x8b"),
+            Some(Shown::Set)
+        );
+        assert_eq!(secrets.shown_by(Fields::new(&[("Content-Encoding", b"identity")]), b"page"), None);
         let wide = [("Content-Type", &b"text/html; charset=UTF-16"[..])];
-        assert_eq!(secrets.shown_by(Fields(&wide), b"page"), Some(Shown::Set));
+        assert_eq!(secrets.shown_by(Fields::new(&wide), b"page"), Some(Shown::Set));
         let nothing = Secrets::default();
-        assert_eq!(nothing.shown_by(Fields(&[("Content-Encoding", b"gzip")]), b"csrf_token"), None);
+        assert_eq!(nothing.shown_by(Fields::new(&[("Content-Encoding", b"gzip")]), b"csrf_token"), None);
     }
 
     #[test]

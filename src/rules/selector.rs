@@ -140,7 +140,7 @@ impl Selector {
     pub fn host(text: &str) -> Result<Self, SelectorError> {
         check_length(text)?;
         let host = any_scheme(text);
-        if host.is_empty() || !is_host(&host) {
+        if host.is_empty() || !is_host(host.as_bytes()) {
             return Err(SelectorError::NotAHost);
         }
         Ok(Self::Host(host))
@@ -343,7 +343,7 @@ pub(super) fn split_url(text: &str) -> Result<(Option<String>, &str), SelectorEr
     }
     let host = normal_host(scheme, host).into_owned();
     // A star is for wildcards; anything else that is none would name nothing.
-    if !is_host(&host.replace(['*', STAR], "")) {
+    if !is_host(host.replace(['*', STAR], "").as_bytes()) {
         return Err(SelectorError::NotAHost);
     }
     Ok((Some(host), if path.is_empty() { "/" } else { path }))

@@ -124,7 +124,7 @@ mod tests {
 
     fn tags(fields: &[(&str, &str)]) -> Vec<String> {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-        let tags = Tags::of_response(Fields(&fields), TAG_FIELDS);
+        let tags = Tags::of_response(Fields::new(&fields), TAG_FIELDS);
         tags.names().iter().map(ToString::to_string).collect()
     }
 
@@ -156,7 +156,7 @@ mod tests {
         let many: Vec<String> = (0..=MAX_TAGS).map(|n| format!("t{n}")).collect();
         let line = many.join(",");
         let fields = [("cache-tag", line.as_bytes())];
-        let tags = Tags::of_response(Fields(&fields), TAG_FIELDS);
+        let tags = Tags::of_response(Fields::new(&fields), TAG_FIELDS);
         assert_eq!((tags.names().len(), tags.is_cut()), (MAX_TAGS, true));
         assert!(tags.match_tag("t0") && tags.match_tag("never seen"));
         let long = "x".repeat(MAX_TAG_BYTES + 1);

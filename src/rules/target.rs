@@ -7,9 +7,11 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
+use memchr::{memchr, memchr_iter};
 use smallvec::SmallVec;
 
 use super::policy::QueryPolicy;
+use super::text;
 
 /// The parameters of a query; those of most queries need no allocation.
 type Parameters<'a> = SmallVec<[Cow<'a, str>; 16]>;
@@ -57,7 +59,7 @@ pub struct Target<'a> {
 impl<'a> Target<'a> {
     /// Splits and normalises a request target in origin form (`/path?query`) and the host it was sent to.
     pub fn new(scheme: Scheme, host: &'a str, path_and_query: &'a str) -> Self {
-        let (path, query) = match path_and_query.split_once('?') {
+        let (path, query) = match text::cut(path_and_query, b'?') {
             Some((path, query)) => (path, Some(query)),
             None => (path_and_query, None),
         };
@@ -69,6 +71,9 @@ impl<'a> Target<'a> {
     /// static files, so it is never answered from the store.
     pub fn is_ambiguous(&self) -> bool {
         let mut rest = self.path.as_bytes();
+        if memchr(b'.', rest).is_none() {
+            return false;
+        }
         loop {
             let dots = rest.iter().take_while(|byte| **byte == b'.').count();
             // Some servers cut a segment's parameters off before they look at it: `/..;x/`.
@@ -104,7 +109,10 @@ impl<'a> Target<'a> {
     }
 
     fn key_parameters(&self, policy: &QueryPolicy) -> Parameters<'a> {
-        let normal = self.parameters().map(normal_encoding);
+        // Looked at once as a whole: nearly all are spelled so.
+        let is_normal = is_normal(self.query.unwrap_or_default());
+        let normal = |each: &'a str| if is_normal { each.into() } else { normal_encoding(each) };
+        let normal = self.parameters().map(normal);
         let mut kept: Parameters<'a> = normal.filter(|each| policy.keeps(parameter_name(each))).collect();
         if policy.sort {
             // Stable: equal names keep their order, which may carry meaning.
@@ -130,7 +138,7 @@ impl<'a> Target<'a> {
     }
 
     fn parameters(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.query.unwrap_or_default().split('&').filter(|parameter| !parameter.is_empty())
+        text::split(self.query.unwrap_or_default(), b'&').filter(|parameter| !parameter.is_empty())
     }
 }
 
@@ -146,7 +154,8 @@ fn separator(path: &[u8]) -> usize {
 
 /// The order of names as the origin reads them: `a%5B%5D` is `a[]`.
 fn by_meaning(one: &str, other: &str) -> Ordering {
-    if one.contains('%') || other.contains('%') {
+    let is_encoded = |name: &str| memchr(b'%', name.as_bytes()).is_some();
+    if is_encoded(one) || is_encoded(other) {
         return decoded_bytes(one.as_bytes()).cmp(decoded_bytes(other.as_bytes()));
     }
     one.cmp(other)
@@ -158,18 +167,38 @@ fn is_kept(parameter: &str, policy: &QueryPolicy) -> bool {
 
 /// The name of a parameter.
 pub fn parameter_name(parameter: &str) -> &str {
-    parameter.split('=').next().unwrap_or(parameter)
+    text::cut(parameter, b'=').map_or(parameter, |(name, _)| name)
 }
 
 /// Whether a host is one: letters, digits and what addresses and ports are written with. Anything else could be
 /// one host in the key and another at the origin. An HTTP/1.0 client may name none.
-pub fn is_host(host: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b);
-    host.bytes().all(allowed) && !host.starts_with(':')
+pub fn is_host(host: &[u8]) -> bool {
+    const ALLOWED: [bool; 256] = allowed(b".-_:[]", true);
+    host.iter().all(|byte| ALLOWED[usize::from(*byte)]) && host.first() != Some(&b':')
+}
+
+/// Which bytes may stand in a text: letters, those in upper case maybe, digits, and `others`.
+const fn allowed(others: &[u8], upper: bool) -> [bool; 256] {
+    let (mut table, mut at) = ([false; 256], 0);
+    while at < 256 {
+        let byte = at as u8;
+        table[at] = byte.is_ascii_lowercase() || byte.is_ascii_digit() || upper && byte.is_ascii_uppercase();
+        at += 1;
+    }
+    at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
 }
 
 /// Lower case, without the scheme's default port (RFC 3986 section 6.2.3).
 pub fn normal_host(scheme: Scheme, host: &str) -> Cow<'_, str> {
+    const USUAL: [bool; 256] = allowed(b".-", false);
+    if host.bytes().all(|byte| USUAL[usize::from(byte)]) && !host.ends_with('.') {
+        return host.into();
+    }
     let (name, port) = split_port(host);
     // A fully qualified name is the same host.
     let name = name.strip_suffix('.').unwrap_or(name);
@@ -231,7 +260,7 @@ fn is_normal(text: &str) -> bool {
         }
         None => true,
     };
-    text.is_ascii() && memchr::memchr_iter(b'%', text.as_bytes()).all(is_as_it_should_be)
+    text.is_ascii() && memchr_iter(b'%', text.as_bytes()).all(is_as_it_should_be)
 }
 
 /// Whether a byte never needs encoding (RFC 3986 section 2.3).
@@ -326,7 +355,7 @@ mod tests {
             ("shop/x", false),
             ("a b", false),
         ] {
-            assert_eq!(is_host(host), expected, "{host}");
+            assert_eq!(is_host(host.as_bytes()), expected, "{host}");
         }
     }
 

@@ -85,7 +85,7 @@ mod tests {
     fn read(lines: &[&str]) -> Option<CacheControl> {
         let mut fields: Vec<_> = lines.iter().map(|line| ("CDN-Cache-Control", line.as_bytes())).collect();
         fields.push(("Cache-Control", b"max-age=7"));
-        parse(Fields(&fields))
+        parse(Fields::new(&fields))
     }
 
     fn max_age(line: &str) -> Option<u64> {
@@ -126,6 +126,6 @@ mod tests {
         ] {
             assert_eq!(read(&[line]), None, "{line}");
         }
-        assert_eq!(parse(Fields(&[("cache-control", b"max-age=60")])), None, "absent");
+        assert_eq!(parse(Fields::new(&[("cache-control", b"max-age=60")])), None, "absent");
     }
 }

@@ -120,7 +120,7 @@ mod tests {
     }
 
     fn asked(stored: &Freshness, cache_control: &str, seconds: u64) -> Verdict {
-        let client = ClientControl::parse(Fields(&[("cache-control", cache_control.as_bytes())]));
+        let client = ClientControl::parse(Fields::new(&[("cache-control", cache_control.as_bytes())]));
         judge(Some(stored), &client, after(seconds))
     }
 
@@ -193,7 +193,11 @@ mod tests {
     #[test]
     fn what_is_not_stored_is_not_fetched_for_only_if_cached_nor_kept_for_no_store() {
         let ask = |directive: &str| {
-            judge(None, &ClientControl::parse(Fields(&[("cache-control", directive.as_bytes())])), STORED)
+            judge(
+                None,
+                &ClientControl::parse(Fields::new(&[("cache-control", directive.as_bytes())])),
+                STORED,
+            )
         };
         assert_eq!(ask("only-if-cached"), OnlyIfCached);
         assert_eq!(ask("only-if-cached, no-store"), OnlyIfCached);

@@ -5,6 +5,8 @@
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
+use super::text::beginning;
+
 /// A list of names with `*` and `?` as wildcards, matched case-sensitively.
 #[derive(Clone, Default)]
 pub struct Patterns {
@@ -64,16 +66,6 @@ impl Simple {
     }
 }
 
-/// The first eight bytes of a text, or as many as there are.
-fn beginning(text: &[u8]) -> u64 {
-    let mut bytes = [0; 8];
-    match text.first_chunk() {
-        Some(first) => bytes = *first,
-        None => bytes[..text.len()].copy_from_slice(text),
-    }
-    u64::from_le_bytes(bytes)
-}
-
 /// How close a name that a pattern matches comes to it: the number of its characters that are no wildcards.
 fn closeness(pattern: &str) -> usize {
     pattern.chars().filter(|c| !matches!(c, '*' | '?')).count()
@@ -113,6 +105,9 @@ impl Patterns {
     /// How close the closest of the patterns that match the name comes to it: the number of its characters that are no
     /// wildcards. `None` when none matches.
     pub fn closeness(&self, name: &str) -> Option<usize> {
+        if self.is_empty() {
+            return None;
+        }
         let simple = self.simple_one(name).map(|pattern| pattern.closeness);
         if !self.is_among_others(name) {
             return simple;

@@ -413,7 +413,7 @@ pub(super) mod tests {
     }
 
     fn vary(names: &str) -> Vary {
-        Vary::parse(Fields(&[("vary", names.as_bytes())]), &testing::policy()).unwrap()
+        Vary::parse(Fields::new(&[("vary", names.as_bytes())]), &testing::policy()).unwrap()
     }
 
     fn look_up(memory: &Memory, path: &str, fields: Fields<'_>) -> Option<Arc<StoredResponse>> {
@@ -432,7 +432,8 @@ pub(super) mod tests {
     fn variants_live_side_by_side_and_are_purged_together() {
         let memory = Memory::new(BUDGET);
         let vary = vary("accept");
-        let (html, json) = (Fields(&[("accept", b"text/html")]), Fields(&[("accept", b"application/json")]));
+        let (html, json) =
+            (Fields::new(&[("accept", b"text/html")]), Fields::new(&[("accept", b"application/json")]));
         memory.note_vary(&key("/a"), &vary);
         for fields in [html, json] {
             memory
@@ -455,11 +456,12 @@ pub(super) mod tests {
         memory.note_vary(&key("/a"), &vary);
         let wish = |n: usize| format!("text/{n}");
         for n in 0..10 {
-            let variant = key("/a").variant(&vary, Fields(&[("accept", wish(n).as_bytes())]));
+            let variant = key("/a").variant(&vary, Fields::new(&[("accept", wish(n).as_bytes())]));
             memory.insert(&variant, response("/a", &[], 10), memory.begin(), 4).unwrap();
             memory.insert(&key(&format!("/{n}")), response("/b", &[], 10), memory.begin(), 4).unwrap();
         }
-        let held = |n: usize| look_up(&memory, "/a", Fields(&[("accept", wish(n).as_bytes())])).is_some();
+        let held =
+            |n: usize| look_up(&memory, "/a", Fields::new(&[("accept", wish(n).as_bytes())])).is_some();
         assert_eq!((0..10).filter(|n| held(*n)).collect::<Vec<_>>(), [6, 7, 8, 9]);
         assert_eq!((memory.crowded_out(), memory.entries()), (6, 14), "other URLs are not touched");
     }
@@ -483,7 +485,7 @@ pub(super) mod tests {
     fn what_selects_among_variants_follows_the_newest_response() {
         let memory = Memory::new(BUDGET);
         let (by_foo, by_bar) = (vary("foo"), vary("bar"));
-        let asked = Fields(&[("foo", b"1"), ("bar", b"1")]);
+        let asked = Fields::new(&[("foo", b"1"), ("bar", b"1")]);
         let store = |vary: &Vary, body: usize| {
             let key = if vary.is_empty() { key("/a") } else { key("/a").variant(vary, asked) };
             memory.note_vary(&self::key("/a"), vary);
@@ -492,8 +494,8 @@ pub(super) mod tests {
         let found = |fields: Fields<'_>| look_up(&memory, "/a", fields).map(|r| r.body.len());
         store(&by_foo, 1);
         store(&by_bar, 2);
-        assert_eq!(found(Fields(&[("bar", b"1")])), Some(2));
-        assert_eq!(found(Fields(&[("foo", b"1")])), None);
+        assert_eq!(found(Fields::new(&[("bar", b"1")])), Some(2));
+        assert_eq!(found(Fields::new(&[("foo", b"1")])), None);
         store(&Vary::default(), 3);
         assert_eq!((found(asked), found(Fields::default())), (Some(3), Some(3)), "it matches every request");
         store(&by_foo, 4);

@@ -390,8 +390,10 @@ mod tests {
     #[test]
     fn everything_goes_with_what_selects_among_variants() {
         let memory = filled(20, "t");
-        let vary =
-            crate::rules::key::Vary::parse(Fields(&[("vary", b"accept")]), &crate::rules::testing::policy());
+        let vary = crate::rules::key::Vary::parse(
+            Fields::new(&[("vary", b"accept")]),
+            &crate::rules::testing::policy(),
+        );
         memory.note_vary(&key("/v"), &vary.unwrap());
         memory.purge(&[Selector::All], Effect::Remove);
         memory.sweep();

@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::rules::encodable::{EncodePolicy, is_encodable};
 use crate::rules::freshness::Freshness;
 use crate::rules::guard::{self, Inputs, Settled, Stored, Witness};
-use crate::rules::head::{Field, Fields, ResponseHead};
+use crate::rules::head::{Field, Fields, Names, ResponseHead};
 use crate::rules::hop;
 use crate::rules::key::Vary;
 use crate::rules::request::FieldList;
@@ -32,12 +32,14 @@ pub struct Head {
     delivered: usize,
     /// Where the first line of an entity tag stands; empty where there is none.
     etag: Range<usize>,
+    /// The names that may be among the lines.
+    names: Names,
 }
 
 impl Head {
     /// Serialises the fields of `response` that may be stored.
     pub fn storable(response: &ResponseHead<'_>) -> Self {
-        let kept = response.fields.0.iter().filter(|(name, _)| hop::is_stored(name, response.fields));
+        let kept = response.fields.lines().iter().filter(|(name, _)| hop::is_stored(name, response.fields));
         Self::from_fields(response.status, kept.copied())
     }
 
@@ -69,20 +71,21 @@ impl Head {
         withheld: impl Iterator<Item = Field<'a>>,
     ) -> Self {
         let mut lines = Vec::with_capacity(512);
-        let (mut is_encoded, mut etag) = (false, 0..0);
+        let (mut is_encoded, mut etag, mut names) = (false, 0..0, Names::default());
         let mut write = |(name, value): Field<'_>| {
             is_encoded |= name.eq_ignore_ascii_case("content-encoding");
             if name.eq_ignore_ascii_case("etag") && etag.is_empty() {
                 etag = lines.len()..lines.len() + name.len() + value.len() + 4;
             }
             [name.as_bytes(), b": ", value, b"\r\n"].iter().for_each(|part| lines.extend_from_slice(part));
+            names.add(name);
             lines.len()
         };
         let end = delivered.map(&mut write).last().unwrap_or_default();
         withheld.for_each(|field| {
             write(field);
         });
-        Self { status, is_encoded, lines: lines.into(), delivered: end, etag }
+        Self { status, is_encoded, lines: lines.into(), delivered: end, etag, names }
     }
 
     /// The field lines, in order.
@@ -108,7 +111,14 @@ impl Head {
 
     /// The entity tag.
     pub fn etag(&self) -> Option<&[u8]> {
-        fields_in(&self.lines[self.etag.clone()]).next().map(|(_, value)| value)
+        // `ETag: ` and the end of the line.
+        self.lines[self.etag.clone()].get(6..)?.strip_suffix(b"\r\n")
+    }
+
+    /// Whether clients are sent a field of this name.
+    pub fn delivers(&self, name: &str) -> bool {
+        self.names.may_have(Names::one(name))
+            && self.delivered_fields().any(|(other, _)| other.eq_ignore_ascii_case(name))
     }
 
     /// The field lines that clients are sent.
@@ -124,7 +134,7 @@ impl Head {
     /// Calls `f` with the head as the rules see it.
     pub fn with<T>(&self, f: impl FnOnce(ResponseHead<'_>) -> T) -> T {
         let fields: FieldList<'_> = fields_in(&self.lines).collect();
-        f(ResponseHead { status: self.status, fields: Fields(&fields) })
+        f(ResponseHead { status: self.status, fields: Fields::new(&fields) })
     }
 
     /// Bytes the field lines occupy.
@@ -231,7 +241,7 @@ impl StoredResponse {
     /// The same response, for those of `witness` now. What the new one among them got has the fields `new`: fields of the
     /// moment in which the two differ may tell of one visitor, and go.
     pub fn admitting(&self, witness: Witness, new: Fields<'_>) -> Self {
-        let differing = guard::difference::of_the_moment(Fields(&self.head.fields()), new);
+        let differing = guard::difference::of_the_moment(Fields::new(&self.head.fields()), new);
         let head = self.head.without(&differing);
         let forms = self.forms.as_ref().map(|forms| {
             let is_padded = forms.is_padded();
@@ -281,14 +291,14 @@ mod tests {
     fn a_head_comes_back_as_it_went_in() {
         let fields: &[Field<'_>] =
             &[("X-Twice", b"1"), ("x-twice", b" 2: \xff"), ("X-Empty", b""), ("ETag", b"\"a\"")];
-        let head = Head::storable(&ResponseHead { status: 203, fields: Fields(fields) });
+        let head = Head::storable(&ResponseHead { status: 203, fields: Fields::new(fields) });
         assert_eq!((head.status, head.fields().as_slice()), (203, fields));
     }
 
     #[test]
     fn fields_can_be_left_out() {
         let fields: &[Field<'_>] = &[("Set-Cookie", b"1"), ("X-A", b"1"), ("set-cookie", b"2")];
-        let head = Head::storable(&ResponseHead { status: 200, fields: Fields(fields) });
+        let head = Head::storable(&ResponseHead { status: 200, fields: Fields::new(fields) });
         assert_eq!(head.without(&["set-cookie"]).fields(), [("X-A", &b"1"[..])]);
         assert_eq!(head.without(&[""; 0]), head);
     }
@@ -297,6 +307,6 @@ mod tests {
     fn a_head_keeps_nothing_of_its_connection() {
         let fields: &[Field<'_>] =
             &[("Transfer-Encoding", b"chunked"), ("Connection", b"X-Hop"), ("x-hop", b"1"), ("Age", b"3")];
-        assert!(Head::storable(&ResponseHead { status: 200, fields: Fields(fields) }).is_empty());
+        assert!(Head::storable(&ResponseHead { status: 200, fields: Fields::new(fields) }).is_empty());
     }
 }

@@ -82,7 +82,7 @@ fn split(text: &str) -> Option<(Site, &str)> {
         _ => return None,
     };
     let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    (!host.is_empty() && is_host(host)).then(|| (Site { scheme, host: host.to_owned() }, path))
+    (!host.is_empty() && is_host(host.as_bytes())).then(|| (Site { scheme, host: host.to_owned() }, path))
 }
 
 /// What a browser would send where a URL was written as it reads: `/müsli` is `/m%C3%BCsli`.

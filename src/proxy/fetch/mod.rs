@@ -208,7 +208,7 @@ impl Job {
         let exchange = Exchange { requested_at: self.requested_at, received_at, authorized: self.authorized };
         let owned = dated(view::response_fields(response), received_at);
         let lent = view::lend(&owned);
-        let head = ResponseHead { status: response.status.as_u16(), fields: Fields(&lent) };
+        let head = ResponseHead { status: response.status.as_u16(), fields: Fields::new(&lent) };
         if let Some(expired) = self.expired.clone() {
             if head.status == 304 {
                 let opening = self.validate(&expired, head, exchange);
@@ -320,7 +320,7 @@ impl Job {
                 // A watched one has first to be compared with what lies there.
                 self.app.store.memory.note_vary(&self.primary, &kept.vary);
             }
-            self.primary.variant(&kept.vary, Fields(&fields))
+            self.primary.variant(&kept.vary, Fields::new(&fields))
         };
         self.lease.move_to(&fill_key(&key, &self.inputs, self.expired.is_some()));
         key
@@ -383,7 +383,7 @@ impl Job {
         exchange: Exchange,
     ) -> Opening {
         let stored = expired.head.fields();
-        let mut fields = match validation::apply(Fields(&stored), head.fields) {
+        let mut fields = match validation::apply(Fields::new(&stored), head.fields) {
             Validation::Holds(fields) => fields,
             Validation::OtherRepresentation => {
                 self.app.store.memory.remove(&self.key, expired);
@@ -393,7 +393,7 @@ impl Job {
         self.secrets.set_by(head.fields);
         // It is not stored, but counts: the 304 may come out of a cache further in.
         fields.extend(head.fields.first("age").map(|age| ("age", age)));
-        let merged = ResponseHead { status: expired.head.status, fields: Fields(&fields) };
+        let merged = ResponseHead { status: expired.head.status, fields: Fields::new(&fields) };
         let max_object_size = self.live.plan.memory.max_object_size;
         let path = &self.filler.0.facts.path;
         match admission::judge(path, &merged, &self.route.cache, max_object_size, exchange) {
@@ -497,7 +497,7 @@ impl Job {
                 HttpTask::Header(head, _) if head.status.is_informational() => {
                     let owned = view::response_fields(&head);
                     let fields = view::lend(&owned);
-                    let interim = ResponseHead { status: head.status.as_u16(), fields: Fields(&fields) };
+                    let interim = ResponseHead { status: head.status.as_u16(), fields: Fields::new(&fields) };
                     if !self.filler.interim(Head::storable(&interim).without(&["set-cookie"])) {
                         self.app.observer.metrics.limit("interim");
                     }
@@ -524,7 +524,7 @@ pub fn fill_key(key: &CacheKey, inputs: &Inputs, has_stored: bool) -> CacheKey {
 /// The fields with one `Date`, in the one format that may be sent (RFC 9110 section 5.6.7): whoever receives a response
 /// without one records when it came (section 6.6.1).
 fn dated(mut fields: Vec<(String, Vec<u8>)>, received_at: Timestamp) -> Vec<(String, Vec<u8>)> {
-    let own = date_value(Fields(&view::lend(&fields)))
+    let own = date_value(Fields::new(&view::lend(&fields)))
         .filter(|date| Timestamp::from(*date).0 < END_OF_DATES * 1000);
     let date = httpdate::fmt_http_date(own.unwrap_or_else(|| received_at.into()));
     fields.retain(|(name, _)| !name.eq_ignore_ascii_case("date"));
@@ -549,7 +549,7 @@ mod tests {
         let given = |lines: &[(&str, &str)]| {
             let lines = lines.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
             let dated = dated(lines.collect(), Timestamp(784_111_777_000));
-            Fields(&view::lend(&dated)).all("date").map(<[u8]>::to_vec).collect::<Vec<_>>()
+            Fields::new(&view::lend(&dated)).all("date").map(<[u8]>::to_vec).collect::<Vec<_>>()
         };
         let moment = [&b"Sun, 06 Nov 1994 08:49:37 GMT"[..]];
         assert_eq!(given(&[]), moment);

@@ -80,7 +80,7 @@ pub fn difference(
 /// Those that every response has anew are left out.
 pub fn of_the_moment(one: Fields<'_>, other: Fields<'_>) -> Vec<String> {
     const ALWAYS_NEW: &[&str] = &["age", "date", "expires"];
-    let names = one.0.iter().chain(other.0).map(|(name, _)| name.to_ascii_lowercase());
+    let names = one.lines().iter().chain(other.lines()).map(|(name, _)| name.to_ascii_lowercase());
     let mut differing: Vec<String> = names
         .filter(|name| is_momentary(name) && !ALWAYS_NEW.contains(&name.as_str()))
         .filter(|name| !one.all(name).eq(other.all(name)))
@@ -94,6 +94,6 @@ fn is_momentary(name: &str) -> bool {
 }
 
 fn lasting(fields: Fields<'_>) -> Vec<(String, &[u8])> {
-    let named = fields.0.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.trim_ascii()));
+    let named = fields.lines().iter().map(|(name, value)| (name.to_ascii_lowercase(), value.trim_ascii()));
     named.filter(|(name, _)| !is_momentary(name)).collect()
 }

@@ -22,7 +22,7 @@ fn inputs_from(address: &str, policy: &CachePolicy, path: &str, fields: &[(&str,
     let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
     let target = Target::new(Scheme::Http, "shop", path);
     let request =
-        RequestHead { method: "GET", target, fields: Fields(&fields), has_body: false, believed: &[] };
+        RequestHead { method: "GET", target, fields: Fields::new(&fields), has_body: false, believed: &[] };
     Inputs::of(&request, address.parse().expect("an address"), policy)
 }
 
@@ -97,7 +97,10 @@ fn a_renewal_by_one_person_ends_what_was_proven_for_others() {
 fn fields_of_the_moment_that_differ_are_named() {
     let one = [("Server-Timing", &b"auth;desc=ada"[..]), ("Date", b"1"), ("ETag", b"1"), ("X-A", b"1")];
     let other = [("date", &b"2"[..]), ("etag", b"1"), ("x-a", b"2"), ("X-Debug-User", b"bob")];
-    assert_eq!(difference::of_the_moment(Fields(&one), Fields(&other)), ["server-timing", "x-debug-user"]);
+    assert_eq!(
+        difference::of_the_moment(Fields::new(&one), Fields::new(&other)),
+        ["server-timing", "x-debug-user"]
+    );
 }
 
 #[test]
@@ -223,7 +226,7 @@ fn other_bytes_mean_a_change_a_forged_token_or_a_personal_page() {
 fn the_first_difference_is_named() {
     let page = |status, fields: &'static [(&'static str, &'static [u8])]| ResponseHead {
         status,
-        fields: Fields(fields),
+        fields: Fields::new(fields),
     };
     let one = page(200, &[("Date", b"1"), ("X-A", b"1"), ("x-b", b"2")]);
     let same = page(200, &[("X-B", b"2 "), ("x-a", b"1"), ("ETag", b"\"1\""), ("X-RateLimit-Left", b"3")]);

@@ -1,0 +1,107 @@
+//! Short texts: taken apart at an ASCII character, and compared.
+//!
+//! The standard library is made for any pattern in texts of any length; what requests are made of is short, and every hit
+//! takes some of it apart.
+
+use memchr::memchr;
+
+/// What stands before the first `separator` and what behind it; `None` without one. `separator` is ASCII.
+#[inline]
+pub fn cut(text: &str, separator: u8) -> Option<(&str, &str)> {
+    let at = memchr(separator, text.as_bytes())?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
+}
+
+/// The parts of a text between `separator`s, which are ASCII; one where there is none, though it be empty.
+pub fn split(text: &str, separator: u8) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        match cut(text, separator) {
+            Some((part, behind)) => {
+                rest = Some(behind);
+                Some(part)
+            }
+            None => rest.take(),
+        }
+    })
+}
+
+/// The first eight bytes of a text, or as many as there are, as a number; the first is the lowest.
+#[inline]
+pub fn beginning(text: &[u8]) -> u64 {
+    if let Some(first) = text.first_chunk() {
+        return u64::from_le_bytes(*first);
+    }
+    // Of what is shorter than eight, the last four overlap the first.
+    if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
+        let [first, last] = [*first, *last].map(|four| u64::from(u32::from_le_bytes(four)));
+        return first | last << (8 * (text.len() - 4));
+    }
+    text.iter().rev().fold(0, |bytes, byte| bytes << 8 | u64::from(*byte))
+}
+
+/// Whether two texts are the same but for the case of ASCII letters; eight bytes at a time.
+#[inline]
+pub fn same(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    let is_same = |one: &[u8], other: &[u8]| lower(beginning(one)) == lower(beginning(other));
+    let mut at = 0;
+    while one.len() - at > 8 {
+        if !is_same(&one[at..], &other[at..]) {
+            return false;
+        }
+        at += 8;
+    }
+    is_same(&one[at..], &other[at..])
+}
+
+/// Eight bytes with their ASCII letters in lower case.
+fn lower(bytes: u64) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    // No sum exceeds a byte. Its highest bit tells whether the seven others are at least `A`, and more than `Z`.
+    let seven = bytes & (0x7f * EACH);
+    let from_a = seven + (0x80 - b'A' as u64) * EACH;
+    let behind_z = seven + (0x7f - b'Z' as u64) * EACH;
+    let is_upper = from_a & !behind_z & !bytes & (0x80 * EACH);
+    bytes | is_upper >> 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn texts_are_compared_as_by_the_library(one in "[@A-Z\\[`a-z{0-9é-]{0,20}", seed: u32) {
+            // Some letters in the other case; one byte changed, or not.
+            let mut other: Vec<u8> = one.bytes().enumerate().map(|(at, byte)| match seed >> (at % 32) & 1 {
+                1 if byte.is_ascii_alphabetic() => byte ^ 0x20,
+                _ => byte,
+            }).collect();
+            prop_assert!(same(one.as_bytes(), &other));
+            if let Some(byte) = other.get_mut(seed as usize % 24) {
+                *byte ^= 1 << (seed % 8);
+            }
+            prop_assert_eq!(same(one.as_bytes(), &other), one.as_bytes().eq_ignore_ascii_case(&other));
+            prop_assert!(!same(one.as_bytes(), &one.as_bytes()[..one.len().saturating_sub(1)]) || one.is_empty());
+        }
+
+        #[test]
+        fn a_beginning_is_that_of_the_text(text: Vec<u8>) {
+            let mut bytes = [0; 8];
+            let length = text.len().min(8);
+            bytes[..length].copy_from_slice(&text[..length]);
+            prop_assert_eq!(beginning(&text), u64::from_le_bytes(bytes));
+        }
+
+        #[test]
+        fn a_text_is_taken_apart_as_by_the_library(text in "(;|=|[a-z]|\\PC){0,12}") {
+            prop_assert_eq!(cut(&text, b'='), text.split_once('='));
+            prop_assert_eq!(split(&text, b';').collect::<Vec<_>>(), text.split(';').collect::<Vec<_>>());
+        }
+    }
+}
