@@ -212,6 +212,69 @@ fn a_client_that_reads_slowly_gets_all_of_a_large_hit() {
     assert!(rig.parvis.access_log().iter().all(|line| line["bytes"] == body.len()));
 }
 
+/// How many bodies are kept in files.
+fn files(parvis: &Parvis) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", parvis.pid())).expect("its descriptors");
+    // One may be closed in between.
+    let names = open.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+    names.filter(|name| name.to_string_lossy().starts_with("/memfd:parvis-body")).count()
+}
+
+#[test]
+fn a_large_page_that_is_asked_for_often_is_sent_from_a_file() {
+    let rig = Rig::new(MINUTE);
+    let body: String = (0..400_000).map(|n| format!("{n:07}\n")).collect();
+    rig.origin.on("/large", Reply::ok(body.clone()));
+    rig.origin.on("/small", Reply::ok("x".repeat(16 * 1024 - 1)));
+    for _ in 0..10 {
+        rig.get("/small");
+        assert_eq!(rig.get("/large").text(), body);
+    }
+    eventually("there is a file", || files(&rig.parvis) == 1);
+    let mut connection = rig.parvis.client().connect();
+    connection.write(get("/large").repeat(3).as_bytes());
+    connection.write(get("/large").replace("GET", "HEAD").as_bytes());
+    connection.write(get("/large").replace("Host", "Range: bytes=8-15\r\nHost").as_bytes());
+    connection.write(get("/small").as_bytes());
+    // Until no more fits between the two, so that it is sent in pieces.
+    thread::sleep(Duration::from_millis(200));
+    for _ in 0..3 {
+        let response = connection.read_response("GET");
+        assert!(response.complete && response.text() == body);
+    }
+    assert_eq!(connection.read_response("HEAD").verdict(), "hit");
+    assert_eq!(connection.read_response("GET").text(), "0000001\n");
+    assert_eq!(connection.read_response("GET").body.len(), 16 * 1024 - 1);
+    eventually("all are logged", || rig.parvis.access_log().len() == 26);
+    let sent = rig.parvis.access_log();
+    let of_large = sent.iter().filter(|line| line["target"] == "/large" && line["bytes"] == body.len());
+    assert_eq!(of_large.count(), 13);
+    drop(connection);
+    assert_eq!(rig.parvis.client().send("PURGE", "/large", &[("Host", "shop.test")], b"").status, 200);
+    eventually("the file goes with its page", || files(&rig.parvis) == 0);
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_of_a_file_is_told_of() {
+    let rig = Rig::new(MINUTE);
+    let body = "x".repeat(3 << 20);
+    rig.origin.on("/large", Reply::ok(body.clone()));
+    for _ in 0..10 {
+        rig.get("/large");
+    }
+    eventually("there is a file", || files(&rig.parvis) == 1);
+    let mut connection = rig.parvis.client().connect();
+    // More than the system's buffers hold.
+    connection.write(get("/large").repeat(20).as_bytes());
+    thread::sleep(Duration::from_millis(200));
+    drop(connection);
+    let cut = || rig.parvis.access_log().into_iter().find(|line| line["bytes"] != body.len());
+    eventually("it is logged", || cut().is_some());
+    let line = cut().expect("a line");
+    assert!(line["error"].as_str().is_some_and(|error| error.contains("took no more")), "{line}");
+    assert!(line["bytes"].as_u64().is_some_and(|bytes| bytes < body.len() as u64), "{line}");
+}
+
 #[test]
 fn a_server_that_ends_finishes_the_hits_it_is_sending() {
     let mut rig = Rig::new(MINUTE);

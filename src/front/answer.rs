@@ -36,6 +36,7 @@ use crate::rules::target::Scheme;
 use crate::rules::verdict::{self, Verdict};
 use crate::store::forms::Selected;
 use crate::store::response::StoredResponse;
+use crate::store::sendable::{File, MIN_LENGTH};
 
 /// Up to here a body is copied behind its head, so that both go in one piece; above, two pieces cost less.
 const COPIED: usize = 4 * 1024;
@@ -67,6 +68,8 @@ pub struct Reused {
 pub struct Hit {
     /// What of the body is not in the output; often nothing.
     pub body: Bytes,
+    /// The same in a file, where there is one.
+    pub file: Option<Arc<File>>,
     /// Whether another request may follow on the connection.
     pub keeps: bool,
 }
@@ -95,18 +98,24 @@ pub fn hit(
     let page = Page { response: &response, selected: &selected, held };
     write(output, &page, now);
     finish(output, live, outcome, |name| response.head.delivers(name), keeps);
-    let mut body = Bytes::new();
+    let (mut body, mut file) = (Bytes::new(), None);
     if held.is_none() && request.method == "GET" {
         let whole = selected.body(&response);
         outcome.bytes = whole.len() as u64;
         match whole.len() {
             0..=COPIED => output.put(whole),
-            _ => body = whole.clone(),
+            length => {
+                body = whole.clone();
+                if length >= MIN_LENGTH {
+                    file = selected.sendable(&response).file().cloned();
+                    app.store.want_file(&response, &selected);
+                }
+            }
         }
     }
     // One that does not fit goes the full way.
     output.whole()?;
-    Some(Hit { body, keeps })
+    Some(Hit { body, file, keeps })
 }
 
 /// The request as the rules see it, and who sent it; `None` for what only the full path knows to answer.

@@ -8,6 +8,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -25,9 +26,13 @@ use crate::proxy::wire::Wire;
 use crate::proxy::{Active, CLIENT_TIMEOUT, Live};
 use crate::rules::framing::Boundary;
 use crate::rules::request::FieldList;
+use crate::store::sendable::File;
 
 /// How much is read at once. What browsers send fits.
 const READ: usize = 8 * 1024;
+
+/// How much of a body is written between two pieces of its file.
+const PIECE: usize = 16 * 1024;
 
 /// What a connection needs someone else for.
 pub enum Event {
@@ -43,8 +48,28 @@ pub enum Event {
 struct Unsent {
     head: Vec<u8>,
     body: Bytes,
+    file: Option<Sending>,
     /// Whether the connection ends with it.
     ends: bool,
+}
+
+/// A body that is sent from its file.
+struct Sending {
+    file: Arc<File>,
+    length: usize,
+}
+
+impl Sending {
+    /// Sends of the file what the client takes now of `body`, which is its end.
+    fn send(&self, wire: &Wire, body: &mut Bytes) -> io::Result<()> {
+        match wire.send_file(&self.file, self.length - body.len(), body.len())? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            sent => {
+                body.advance(sent);
+                Ok(())
+            }
+        }
+    }
 }
 
 enum Step {
@@ -199,9 +224,11 @@ impl<'f> Connection<'f> {
         // An error means that who would tell of an end is gone.
         let is_ending = !matches!(shutdown.has_changed(), Ok(false));
         let asked = answer::Asked { head, peer: self.peer, started, is_ending };
-        let Hit { body, keeps } = answer::hit(&self.front.app, live, &asked, &mut self.reused, &mut output)?;
+        let Hit { body, file, keeps } =
+            answer::hit(&self.front.app, live, &asked, &mut self.reused, &mut output)?;
         self.idle_since = started;
-        let unsent = self.write(cx, output.whole()?, body, !keeps);
+        let file = file.filter(|_| self.wire.is_plain()).map(|file| Sending { file, length: body.len() });
+        let unsent = self.write(cx, output.whole()?, body, file, !keeps);
         if unsent.is_none() {
             self.record(live);
         }
@@ -212,14 +239,27 @@ impl<'f> Connection<'f> {
     }
 
     /// Sends a response as far as the client takes it now, and returns what is left.
-    fn write(&mut self, cx: &mut Context<'_>, head: &[u8], mut body: Bytes, ends: bool) -> Option<Unsent> {
+    fn write(
+        &mut self,
+        cx: &mut Context<'_>,
+        head: &[u8],
+        mut body: Bytes,
+        file: Option<Sending>,
+        ends: bool,
+    ) -> Option<Unsent> {
         let mut sent = 0;
         while sent < head.len() || !body.is_empty() {
-            let pieces = [io::IoSlice::new(&head[sent..]), io::IoSlice::new(&body)];
             let wire = Pin::new(&mut *self.wire);
-            let written = match body.is_empty() {
-                true => wire.poll_write(cx, &head[sent..]),
-                false => wire.poll_write_vectored(cx, &pieces),
+            let written = match &file {
+                Some(file) if sent == head.len() => match file.send(&wire, &mut body) {
+                    Ok(()) => continue,
+                    Err(_) => Poll::Pending,
+                },
+                None if !body.is_empty() => {
+                    let pieces = [io::IoSlice::new(&head[sent..]), io::IoSlice::new(&body)];
+                    wire.poll_write_vectored(cx, &pieces)
+                }
+                _ => wire.poll_write(cx, &head[sent..]),
             };
             match written {
                 Poll::Ready(Ok(written @ 1..)) => {
@@ -228,7 +268,7 @@ impl<'f> Connection<'f> {
                     body.advance(written - of_head);
                 }
                 // What went wrong shows when the rest is sent.
-                _ => return Some(Unsent { head: head[sent..].to_vec(), body, ends }),
+                _ => return Some(Unsent { head: head[sent..].to_vec(), body, file, ends }),
             }
         }
         None
@@ -238,18 +278,26 @@ impl<'f> Connection<'f> {
     async fn send(&mut self, unsent: Unsent) -> io::Result<()> {
         // A server that is about to end waits for it.
         let _active = Active::new(&self.front.app.active);
-        let mut rest = Bytes::from(unsent.head).chain(unsent.body);
+        let Unsent { head, mut body, file, .. } = unsent;
+        let mut head = Bytes::from(head);
         let mut result = Ok(());
-        while rest.has_remaining() && result.is_ok() {
-            let written = tokio::time::timeout(CLIENT_TIMEOUT, self.wire.write_buf(&mut rest)).await;
-            result = match written {
+        while result.is_ok() && !(head.is_empty() && body.is_empty()) {
+            // The connection tells by a write that it takes more.
+            let next = if head.is_empty() { &mut body } else { &mut head };
+            let piece = if file.is_some() { next.slice(..next.len().min(PIECE)) } else { next.clone() };
+            result = match tokio::time::timeout(CLIENT_TIMEOUT, self.wire.write(&piece)).await {
                 Ok(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => written.map(|_| ()),
+                Ok(written) => written.map(|written| next.advance(written)),
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             };
+            if let Some(file) = file.as_ref().filter(|_| head.is_empty() && result.is_ok()) {
+                // What it does not take shows with the next write.
+                let _ = file.send(&self.wire, &mut body);
+            }
         }
         if let Err(error) = &result {
-            self.reused.outcome.bytes = self.reused.outcome.bytes.saturating_sub(rest.remaining() as u64);
+            let unsent = (head.len() + body.len()) as u64;
+            self.reused.outcome.bytes = self.reused.outcome.bytes.saturating_sub(unsent);
             self.reused.outcome.error = Some(format!("the client took no more: {error}"));
         }
         self.record(&self.front.app.live.load());

@@ -127,12 +127,15 @@ fn has_escaped(text: &[u8]) -> bool {
     // The highest bit of each byte that is less than `limit`, or behind one: which is as good here.
     let less = |bytes: u64, limit: u8| bytes.wrapping_sub(u64::from(limit) * EACH) & !bytes;
     let has = |bytes: u64| {
-        let [quote, backslash] = [b'"', b'\\'].map(|byte| bytes ^ u64::from(byte) * EACH);
+        let [quote, backslash] = [b'"', b'\\'].map(|byte| bytes ^ (u64::from(byte) * EACH));
         (less(bytes, b' ') | less(quote, 1) | less(backslash, 1)) & (0x80 * EACH) != 0
     };
-    let (words, rest) = text.as_chunks();
-    words.iter().any(|word| has(u64::from_le_bytes(*word)))
-        || rest.iter().any(|byte| *byte < b' ' || *byte == b'"' || *byte == b'\\')
+    let Some(end) = text.last_chunk() else {
+        return text.iter().any(|byte| *byte < b' ' || *byte == b'"' || *byte == b'\\');
+    };
+    // The last eight may overlap those before.
+    let mut words = text.as_chunks().0.iter().chain([end]);
+    words.any(|word| has(u64::from_le_bytes(*word)))
 }
 
 fn escaped(out: &mut Vec<u8>, text: &str) {

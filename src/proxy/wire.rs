@@ -8,6 +8,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,7 @@ use std::task::{Context, Poll, ready};
 use async_trait::async_trait;
 use bytes::BytesMut;
 use pingora::http::ResponseHeader;
+use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::{SslDigest, TlsRef};
 use pingora::protocols::{
@@ -28,6 +30,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::clock::Timestamp;
 use crate::rules::framing::Boundary;
 use crate::rules::freshness::parse_date;
+use crate::store::sendable::File;
 
 /// A client connection.
 #[derive(Debug)]
@@ -63,6 +66,17 @@ pub const END_OF_DATES: u64 = 253_402_300_800;
 /// How long an IMF-fixdate is, always.
 const DATE_LENGTH: usize = 29;
 
+/// The descriptor of a connection, for as long as that is borrowed.
+///
+/// Pingora lends it as a number only, and every safe interface of the kernel's `sendfile` asks for the type that guarantees an
+/// open descriptor.
+#[allow(unsafe_code)]
+fn descriptor(stream: &L4Stream) -> BorrowedFd<'_> {
+    // SAFETY: the number is that of a socket which the stream owns, and closes only when it is dropped. It cannot be dropped
+    // while the result lives, since that borrows it.
+    unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
+}
+
 impl Wire {
     /// Wraps a connection.
     pub fn new(stream: Stream) -> Self {
@@ -77,6 +91,26 @@ impl Wire {
     /// Reads from the connection itself, past what was received before.
     pub fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+
+    /// Whether what is written goes out as it is.
+    pub fn is_plain(&self) -> bool {
+        self.plain().is_some()
+    }
+
+    fn plain(&self) -> Option<&L4Stream> {
+        self.stream.as_any().downcast_ref()
+    }
+
+    /// Sends bytes of a file, from `at` on, without copying them; tells how many the client takes now.
+    ///
+    /// # Errors
+    ///
+    /// Those of a write that does not wait; [`io::ErrorKind::Unsupported`] where the connection is not [plain](Wire::is_plain).
+    pub fn send_file(&self, file: &File, at: usize, length: usize) -> io::Result<usize> {
+        let plain = self.plain().ok_or(io::ErrorKind::Unsupported)?;
+        let mut offset = at as u64;
+        Ok(rustix::fs::sendfile(descriptor(plain), file, Some(&mut offset), length)?)
     }
 
     /// Lets the next reader have what is received up to `boundary`, and more if it then `may_switch` protocols.

@@ -292,7 +292,7 @@ impl Shared {
 fn form(forms: &Forms, coding: Coding, level: Level, encoded: Vec<u8>) -> Form {
     // A copy: the allocator leaves a block that shrinks by less than half as it is.
     let body = Bytes::copy_from_slice(&encoded);
-    Form { coding, level, body, etag: forms.tag(coding, level) }
+    Form { coding, level, body, etag: forms.tag(coding, level), sendable: Default::default() }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::index::EntryId;
 use super::response::StoredResponse;
+use super::sendable::Sendable;
 use crate::rules::encodable::{EncodePolicy, Level, form_tag, says_it_varies};
 use crate::rules::encoding::{self, Coding, Formats, Wish};
 use crate::rules::head::{Field, Fields};
@@ -29,13 +30,16 @@ pub struct Form {
     pub body: Bytes,
     /// Its entity tag, where the response has one.
     pub etag: Option<Box<[u8]>>,
+    /// The file of the body.
+    pub sendable: Sendable,
 }
 
 impl Form {
     /// What it occupies, in bytes, with the eighth that a body is charged for the gaps of the allocator.
     fn weight(&self) -> usize {
         const TABLES: usize = size_of::<Form>() + 48;
-        TABLES + self.etag.as_ref().map_or(0, |etag| etag.len()) + self.body.len() + self.body.len() / 8
+        let body = self.body.len() + self.body.len() / 8 + self.sendable.weight();
+        TABLES + self.etag.as_ref().map_or(0, |etag| etag.len()) + body
     }
 }
 
@@ -208,6 +212,11 @@ impl Selected {
         self.form.as_ref().map_or(&stored.body, |form| &form.body)
     }
 
+    /// The file of that body.
+    pub fn sendable<'a>(&'a self, stored: &'a StoredResponse) -> &'a Sendable {
+        self.form.as_ref().map_or(&stored.sendable, |form| &form.sendable)
+    }
+
     /// Its entity tag, where that of the stored response is `stored`.
     pub fn etag<'a>(&'a self, stored: Option<&'a [u8]>) -> Option<&'a [u8]> {
         self.form.as_ref().map_or(stored, |form| form.etag.as_deref())
@@ -316,7 +325,13 @@ mod tests {
     fn put(stored: &StoredResponse, coding: Coding, level: Level) {
         let forms = stored.forms.as_ref().unwrap();
         let body = Bytes::from_static(coding.as_str().as_bytes());
-        forms.put(Form { coding, level, body, etag: forms.tag(coding, level) });
+        forms.put(Form {
+            coding,
+            level,
+            body,
+            etag: forms.tag(coding, level),
+            sendable: Sendable::default(),
+        });
     }
 
     fn selected(stored: &StoredResponse, request: &[(&str, &str)]) -> (String, Option<Coding>) {

@@ -4,8 +4,9 @@
 //! Everything that changes the store holds the index's lock, so that a purge and an insertion have an order: either
 //! the insertion sees the purge in the fence and is refused, or the purge sees the insertion in the index.
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -17,6 +18,7 @@ use super::fence::{Fence, Sequence};
 use super::forms::{Form, Forms};
 use super::index::{EntryId, Index};
 use super::response::StoredResponse;
+use super::sendable::File;
 use crate::plan::Memory as Budget;
 use crate::rules::key::{CacheKey, Vary};
 use crate::rules::selector::Facts;
@@ -81,6 +83,8 @@ pub struct Memory {
     pub(super) has_bans: AtomicBool,
     evictions: AtomicU64,
     crowded_out: AtomicU64,
+    files: Arc<AtomicUsize>,
+    files_refused: AtomicU64,
 }
 
 /// What a lookup found.
@@ -125,6 +129,8 @@ impl Memory {
             has_bans: AtomicBool::new(false),
             evictions: AtomicU64::new(0),
             crowded_out: AtomicU64::new(0),
+            files: Arc::default(),
+            files_refused: AtomicU64::new(0),
         }
     }
 
@@ -250,6 +256,7 @@ impl Memory {
         let id = books.last_id;
         let (facts, vouched) = (response.facts.clone(), books.fence.now());
         let weight = response.weight();
+        response.set_place(id);
         if let Some(forms) = &response.forms {
             forms.set_place(id);
         }
@@ -267,22 +274,48 @@ impl Memory {
     /// Adds an encoded form to a stored response, which is charged with it. Tells whether that could be done: not when it has been
     /// purged or replaced meanwhile, nor when it would take too much of its shard.
     pub fn attach(&self, forms: &Arc<Forms>, form: Form) -> bool {
+        self.recharge(forms.place(), |response| {
+            let are_its = response.forms.as_ref().is_some_and(|own| Arc::ptr_eq(own, forms));
+            let weight = response.weight_with(Some(&form));
+            are_its.then_some((weight, || forms.put(form)))
+        })
+    }
+
+    /// The same for a file with a body of `stored`: of that of `form`, if there is one.
+    pub fn attach_file(&self, stored: &Arc<StoredResponse>, form: Option<&Form>) -> io::Result<bool> {
+        let (body, sendable) =
+            form.map_or((&stored.body, &stored.sendable), |form| (&form.body, &form.sendable));
+        let Some(file) = File::new(body, &self.files)? else {
+            self.files_refused.fetch_add(1, Ordering::Relaxed);
+            return Ok(false);
+        };
+        Ok(self.recharge(stored.place(), |response| {
+            let weight = response.weight() + file.weight() as u64;
+            Arc::ptr_eq(response, stored).then_some((weight, || sendable.put(file)))
+        }))
+    }
+
+    /// Changes what a stored response is charged with, and what it is charged for. `change` tells both, or that this is not the
+    /// response that is meant.
+    fn recharge<P: FnOnce()>(
+        &self,
+        id: EntryId,
+        change: impl FnOnce(&Arc<StoredResponse>) -> Option<(u64, P)>,
+    ) -> bool {
         let mut books = self.books.lock();
-        let id = forms.place();
         let Some((key, _)) = books.index.get(id) else { return false };
         let key = key.clone();
         let (response, vouched) = match self.map.peek(&key) {
             Some(Slot::Response { id: found, response, vouched, .. }) if found == id => (response, vouched),
             _ => return false,
         };
-        let are_its = response.forms.as_ref().is_some_and(|own| Arc::ptr_eq(own, forms));
-        let weight = response.weight_with(Some(&form));
-        if !are_its || weight > self.map.shard_capacity() / MAX_SHARE_OF_SHARD {
+        let Some((weight, put)) = change(&response) else { return false };
+        if weight > self.map.shard_capacity() / MAX_SHARE_OF_SHARD {
             return false;
         }
         let slot = Slot::Response { id, response, vouched, weight };
         books.index.recharge(id, ByBytes.weight(&key, &slot));
-        forms.put(form);
+        put();
         let mut pushed_out = Vec::new();
         // It is still there: all that changes the map holds the books. Should it be pushed out itself, it comes twice.
         let _ = self.map.replace_with_lifecycle(key.clone(), slot, true, &mut pushed_out);
@@ -293,6 +326,11 @@ impl Memory {
             self.evictions.fetch_add(1, Ordering::Relaxed);
         }
         true
+    }
+
+    /// Files that were not made because there are too many.
+    pub fn files_refused(&self) -> u64 {
+        self.files_refused.load(Ordering::Relaxed)
     }
 
     /// Removes the response under `key` if it still is this one, and tells whether it was.

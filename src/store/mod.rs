@@ -5,6 +5,7 @@
 //! | [`response`] | one stored response: serialised head, body, freshness |
 //! | [`forms`] | its encoded forms, and which of them a client gets |
 //! | [`encoder`] | the threads that make them |
+//! | [`sendable`] | large bodies in files, which the kernel sends without copying |
 //! | [`memory`] | the byte-budgeted memory tier, its index by path and tag, and the fence |
 //! | [`ban`] | a purge in force that is still to be carried out |
 //! | [`purging`] | how a purge of many entries takes effect at once |
@@ -27,11 +28,14 @@ pub mod memo;
 pub mod memory;
 pub mod purging;
 pub mod response;
+pub mod sendable;
 
 use std::sync::Arc;
 
 use ban::Effect;
+use forms::Selected;
 use purging::Purged;
+use response::StoredResponse;
 
 use crate::plan::Memory as Budget;
 use crate::rules::selector::Selector;
@@ -58,6 +62,21 @@ impl Store {
             fills: Arc::new(fills::Fills::new(budget.max_size / fills::SHARE_OF_STORE)),
             memo: memo::Memo::default(),
         }
+    }
+
+    /// Says that the body that is `selected` of a response would be sent from a file. Where it is asked for often, it gets one,
+    /// away from the requests.
+    pub fn want_file(&self, stored: &Arc<StoredResponse>, selected: &Selected) {
+        if !selected.sendable(stored).ask() {
+            return;
+        }
+        let (memory, stored, form) = (self.memory.clone(), stored.clone(), selected.form.clone());
+        // Nobody waits for it.
+        drop(tokio::task::spawn_blocking(move || {
+            if let Err(error) = memory.attach_file(&stored, form.as_deref()) {
+                tracing::warn!(%error, "a body is sent by copying it: there is no file for it");
+            }
+        }));
     }
 
     /// Purges what `selectors` name. When this returns, no request that begins later is answered from any of

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use super::forms::{Form, Forms};
+use super::index::EntryId;
+use super::sendable::Sendable;
 use crate::clock::Timestamp;
 use crate::rules::encodable::{EncodePolicy, is_encodable};
 use crate::rules::freshness::Freshness;
@@ -176,6 +178,10 @@ pub struct StoredResponse {
     pub witness: Option<Box<Witness>>,
     /// Its encoded forms; `None` where it is not worth encoding, or must not be.
     pub forms: Option<Arc<Forms>>,
+    /// The file of the identity body.
+    pub sendable: Sendable,
+    /// Where it is stored.
+    place: AtomicU64,
 }
 
 impl StoredResponse {
@@ -189,7 +195,8 @@ impl StoredResponse {
         witness: Option<Witness>,
     ) -> Self {
         let (facts, witness) = (Arc::new(facts), witness.map(Box::new));
-        Self { head, body, freshness, purged_at: AtomicU64::new(0), facts, vary, witness, forms: None }
+        let (purged_at, place, sendable) = Default::default();
+        Self { head, body, freshness, purged_at, facts, vary, witness, forms: None, sendable, place }
     }
 
     /// The same with encoded forms, where it is worth encoding: those of `before`, if that is the same page.
@@ -259,7 +266,17 @@ impl StoredResponse {
             vary: self.vary.clone(),
             witness: Some(Box::new(witness)),
             forms,
+            sendable: Sendable::default(),
+            place: AtomicU64::new(0),
         }
+    }
+
+    pub(super) fn place(&self) -> EntryId {
+        self.place.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_place(&self, id: EntryId) {
+        self.place.store(id, Ordering::Release);
     }
 
     /// What it occupies in the process, in bytes, an allowance for allocator gaps and bookkeeping included.
@@ -278,6 +295,7 @@ impl StoredResponse {
             + self.facts.query.as_ref().map_or(0, |q| q.len());
         let witness = self.witness.as_ref().map_or(0, |witness| size_of::<Witness>() + witness.len());
         let small = self.head.len() + facts + self.facts.tags.size() + self.vary.len() + witness + TABLES;
+        let small = small + self.sendable.weight();
         let forms = self.forms.as_ref().map_or(0, |forms| forms.weight_with(form));
         (small + forms + self.body.len() + self.body.len() / 8) as u64
     }
