@@ -20,6 +20,9 @@ pub const MAX_PADDING: u8 = 100;
 const WINDOW: u32 = 20;
 const WINDOW_ON_THE_WAY: u32 = 18;
 
+/// See [`brotli`].
+const LEAST_WINDOW_OF_BROTLI: u32 = 17;
+
 /// How much is encoded between two looks at whether it is still wanted, in bytes.
 const STEP: usize = 64 << 10;
 
@@ -127,10 +130,12 @@ impl Stream {
 }
 
 fn brotli(level: u8, window: u32, length: usize, padding: u8) -> io::Result<CompressorWriter<Vec<u8>>> {
+    // For small windows the middle levels of this library have no tables of their own, and take some of 40 MiB.
+    let least = if (5..10).contains(&level) { LEAST_WINDOW_OF_BROTLI } else { 10 };
     let params = BrotliEncoderParams {
         quality: level.into(),
         // It fits in one byte: see the constants.
-        lgwin: i32::try_from(window).unwrap_or(18),
+        lgwin: i32::try_from(window.max(least)).unwrap_or(18),
         size_hint: length,
         ..BrotliEncoderParams::default()
     };

@@ -96,11 +96,9 @@ fn a_store_full_of_pages_with_encoded_forms_stays_within_its_budget() {
         }
     };
     let made = || rig.parvis.metric("parvis_encodings_total", "");
-    ask(0..20);
-    // What the encoders themselves take, and the allocator keeps for the next, is no part of the store.
-    eventually("the encoders have worked", || made() >= 60.0);
+    // Before any encoder has worked: what they take themselves is part of the slack.
     let before = rig.parvis.resident_memory();
-    ask(20..2_000);
+    ask(0..2_000);
     let bytes = || rig.parvis.metric("parvis_store_bytes", "");
     assert!(made() > 100.0, "{}", made());
     assert!(rig.parvis.metric("parvis_store_evictions_total", "") > 0.0, "the store was full");

@@ -78,7 +78,8 @@ impl ServerApp for Front {
                     connection.wire = wire;
                 }
                 Event::Refuse(why) => {
-                    refuse::send(&self.app, &mut connection, why).await;
+                    // In a box, so that connections do not keep room for an answer that few are sent.
+                    Box::pin(refuse::send(&self.app, &mut connection, why)).await;
                     return None;
                 }
                 Event::Close => return None,
