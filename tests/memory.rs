@@ -7,6 +7,9 @@ use crate::support::{Reply, Rig, eventually};
 /// What a debug build may need beside the store: the code, connections, the fetches under way.
 const SLACK: u64 = 12 << 20;
 
+/// What an encoder may take beside the store while it works, and the allocator keeps: the tables of brotli's strongest level.
+const ENCODER: u64 = 14 << 20;
+
 /// Asks for `count` different pages over a few connections.
 fn fill(rig: &Rig, count: usize) {
     const READERS: usize = 4;
@@ -96,7 +99,7 @@ fn a_store_full_of_pages_with_encoded_forms_stays_within_its_budget() {
         }
     };
     let made = || rig.parvis.metric("parvis_encodings_total", "");
-    // Before any encoder has worked: what they take themselves is part of the slack.
+    // Before any encoder has worked.
     let before = rig.parvis.resident_memory();
     ask(0..2_000);
     let bytes = || rig.parvis.metric("parvis_store_bytes", "");
@@ -104,7 +107,7 @@ fn a_store_full_of_pages_with_encoded_forms_stays_within_its_budget() {
     assert!(rig.parvis.metric("parvis_store_evictions_total", "") > 0.0, "the store was full");
     assert!(bytes() <= f64::from(24 << 20));
     let grown = rig.parvis.resident_memory().saturating_sub(before);
-    assert!(grown <= (24 << 20) + SLACK, "grown by {} MiB", grown >> 20);
+    assert!(grown <= (24 << 20) + SLACK + ENCODER, "grown by {} MiB", grown >> 20);
     rig.purge(r#"{"all": true}"#);
     eventually("what is purged is gone, with its forms", || bytes() == 0.0);
 }

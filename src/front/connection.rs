@@ -247,7 +247,11 @@ impl<'f> Connection<'f> {
         file: Option<Sending>,
         ends: bool,
     ) -> Option<Unsent> {
-        let mut sent = 0;
+        // Where it does not go out at once, why shows when the rest is written.
+        let mut sent = match (&file, body.is_empty()) {
+            (None, false) => 0,
+            (file, _) => self.wire.send(head, file.is_some()).unwrap_or(0),
+        };
         while sent < head.len() || !body.is_empty() {
             let wire = Pin::new(&mut *self.wire);
             let written = match &file {

@@ -25,6 +25,7 @@ use pingora::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use pingora::proxy::Session;
+use rustix::net::SendFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::Timestamp;
@@ -100,6 +101,18 @@ impl Wire {
 
     fn plain(&self) -> Option<&L4Stream> {
         self.stream.as_any().downcast_ref()
+    }
+
+    /// Sends as many bytes as the client takes now, without the detours of a write that may wait. If `more` follows at once,
+    /// they may go out together with that.
+    ///
+    /// # Errors
+    ///
+    /// Those of a write that does not wait; [`io::ErrorKind::Unsupported`] where the connection is not [plain](Wire::is_plain).
+    pub fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
+        let plain = self.plain().ok_or(io::ErrorKind::Unsupported)?;
+        let more = if more { SendFlags::MORE } else { SendFlags::empty() };
+        Ok(rustix::net::send(descriptor(plain), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL | more)?)
     }
 
     /// Sends bytes of a file, from `at` on, without copying them; tells how many the client takes now.

@@ -21,6 +21,8 @@ pub struct Routes {
 #[derive(Clone, Debug)]
 struct Beginning {
     text: Box<str>,
+    /// Its first bytes, which are compared before the text.
+    start: u128,
     /// The longest other one that this one begins with.
     within: Option<usize>,
     /// The routes that have such a pattern, in file order.
@@ -47,14 +49,18 @@ impl Routes {
         for (text, routes) in known {
             let within = beginnings.len().checked_sub(1);
             let within = holding(&beginnings, within, text);
-            beginnings.push(Beginning { text: text.into(), within, routes });
+            beginnings.push(Beginning { text: text.into(), start: start(text), within, routes });
         }
         Self { all, beginnings }
     }
 
     /// The first route for which `takes` holds, which it does of none whose patterns for paths do not match `path`.
     pub(super) fn first(&self, path: &str, takes: impl Fn(&Route) -> bool) -> Option<&Arc<Route>> {
-        let before = self.beginnings.partition_point(|beginning| *beginning.text <= *path).checked_sub(1);
+        let start = start(path);
+        let is_before = |beginning: &Beginning| {
+            beginning.start < start || beginning.start == start && *beginning.text <= *path
+        };
+        let before = self.beginnings.partition_point(is_before).checked_sub(1);
         let mut next = holding(&self.beginnings, before, path);
         let mut first = self.all.len();
         while let Some(beginning) = next.map(|at| &self.beginnings[at]) {
@@ -64,6 +70,15 @@ impl Routes {
         }
         self.all.get(first)
     }
+}
+
+/// The first sixteen bytes of a text as a number, or as many as there are: of two texts the one that is sorted first has no
+/// larger one.
+fn start(text: &str) -> u128 {
+    let mut bytes = [0; 16];
+    let length = text.len().min(bytes.len());
+    bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
+    u128::from_be_bytes(bytes)
 }
 
 /// The longest of the beginnings that `text` begins with; `before` is the last one that is not sorted behind it. What is
