@@ -60,6 +60,15 @@ impl Stream {
         Self::begin(coding, Level::Quick, padding, WINDOW_ON_THE_WAY, 0)
     }
 
+    /// What it takes while it is open, in KiB: its window, its tables, and a chunk.
+    pub const fn memory(coding: Coding) -> u32 {
+        match coding {
+            Coding::Gzip => 320,
+            Coding::Zstd => 1280,
+            Coding::Brotli => 2560,
+        }
+    }
+
     /// The same for a body of `length` bytes.
     fn sized(coding: Coding, level: Level, padding: u8, length: usize) -> io::Result<Self> {
         // No larger than the body, or the tables would cost more than the encoding. The least that all three take is 2^10.
@@ -122,8 +131,11 @@ impl Stream {
     pub fn finish(self) -> io::Result<Vec<u8>> {
         match self.0 {
             Encoder::Gzip(encoder) => encoder.finish(),
-            // It finishes where it gives its output back.
-            Encoder::Brotli(encoder) => Ok(encoder.into_inner()),
+            Encoder::Brotli(mut encoder) => {
+                // It finishes where it gives its output back, and is silent about an error then.
+                encoder.flush()?;
+                Ok(encoder.into_inner())
+            }
             Encoder::Zstd(encoder) => encoder.finish(),
         }
     }

@@ -18,6 +18,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 
@@ -99,6 +100,15 @@ enum Stop {
     AtOnce,
 }
 
+/// Allows as many descriptors as the process may allow itself: each connection takes one, and 1,024 is what systems begin
+/// with for the sake of old programs.
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the limit of descriptors stays as it is");
+    }
+}
+
 /// Starts the server in threads of its own. The access log goes to `access_log`.
 pub fn start(
     settings: Settings,
@@ -108,6 +118,7 @@ pub fn start(
     check_addresses(&plan)?;
     let addresses: Vec<String> = plan.listen.iter().map(ToString::to_string).collect();
     let admin_address = plan.admin.listen;
+    allow_descriptors();
     let (app, access_log_guard) = assemble(plan, access_log)?;
 
     let mut server = Server::new_with_opt_and_conf(None, configuration(threads));
@@ -115,7 +126,8 @@ pub fn start(
     let proxy = pingora::proxy::http_proxy(&server.configuration, app.clone());
     let mut front = Service::new("front".to_owned(), Front::new(app.clone(), proxy, shortcut));
     for address in &addresses {
-        // Unbuffered: Pingora would hold back the beginning of a slow body, and 64 KiB per idle connection.
+        // Unbuffered: Pingora would hold back the beginning of a slow body, take 64 KiB per idle connection, and send a
+        // head after the file that the front sends behind it.
         front.add_listener(ListenerConfig::tcp(address).l4_buffer(L4BufferSettings::unbuffered()));
     }
     server.add_service(front);

@@ -122,12 +122,11 @@ pub fn hit(
 fn identify<'r>(live: &Live, asked: &Asked<'r>) -> Option<(Received<'r>, Client)> {
     let head = asked.head;
     // A target in absolute form is rare.
-    let target = head.target.filter(|target| target.starts_with('/'))?;
-    if !matches!(head.method, "GET" | "HEAD") {
+    if !head.target.starts_with('/') || !matches!(head.method, "GET" | "HEAD") {
         return None;
     }
     let client = forwarding::identify(asked.peer, Scheme::Http, &live.plan.trusted_proxies, head.fields);
-    let received = Received::new(head.method, None, target, head.fields.lines().into(), &client);
+    let received = Received::new(head.method, None, head.target, head.fields.lines().into(), &client);
     received.has_valid_host().then_some((received, client))
 }
 

@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -15,6 +16,7 @@ use std::time::Instant;
 use bytes::{Buf, Bytes, BytesMut};
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::task::coop;
 use tokio::time::Sleep;
 
 use super::Front;
@@ -24,7 +26,7 @@ use super::output::Output;
 use crate::clock;
 use crate::proxy::wire::Wire;
 use crate::proxy::{Active, CLIENT_TIMEOUT, Live};
-use crate::rules::framing::Boundary;
+use crate::rules::framing::{Boundary, Malformed};
 use crate::rules::request::FieldList;
 use crate::store::sendable::File;
 
@@ -36,12 +38,45 @@ const PIECE: usize = 16 * 1024;
 
 /// What a connection needs someone else for.
 pub enum Event {
-    /// The next request is the proxy's, up to its boundary; it may ask to switch protocols.
-    Lend(Boundary, bool),
+    /// The next request is the proxy's.
+    Lend(Loan),
     /// The next request is not let in.
     Refuse(Refused),
     /// The connection ends.
     Close,
+}
+
+/// A request for the proxy.
+pub struct Loan {
+    /// Where it ends.
+    pub boundary: Boundary,
+    /// Whether it asks to switch protocols.
+    pub may_switch: bool,
+    /// See [`Head::other_host`].
+    other_host: Option<[Range<usize>; 2]>,
+}
+
+impl Loan {
+    /// The head that lies at the beginning of `received`; what Pingora would refuse, without a word, is refused here.
+    fn new(head: &Head<'_>, received: &[u8]) -> Result<Self, Refused> {
+        let length = received.len();
+        if head.target.parse::<http::Uri>().is_err() {
+            return Err(Malformed::Characters.into());
+        }
+        let other_host = head.other_host(received);
+        let change =
+            other_host.as_ref().map_or(0, |[host, other]| other.len() as isize - host.len() as isize);
+        let boundary = Boundary::new(length.saturating_add_signed(change), head.content);
+        Ok(Self { boundary, may_switch: head.fields.has("upgrade"), other_host })
+    }
+
+    /// Puts the host that counts in the place of the other.
+    pub fn name_the_host(&mut self, received: &mut BytesMut) {
+        if let Some([host, other]) = self.other_host.take() {
+            let parts = [&received[..host.start], &received[other], &received[host.end..]];
+            *received = parts.concat().as_slice().into();
+        }
+    }
 }
 
 /// What the client has not taken yet.
@@ -122,6 +157,7 @@ impl<'f> Connection<'f> {
                     if self.send(unsent).await.is_err() || ends {
                         return Event::Close;
                     }
+                    self.idle_since = clock::start();
                 }
             }
         }
@@ -182,9 +218,9 @@ impl<'f> Connection<'f> {
                 return (at, refuse(Refused::TooLarge));
             }
             let Some(step) = self.answer(cx, &live, head, shutdown) else {
-                let may_switch = head.fields.has("upgrade");
-                let boundary = Boundary::new(end - start, head.content);
-                return (at + start, Some(Step::Event(Event::Lend(boundary, may_switch))));
+                let lent = Loan::new(&head, &rest[start..end]);
+                let event = lent.map_or_else(Event::Refuse, Event::Lend);
+                return (at + start, Some(Step::Event(event)));
             };
             at += end;
             if step.is_some() {
@@ -247,6 +283,11 @@ impl<'f> Connection<'f> {
         file: Option<Sending>,
         ends: bool,
     ) -> Option<Unsent> {
+        // One that sends hit after hit must let the others have their turn.
+        let Poll::Ready(turn) = coop::poll_proceed(cx) else {
+            return Some(Unsent { head: head.to_vec(), body, file, ends });
+        };
+        turn.made_progress();
         // Where it does not go out at once, why shows when the rest is written.
         let mut sent = match (&file, body.is_empty()) {
             (None, false) => 0,

@@ -1,11 +1,12 @@
 //! A request head in a buffer: where it ends, and what stands in it.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use memchr::{memchr_iter, memmem};
 
 use crate::rules::dialect;
-use crate::rules::framing::{Content, Lines, Malformed, diagnose, has_bare_line_feed};
+use crate::rules::framing::{self, Content, Lines, Malformed, diagnose, has_bare_line_feed};
 use crate::rules::head::Fields;
 use crate::rules::request::FieldList;
 
@@ -69,8 +70,8 @@ fn end_of(bytes: &[u8], scanned: usize) -> Option<usize> {
 pub struct Head<'l> {
     /// As sent.
     pub method: &'l str,
-    /// As sent; `None` for one with bytes that are not allowed in it, which Pingora escapes.
-    pub target: Option<&'l str>,
+    /// As sent.
+    pub target: &'l str,
     /// 0 for HTTP/1.0, 1 for HTTP/1.1.
     pub minor_version: u8,
     /// The field lines.
@@ -97,6 +98,18 @@ impl From<Malformed> for Refused {
 }
 
 impl<'l> Head<'l> {
+    /// Where a host stands in a head that begins at `bytes`, and where the one that it has to be: that of a target in absolute
+    /// form wins (RFC 9112 section 3.2.2).
+    pub fn other_host(&self, bytes: &[u8]) -> Option<[Range<usize>; 2]> {
+        let authority = framing::authority(self.target)?.as_bytes();
+        let host = self.fields.first("host").filter(|host| *host != authority)?;
+        let place = |part: &[u8]| {
+            let begin = part.as_ptr().addr() - bytes.as_ptr().addr();
+            begin..begin + part.len()
+        };
+        Some([place(host), place(authority)])
+    }
+
     /// Reads the head that `bytes` begin with, and tells its length. They hold its end.
     fn parse<'b: 'l>(bytes: &'b [u8], lines: &'l mut FieldList<'b>) -> Result<(Self, usize), Refused> {
         let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
@@ -105,7 +118,10 @@ impl<'l> Head<'l> {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => return Err(Malformed::Syntax.into()),
             Err(httparse::Error::TooManyHeaders) => return Err(Refused::TooLarge),
-            Err(_) => return parse_odd(&bytes[..end_of(bytes, 0).unwrap_or(bytes.len())]),
+            Err(_) => {
+                let head = &bytes[..end_of(bytes, 0).unwrap_or(bytes.len())];
+                return Err(diagnose(head).into());
+            }
         };
         lines.clear();
         lines.extend(request.headers.iter().map(|header| (header.name, header.value)));
@@ -118,42 +134,6 @@ impl<'l> Head<'l> {
         let minor_version = request.version.unwrap_or_default();
         let (fields, may_lack_host) = (Fields::new(lines), dialect::is_purge(method));
         let content = Lines { method, target, minor_version, fields, may_lack_host }.check()?;
-        Ok((Self { method, target: Some(target), minor_version, fields, content }, length))
+        Ok((Self { method, target, minor_version, fields, content }, length))
     }
-}
-
-/// Reads a head whose target may be what cannot be read: old browsers and bots send quotes, braces and bytes of old
-/// encodings. Everything else must be as it has to be.
-fn parse_odd<'l>(bytes: &[u8]) -> Result<(Head<'l>, usize), Refused> {
-    let unreadable = || Refused::Malformed(diagnose(bytes));
-    let line_end = memmem::find(bytes, b"\r\n").ok_or_else(unreadable)?;
-    let mut parts = bytes[..line_end].split(|byte| *byte == b' ');
-    let (Some(method), Some(target), Some(_), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(unreadable());
-    };
-    let is_control = |byte: &u8| byte.is_ascii_control();
-    if target.iter().any(is_control) || has_bare_line_feed(bytes) {
-        return Err(unreadable());
-    }
-    let mut readable = bytes.to_vec();
-    for byte in &mut readable[method.len() + 1..method.len() + 1 + target.len()] {
-        if !byte.is_ascii_alphanumeric() && !b"/:?*.-".contains(byte) {
-            *byte = b'_';
-        }
-    }
-    let mut headers = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut []);
-    match request.parse_with_uninit_headers(&readable, &mut headers) {
-        Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(Refused::TooLarge),
-        _ => return Err(unreadable()),
-    }
-    let fields: FieldList<'_> = request.headers.iter().map(|header| (header.name, header.value)).collect();
-    let (minor_version, target) = (request.version.unwrap_or_default(), request.path.unwrap_or_default());
-    let fields = Fields::new(&fields);
-    let content = Lines { method: "", target, minor_version, fields, may_lack_host: false }.check()?;
-    let fields = Fields::default();
-    Ok((Head { method: "", target: None, minor_version, fields, content }, bytes.len()))
 }

@@ -28,8 +28,7 @@ use pingora::server::ShutdownWatch;
 
 use crate::proxy::App;
 use crate::proxy::wire::Wire;
-use crate::rules::framing::Boundary;
-use connection::{Connection, Event};
+use connection::{Connection, Event, Loan};
 
 /// Tells Pingora that the connection is kept, in its words: for any time. It is the front that waits for the next request.
 const KEPT: u64 = 0;
@@ -49,15 +48,9 @@ impl Front {
     }
 
     /// Lends the connection to the proxy for one request. `None` when no other can follow.
-    async fn lend(
-        &self,
-        mut wire: Box<Wire>,
-        request: Boundary,
-        may_switch: bool,
-        shutdown: &ShutdownWatch,
-    ) -> Option<Box<Wire>> {
+    async fn lend(&self, mut wire: Box<Wire>, loan: Loan, shutdown: &ShutdownWatch) -> Option<Box<Wire>> {
         self.app.observer.metrics.lent();
-        wire.lend(request, may_switch);
+        wire.lend(loan.boundary, loan.may_switch);
         let mut session = ServerSession::new_http1(wire);
         session.set_keepalive((!*shutdown.borrow()).then_some(KEPT));
         let (stream, _) = self.proxy.process_new_http(session, shutdown).await?.consume();
@@ -73,8 +66,9 @@ impl ServerApp for Front {
         let mut connection = Connection::new(self, Box::new(Wire::new(stream)));
         loop {
             match connection.next(shutdown).await {
-                Event::Lend(request, may_switch) => {
-                    let wire = self.lend(connection.wire, request, may_switch, shutdown).await?;
+                Event::Lend(mut loan) => {
+                    loan.name_the_host(&mut connection.wire.received);
+                    let wire = self.lend(connection.wire, loan, shutdown).await?;
                     connection.wire = wire;
                 }
                 Event::Refuse(why) => {

@@ -264,7 +264,7 @@ impl Metrics {
             figures.fills.set(self.store.fills.len() as u64);
             figures.fill_bytes.set(self.store.fills.bytes());
             raise(&self.limits.with_label_values(&["variants"]), self.store.memory.crowded_out());
-            raise(&self.limits.with_label_values(&["files"]), self.store.memory.files_refused());
+            raise(&self.limits.with_label_values(&["files"]), self.store.memory.files().refused());
             self.encodings.scrape(self.store.encoder.figures());
             raise(&self.limits.with_label_values(&["encodings"]), self.store.encoder.figures().refused());
             figures.bans.set(self.store.memory.bans() as u64);

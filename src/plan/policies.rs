@@ -335,6 +335,33 @@ fn tags(written: Option<&Vec<String>>, path: &Path, mistakes: &mut Mistakes) -> 
 fn tag_headers(written: Option<&Vec<String>>, path: &Path, mistakes: &mut Mistakes) -> Vec<String> {
     match written {
         None => TAG_FIELDS.iter().map(|name| (*name).to_owned()).collect(),
-        Some(_) => names(written, path, mistakes),
+        Some(written) => {
+            for (index, name) in written.iter().enumerate() {
+                if NO_TAGS.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+                    let message = format!("`{name}` holds no tags, and clients need it");
+                    mistakes.error(
+                        &path.item(index),
+                        message,
+                        "name the field that your application writes tags into",
+                    );
+                }
+            }
+            names(Some(written), path, mistakes)
+        }
     }
 }
+
+/// What a response cannot be read, kept or validated without.
+const NO_TAGS: &[&str] = &[
+    "cache-control",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "date",
+    "etag",
+    "expires",
+    "last-modified",
+    "location",
+    "set-cookie",
+    "vary",
+];

@@ -17,6 +17,7 @@ use super::view;
 use super::wire;
 use crate::clock::{self, Timestamp};
 use crate::observe::outcome::Local;
+use crate::rules::conditional;
 use crate::rules::head::{Field, Fields};
 use crate::rules::hop;
 use crate::store::fill::{Reader, Streaming};
@@ -97,6 +98,9 @@ pub async fn streaming(
     // What is not stored, or not all of it, goes whole: a 304 of ours would take its cookies away.
     let keeps = response.discard.is_none() && response.for_leader.is_none();
     let not_modified = keeps && head.with(|head| extract::not_modified(&view, &head, clock::now()));
+    let etag = head.etag();
+    let held =
+        conditional::held_other(view.fields(), etag, etag).filter(|_| not_modified).map(<[u8]>::to_vec);
     let cut = head.with(|head| extract::cut(&view, &head, response.length?)).filter(|_| !not_modified);
     drop(view);
     let status = match &cut {
@@ -105,6 +109,9 @@ pub async fn streaming(
         None => head.status,
     };
     let mut header = header(status, &head.fields())?;
+    if let Some(tag) = held {
+        header.insert_header("ETag", tag)?;
+    }
     let mut length = response.length;
     if let (Some(range), Some(whole)) = (&cut, response.length) {
         header.insert_header("Content-Range", extract::content_range(range, whole))?;

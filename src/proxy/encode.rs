@@ -17,6 +17,7 @@ use crate::rules::conditional::{entity_tags, opaque_tag};
 use crate::rules::encodable::{is_encodable, says_it_varies, weakened};
 use crate::rules::encoding::{self, Coding};
 use crate::rules::head::{Fields, ResponseHead};
+use crate::rules::request::Received;
 use crate::rules::route::Route;
 use crate::store::encoder::random_padding;
 use crate::store::forms::Selected;
@@ -50,7 +51,7 @@ pub async fn select(app: &App, session: &Session, ctx: &Context, response: &Stor
 /// A body that is encoded on its way, until its end.
 pub struct Encoding {
     stream: Option<Stream>,
-    _place: OwnedSemaphorePermit,
+    _room: OwnedSemaphorePermit,
 }
 
 impl Encoding {
@@ -82,6 +83,17 @@ pub fn is_worth_it(ctx: &Context, head: &ResponseHead<'_>, length: Option<u64>) 
     ctx.route.as_ref().is_some_and(|route| is_encodable(head, length, &route.encode))
 }
 
+/// Whether the body of a pass would be encoded for this client, if it comes as it is and is worth it: then the origin need not
+/// do it, and lengths are blurred.
+pub fn would_encode(view: &Received<'_>, version: http::Version, ctx: &Context) -> bool {
+    let Some(route) = &ctx.route else { return false };
+    // HTTP/1.0 knows no chunks: a body that breaks off would look complete.
+    version != http::Version::HTTP_10
+        && !encoding::negotiate(view.fields(), route.encode.offered(route.encode.pads_passed))
+            .codings
+            .is_empty()
+}
+
 /// Begins to encode the body of a pass, where that is worth it and its client accepts it.
 pub fn passed(app: &App, session: &Session, ctx: &mut Context, response: &mut ResponseHeader) -> Result<()> {
     let owned = view::response_fields(response);
@@ -91,7 +103,7 @@ pub fn passed(app: &App, session: &Session, ctx: &mut Context, response: &mut Re
     let length = head.fields.text("content-length").and_then(|length| length.trim().parse().ok());
     let length = length.filter(|_| !head.fields.has("transfer-encoding"));
     if head.status == 304 {
-        return keep_weak(session, ctx, response);
+        return not_modified(session, ctx, response);
     }
     if is_worth_it(ctx, &head, length) {
         ctx.encoding = begin(app, session, ctx, response, false)?;
@@ -124,7 +136,7 @@ pub fn begin(
     if must_stay || (is_stored && !wish.refuses_identity) {
         return Ok(None);
     }
-    let Ok(place) = app.store.encoder.streams.clone().try_acquire_owned() else {
+    let Some(room) = app.store.encoder.stream_room(coding) else {
         app.observer.metrics.limit("encoded-streams");
         return Ok(None);
     };
@@ -142,13 +154,18 @@ pub fn begin(
     let padding = if pads { random_padding() } else { 0 };
     let stream =
         Stream::new(coding, padding).or_err(ErrorType::InternalError, BROKEN).map_err(Error::into_in)?;
-    Ok(Some(Encoding { stream: Some(stream), _place: place }))
+    Ok(Some(Encoding { stream: Some(stream), _room: room }))
 }
 
-/// A client that has a body which was encoded on its way knows it by a weak tag, and finds it by that (RFC 9111 section 4.3.4).
-fn keep_weak(session: &Session, ctx: &Context, response: &mut ResponseHeader) -> Result<()> {
+/// The 304 of a pass. A client that has a body which was encoded on its way knows it by a weak tag, and finds it by that
+/// (RFC 9111 section 4.3.4).
+fn not_modified(session: &Session, ctx: &Context, response: &mut ResponseHeader) -> Result<()> {
     if ctx.route.as_ref().is_none_or(|route| route.encode.formats.is_empty()) {
         return Ok(());
+    }
+    // As the 200 would say (RFC 9110 section 15.4.5).
+    if !says_it_varies(Fields::new(&view::lend(&view::response_fields(response)))) {
+        response.append_header("Vary", "Accept-Encoding")?;
     }
     let Some(etag) = response.headers.get("etag").map(|etag| etag.as_bytes().trim_ascii().to_vec()) else {
         return Ok(());

@@ -303,6 +303,10 @@ impl ProxyHttp for App {
             Kind::Client => {
                 encode::passed(self, session, ctx, response)?;
                 answer::decorate(response, ctx)?;
+                if ctx.encoding.is_some() {
+                    // The origin's may be 1.0, which knows no chunks.
+                    response.set_version(http::Version::HTTP_11);
+                }
                 wire::keep_date(session, response);
             }
         }

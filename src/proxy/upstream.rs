@@ -5,10 +5,11 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, OrErr, Result};
 
 use super::context::Context;
+use super::encode;
 use super::view;
 use crate::rules::cookies::{self, Role};
 use crate::rules::directives::digits;
-use crate::rules::encodable::as_the_origin_knows;
+use crate::rules::encodable::with_those_of_the_origin;
 use crate::rules::forwarding::is_claim;
 use crate::rules::head::Fields;
 use crate::rules::identity::{DEVICE_FIELD, Device};
@@ -44,6 +45,9 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
         }
     }
     name_tags_of_the_origin(request, ctx)?;
+    if encode::would_encode(&view, received.version, ctx) {
+        request.insert_header("Accept-Encoding", "identity")?;
+    }
     request.insert_header("X-Forwarded-For", peer_chain)?;
     if !request.headers.contains_key("x-forwarded-proto") {
         request.insert_header("X-Forwarded-Proto", ctx.client.scheme.as_str())?;
@@ -60,17 +64,19 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
 }
 
 /// A client that writes on the condition that it has seen the latest state names the tag that it was given: that of an encoded
-/// form, or a weak one for a body that was encoded on its way. The origin knows neither.
+/// form, or a weak one for a body that was encoded on its way. The origin knows neither. Who reads on that condition means just
+/// the form, of which the origin has none.
 fn name_tags_of_the_origin(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
-    if ctx.route.as_ref().is_none_or(|route| route.encode.formats.is_empty()) {
+    let is_read = matches!(request.method, http::Method::GET | http::Method::HEAD);
+    if is_read || ctx.route.as_ref().is_none_or(|route| route.encode.formats.is_empty()) {
         return Ok(());
     }
     let lines: Vec<Vec<u8>> =
         request.headers.get_all("if-match").iter().map(|line| line.as_bytes().to_vec()).collect();
-    if lines.iter().any(|line| as_the_origin_knows(line).is_some()) {
+    if lines.iter().any(|line| with_those_of_the_origin(line).is_some()) {
         request.remove_header("if-match");
         for line in lines {
-            request.append_header("If-Match", as_the_origin_knows(&line).unwrap_or(line))?;
+            request.append_header("If-Match", with_those_of_the_origin(&line).unwrap_or(line))?;
         }
     }
     Ok(())

@@ -73,7 +73,7 @@ const DATE_LENGTH: usize = 29;
 /// open descriptor.
 #[allow(unsafe_code)]
 fn descriptor(stream: &L4Stream) -> BorrowedFd<'_> {
-    // SAFETY: the number is that of a socket which the stream owns, and closes only when it is dropped. It cannot be dropped
+    // SAFETY: the number is not negative (see `Wire::plain`), and that of a socket which the stream owns, and closes only when it is dropped. It cannot be dropped
     // while the result lives, since that borrows it.
     unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
 }
@@ -100,7 +100,8 @@ impl Wire {
     }
 
     fn plain(&self) -> Option<&L4Stream> {
-        self.stream.as_any().downcast_ref()
+        // One that is not of the system has no descriptor.
+        self.stream.as_any().downcast_ref().filter(|stream: &&L4Stream| stream.as_raw_fd() >= 0)
     }
 
     /// Sends as many bytes as the client takes now, without the detours of a write that may wait. If `more` follows at once,
@@ -265,7 +266,7 @@ impl AsyncWrite for Wire {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
-    // Bodies only: Pingora writes a head by itself.
+    // Pingora writes a head by itself, and the front none that needs another date.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

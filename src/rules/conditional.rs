@@ -2,7 +2,8 @@
 
 use std::time::SystemTime;
 
-use super::encodable::is_of_family;
+use super::encodable::{Kin, kin};
+use super::encoding;
 use super::freshness::{date_value, parse_date};
 use super::head::Fields;
 use crate::clock::Timestamp;
@@ -23,10 +24,17 @@ pub fn not_modified(request: Fields<'_>, response: Fields<'_>, stored_at: Timest
 }
 
 /// The first tag in `If-None-Match` that is `etag`, or that of one of its encoded forms: a client that has one of them has the
-/// page. `*` is any.
+/// page, if it accepts that coding now. A cache may have got it for somebody else. `*` is any.
 pub fn held<'a>(request: Fields<'a>, etag: Option<&[u8]>) -> Option<&'a [u8]> {
     let mut candidates = request.all("if-none-match").flat_map(entity_tags);
-    candidates.find(|tag| *tag == b"*" || etag.is_some_and(|etag| is_of_family(tag, etag)))
+    candidates.find(|tag| {
+        *tag == b"*"
+            || match etag.and_then(|etag| kin(tag, etag)) {
+                Some(Kin::Same) => true,
+                Some(Kin::Form(coding)) => encoding::accepts(request, coding.as_str()),
+                None => false,
+            }
+    })
 }
 
 /// The tag of the form that the client has, where it has not the one that is `selected` for it now: its 304 carries that
@@ -126,9 +134,12 @@ mod tests {
         for (condition, expected) in
             [("\"a-br5\"", true), ("\"b\", W/\"a-zstd19\"", true), ("\"b-br5\"", false), ("\"a-br6\"", false)]
         {
-            assert_eq!(same(&[("if-none-match", condition)], &etag), expected, "{condition}");
+            let accepted = ("accept-encoding", "br, zstd");
+            assert_eq!(same(&[("if-none-match", condition), accepted], &etag), expected, "{condition}");
+            let accepted = ("accept-encoding", "gzip");
+            assert!(!same(&[("if-none-match", condition), accepted], &etag), "somebody else has it");
         }
-        let asked = [("if-none-match", &b"\"b\", \"a-br5\", \"a\""[..])];
+        let asked = [("if-none-match", &b"\"b\", \"a-br5\", \"a\""[..]), ("accept-encoding", b"br")];
         assert_eq!(held(Fields::new(&asked), Some(b"\"a\"")), Some(&b"\"a-br5\""[..]));
     }
 

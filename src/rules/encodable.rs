@@ -160,35 +160,48 @@ pub fn form_tag(base: &[u8], coding: Coding, level: Level, is_exact: bool) -> Op
     Some([weak, open, suffix(coding, level), b"\""].concat())
 }
 
-/// Whether an entity tag is `base`, or that of one of its forms, by the weak comparison (RFC 9110 section 8.8.3.2).
-pub fn is_of_family(tag: &[u8], base: &[u8]) -> bool {
+/// What an entity tag is to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kin {
+    /// The same, by the weak comparison (RFC 9110 section 8.8.3.2).
+    Same,
+    /// That of a form in this coding.
+    Form(Coding),
+}
+
+/// What `tag` is to `base`; `None` for a stranger.
+pub fn kin(tag: &[u8], base: &[u8]) -> Option<Kin> {
     let (tag, base) = (opaque_tag(tag), opaque_tag(base));
-    tag == base || base.strip_suffix(b"\"").is_some_and(|open| without_suffix(tag) == Some(open))
+    if tag == base {
+        return Some(Kin::Same);
+    }
+    let (open, coding) = split_suffix(tag)?;
+    (base.strip_suffix(b"\"") == Some(open)).then_some(Kin::Form(coding))
 }
 
-/// What stands before the suffix of a form in an opaque tag, the closing quote left out.
-fn without_suffix(opaque: &[u8]) -> Option<&[u8]> {
+/// What stands before the suffix of a form in an opaque tag, the closing quote left out, and the coding of the form.
+fn split_suffix(opaque: &[u8]) -> Option<(&[u8], Coding)> {
     let open = opaque.strip_suffix(b"\"")?;
-    let suffixes = Coding::ALL.into_iter().flat_map(|coding| Level::ALL.map(|level| suffix(coding, level)));
-    suffixes.into_iter().find_map(|suffix| open.strip_suffix(suffix))
+    let all =
+        Coding::ALL.into_iter().flat_map(|coding| Level::ALL.map(|level| (coding, suffix(coding, level))));
+    all.into_iter().find_map(|(coding, suffix)| Some((open.strip_suffix(suffix)?, coding)))
 }
 
-/// A list of entity tags in which those of forms are called as the origin calls them, strong; `None` when it knows all of
-/// them. For `If-Match`, which compares strongly: parvis gave the tag its suffix, or made it weak.
-pub fn as_the_origin_knows(list: &[u8]) -> Option<Vec<u8>> {
-    let mut changed = false;
-    let tags: Vec<Vec<u8>> = super::conditional::entity_tags(list)
-        .map(|tag| {
-            let opaque = opaque_tag(tag);
-            let known = match without_suffix(opaque) {
-                Some(open) => [open, b"\""].concat(),
-                None => opaque.to_vec(),
-            };
-            changed |= known != tag;
-            known
-        })
-        .collect();
-    changed.then(|| tags.join(&b", "[..]))
+/// A list of entity tags with what the origin may call them beside: parvis gave them the suffix of a form, or made them weak.
+/// `None` when there is nothing to add. For `If-Match`, which compares strongly.
+pub fn with_those_of_the_origin(list: &[u8]) -> Option<Vec<u8>> {
+    let mut added = Vec::new();
+    for tag in super::conditional::entity_tags(list) {
+        let opaque = opaque_tag(tag);
+        match split_suffix(opaque) {
+            Some((open, _)) => added.push([open, b"\""].concat()),
+            None if opaque.len() < tag.len() => added.push(opaque.to_vec()),
+            None => {}
+        }
+    }
+    let added = added.into_iter().flat_map(|tag| [b", ".to_vec(), tag]);
+    let list = std::iter::once(list.to_vec()).chain(added).collect::<Vec<_>>();
+    (list.len() > 1).then(|| list.concat())
 }
 
 /// The same entity tag, weak: for a body that is encoded on its way.
@@ -294,29 +307,30 @@ mod tests {
         for coding in Coding::ALL {
             for level in Level::ALL {
                 let tag = form_tag(b"\"x\"", coding, level, true).unwrap();
-                assert!(is_of_family(&tag, b"\"x\"") && is_of_family(&tag, b"W/\"x\""));
-                assert!(!is_of_family(&tag, b"\"y\"") && !is_of_family(b"\"x\"", &tag));
+                let form = Some(Kin::Form(coding));
+                assert_eq!((kin(&tag, b"\"x\""), kin(&tag, b"W/\"x\"")), (form, form));
+                assert_eq!((kin(&tag, b"\"y\""), kin(b"\"x\"", &tag)), (None, None));
                 let number = level.number(coding).to_string();
                 assert!(tag.ends_with(format!("{number}\"").as_bytes()), "the tag tells the level");
                 assert!(!known.contains(&tag));
                 known.push(tag);
             }
         }
-        assert!(is_of_family(b"W/\"x\"", b"\"x\""));
-        assert!(!is_of_family(b"\"x-gzip\"", b"\"x\""), "another server's");
+        assert_eq!(kin(b"W/\"x\"", b"\"x\""), Some(Kin::Same));
+        assert_eq!(kin(b"\"x-gzip\"", b"\"x\""), None, "another server's");
     }
 
     #[test]
     fn a_write_names_what_the_origin_knows() {
         for (list, expected) in [
-            ("\"x-br5\"", Some("\"x\"")),
-            ("W/\"x\"", Some("\"x\"")),
-            ("\"a\", W/\"x,y-zstd19\"", Some("\"a\", \"x,y\"")),
+            ("\"x-br5\"", Some("\"x-br5\", \"x\"")),
+            ("W/\"x\"", Some("W/\"x\", \"x\"")),
+            ("\"a\", W/\"x,y-zstd19\"", Some("\"a\", W/\"x,y-zstd19\", \"x,y\"")),
             ("\"x\"", None),
             ("*", None),
             ("", None),
         ] {
-            let known = as_the_origin_knows(list.as_bytes());
+            let known = with_those_of_the_origin(list.as_bytes());
             assert_eq!(known.map(|list| String::from_utf8(list).unwrap()).as_deref(), expected, "{list}");
         }
         assert_eq!((weakened(b"\"x\""), weakened(b"W/\"x\"")), (b"W/\"x\"".to_vec(), b"W/\"x\"".to_vec()));

@@ -202,7 +202,8 @@ pub fn is_readable(request: Fields<'_>, response: Fields<'_>) -> bool {
     })
 }
 
-fn accepts(request: Fields<'_>, coding: &str) -> bool {
+/// Whether a request accepts a coding.
+pub(super) fn accepts(request: Fields<'_>, coding: &str) -> bool {
     let (mut named, mut any) = (None, None);
     for (name, weight) in members(request) {
         if name == "*" {

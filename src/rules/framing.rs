@@ -21,6 +21,9 @@ pub enum Content {
     Chunked,
 }
 
+/// The most members of `Connection`.
+pub const MAX_CONNECTION: usize = 64;
+
 /// Why a head is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
@@ -36,10 +39,14 @@ pub enum Malformed {
     Version,
     /// The target is in none of the forms that its method allows.
     Target,
+    /// The target has characters that no URL has.
+    Characters,
     /// No host is named.
     NoHost,
     /// The host is named twice, or is none.
     Host,
+    /// `Connection` names more than [`MAX_CONNECTION`] fields.
+    Connection,
     /// The length is not one number, or is given twice.
     ContentLength,
     /// Both a length and a transfer coding are given.
@@ -60,8 +67,10 @@ impl Malformed {
             Self::SpaceBeforeColon => "white space stands before a colon",
             Self::Version => "its version is not HTTP/1.0 or HTTP/1.1",
             Self::Target => "its target is in no form that its method allows",
+            Self::Characters => "its target has characters that must be percent-encoded",
             Self::NoHost => "it names no host",
             Self::Host => "its host is named twice, or is none",
+            Self::Connection => "its Connection names too many fields",
             Self::ContentLength => "its Content-Length is not one number",
             Self::LengthAndCoding => "it has a Content-Length and a Transfer-Encoding",
             Self::TransferCoding => "its transfer coding is not `chunked`",
@@ -96,6 +105,7 @@ impl<'a> Lines<'a> {
     pub fn check(&self) -> Result<Content, Malformed> {
         self.check_target()?;
         self.check_host()?;
+        self.check_connection()?;
         self.content()
     }
 
@@ -104,24 +114,14 @@ impl<'a> Lines<'a> {
         let fits = match self.method {
             "CONNECT" => is_host(self.target.as_bytes()) && !self.target.is_empty(),
             "OPTIONS" if self.target == "*" => true,
-            _ => self.target.starts_with('/') || self.authority().is_some_and(|host| !host.is_empty()),
+            _ => self.target.starts_with('/') || authority(self.target).is_some_and(|host| !host.is_empty()),
         };
         if fits { Ok(()) } else { Err(Malformed::Target) }
     }
 
-    /// The authority of a target in absolute form (section 3.2.2), and what follows it.
-    pub fn authority(&self) -> Option<&'a str> {
-        if self.target.starts_with('/') {
-            return None;
-        }
-        let (scheme, rest) = self.target.split_once("://")?;
-        let is_http = ["http", "https"].iter().any(|known| known.eq_ignore_ascii_case(scheme));
-        is_http.then(|| rest.split(['/', '?', '#']).next().unwrap_or(rest))
-    }
-
     /// Section 3.2: a server must refuse a request of HTTP/1.1 without a host, with two, and with one that is none.
     fn check_host(&self) -> Result<(), Malformed> {
-        if self.authority().is_some_and(|host| !is_host(host.as_bytes())) {
+        if authority(self.target).is_some_and(|host| !is_host(host.as_bytes())) {
             return Err(Malformed::Host);
         }
         let mut hosts = self.fields.all("host");
@@ -131,6 +131,12 @@ impl<'a> Lines<'a> {
             (Some(host), None) if is_host(host.trim_ascii()) => Ok(()),
             _ => Err(Malformed::Host),
         }
+    }
+
+    /// Each member is held against every field; nobody needs many.
+    fn check_connection(&self) -> Result<(), Malformed> {
+        let members = self.fields.all("connection").map(|line| memchr_iter(b',', line).count() + 1);
+        if members.sum::<usize>() > MAX_CONNECTION { Err(Malformed::Connection) } else { Ok(()) }
     }
 
     fn content(&self) -> Result<Content, Malformed> {
@@ -160,6 +166,16 @@ impl<'a> Lines<'a> {
             () => Err(Malformed::TransferCoding),
         }
     }
+}
+
+/// The authority of a target in absolute form (RFC 9112 section 3.2.2).
+pub fn authority(target: &str) -> Option<&str> {
+    if target.starts_with('/') {
+        return None;
+    }
+    let (scheme, rest) = target.split_once("://")?;
+    let is_http = ["http", "https"].iter().any(|known| known.eq_ignore_ascii_case(scheme));
+    is_http.then(|| rest.split(['/', '?', '#']).next().unwrap_or(rest))
 }
 
 /// Whether another request may follow on the connection (RFC 9112 section 9.3). Of HTTP/1.0, only to who asks for nothing
@@ -406,6 +422,7 @@ mod tests {
             ("GET *", &[HOST], Target),
             ("GET shop", &[HOST], Target),
             ("CONNECT /", &[HOST], Target),
+            ("GET /", &[HOST, ("connection", &"a,".repeat(64))], Connection),
             ("POST /", &[HOST, ("content-length", "1"), ("Content-Length", "1")], ContentLength),
             ("POST /", &[HOST, ("content-length", "1, 1")], ContentLength),
             ("POST /", &[HOST, ("content-length", "+1")], ContentLength),

@@ -13,7 +13,7 @@ use std::thread;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use super::forms::{Form, Forms};
@@ -35,8 +35,8 @@ const NICE: i32 = 10;
 /// The most forms at a time that are made while their client waits.
 const MAX_AT_ONCE: usize = 4;
 
-/// The most bodies at a time that are encoded on their way.
-const MAX_STREAMS: usize = 512;
+/// The most memory that bodies take which are encoded on their way, in KiB ([`codec::Stream::memory`]).
+const MAX_STREAMS: usize = 128 * 1024;
 
 /// A number of bytes by which a length is blurred.
 pub fn random_padding() -> u8 {
@@ -105,8 +105,7 @@ struct Shared {
 pub struct Encoder {
     shared: Arc<Shared>,
     at_once: Semaphore,
-    /// Places for bodies that are encoded on their way.
-    pub streams: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
 }
 
 impl Encoder {
@@ -145,6 +144,11 @@ impl Encoder {
         {
             self.push(forms, coding, level);
         }
+    }
+
+    /// Room for a body that is encoded on its way; `None` when too many are.
+    pub fn stream_room(&self, coding: Coding) -> Option<OwnedSemaphorePermit> {
+        self.streams.clone().try_acquire_many_owned(codec::Stream::memory(coding)).ok()
     }
 
     fn push(&self, forms: &Arc<Forms>, coding: Coding, level: Level) {
@@ -270,7 +274,9 @@ impl Shared {
         }
         let level = forms.ask(coding);
         let padding = if forms.is_padded() { random_padding() } else { 0 };
-        let encoded = codec::encode(coding, Level::Quick, forms.body(), padding, || true);
+        let encode = || codec::encode(coding, Level::Quick, forms.body(), padding, || true);
+        // A panic has been told of by its hook.
+        let encoded = catch_unwind(AssertUnwindSafe(encode)).unwrap_or(Ok(None));
         let encoded = encoded
             .inspect_err(|error| tracing::error!(%error, "a body could not be encoded"))
             .ok()

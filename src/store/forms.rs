@@ -38,7 +38,7 @@ impl Form {
     /// What it occupies, in bytes, with the eighth that a body is charged for the gaps of the allocator.
     fn weight(&self) -> usize {
         const TABLES: usize = size_of::<Form>() + 48;
-        let body = self.body.len() + self.body.len() / 8 + self.sendable.weight();
+        let body = self.body.len() + self.body.len() / 8 + self.sendable.weight() as usize;
         TABLES + self.etag.as_ref().map_or(0, |etag| etag.len()) + body
     }
 }
@@ -296,8 +296,8 @@ impl Forms {
             return Named::Identity;
         };
         let is_date = !condition.starts_with(b"\"") && !condition.starts_with(b"W/");
-        if is_date || self.etag.as_deref() == Some(condition) {
-            // A date is that of all forms.
+        // A date is that of all forms, of which who accepts one may have a part (RFC 9110 section 8.8.2.2).
+        if self.etag.as_deref() == Some(condition) || is_date && accepted.is_empty() {
             return Named::Identity;
         }
         let mut forms = accepted.as_slice().iter().filter_map(|coding| self.get(*coding));
@@ -366,7 +366,8 @@ mod tests {
             (None, "identity"),
             (Some("\"1\""), "identity"),
             (Some("\"1-br5\""), "br"),
-            (Some("Sun, 06 Nov 1994 08:49:37 GMT"), "identity"),
+            // A date is that of all forms.
+            (Some("Sun, 06 Nov 1994 08:49:37 GMT"), "br"),
             // None of these is there (any longer): the whole of what it likes best.
             (Some("\"1-br11\""), "br"),
             (Some("W/\"1\""), "br"),

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -18,7 +18,7 @@ use super::fence::{Fence, Sequence};
 use super::forms::{Form, Forms};
 use super::index::{EntryId, Index};
 use super::response::StoredResponse;
-use super::sendable::File;
+use super::sendable::Files;
 use crate::plan::Memory as Budget;
 use crate::rules::key::{CacheKey, Vary};
 use crate::rules::selector::Facts;
@@ -83,8 +83,7 @@ pub struct Memory {
     pub(super) has_bans: AtomicBool,
     evictions: AtomicU64,
     crowded_out: AtomicU64,
-    files: Arc<AtomicUsize>,
-    files_refused: AtomicU64,
+    files: Arc<Files>,
 }
 
 /// What a lookup found.
@@ -129,8 +128,7 @@ impl Memory {
             has_bans: AtomicBool::new(false),
             evictions: AtomicU64::new(0),
             crowded_out: AtomicU64::new(0),
-            files: Arc::default(),
-            files_refused: AtomicU64::new(0),
+            files: Arc::new(Files::new(budget.max_size)),
         }
     }
 
@@ -281,18 +279,35 @@ impl Memory {
         })
     }
 
-    /// The same for a file with a body of `stored`: of that of `form`, if there is one.
-    pub fn attach_file(&self, stored: &Arc<StoredResponse>, form: Option<&Form>) -> io::Result<bool> {
+    /// Makes a file of the body of `stored`, or of its `form`, and charges it with that. Errors are those of [`Files::make`].
+    pub fn attach_file(&self, stored: &Arc<StoredResponse>, form: Option<&Arc<Form>>) -> io::Result<()> {
         let (body, sendable) =
-            form.map_or((&stored.body, &stored.sendable), |form| (&form.body, &form.sendable));
-        let Some(file) = File::new(body, &self.files)? else {
-            self.files_refused.fetch_add(1, Ordering::Relaxed);
-            return Ok(false);
+            form.map_or((&stored.body, &*stored.sendable), |form| (&form.body, &form.sendable));
+        if stored.weight() + body.len() as u64 > self.max_weight() {
+            // Never, then.
+            return Ok(());
+        }
+        let Some(file) = self.files.make(body).inspect_err(|_| sendable.leave())? else {
+            sendable.leave();
+            return Ok(());
         };
-        Ok(self.recharge(stored.place(), |response| {
-            let weight = response.weight() + file.weight() as u64;
-            Arc::ptr_eq(response, stored).then_some((weight, || sendable.put(file)))
-        }))
+        let is_its = |response: &StoredResponse| match form {
+            None => Arc::ptr_eq(&response.sendable, &stored.sendable),
+            Some(form) => response.form(form.coding).is_some_and(|own| Arc::ptr_eq(&own, form)),
+        };
+        let is_attached = self.recharge(stored.place(), |response| {
+            let weight = response.weight() + file.weight();
+            is_its(response).then_some((weight, || sendable.put(file)))
+        });
+        if !is_attached {
+            sendable.leave();
+        }
+        Ok(())
+    }
+
+    /// The most that a response may weigh for something to be added to it.
+    fn max_weight(&self) -> u64 {
+        self.map.shard_capacity() / MAX_SHARE_OF_SHARD
     }
 
     /// Changes what a stored response is charged with, and what it is charged for. `change` tells both, or that this is not the
@@ -310,7 +325,7 @@ impl Memory {
             _ => return false,
         };
         let Some((weight, put)) = change(&response) else { return false };
-        if weight > self.map.shard_capacity() / MAX_SHARE_OF_SHARD {
+        if weight > self.max_weight() {
             return false;
         }
         let slot = Slot::Response { id, response, vouched, weight };
@@ -328,9 +343,9 @@ impl Memory {
         true
     }
 
-    /// Files that were not made because there are too many.
-    pub fn files_refused(&self) -> u64 {
-        self.files_refused.load(Ordering::Relaxed)
+    /// The files of what is stored.
+    pub fn files(&self) -> &Files {
+        &self.files
     }
 
     /// Removes the response under `key` if it still is this one, and tells whether it was.

@@ -73,7 +73,7 @@ impl Store {
         let (memory, stored, form) = (self.memory.clone(), stored.clone(), selected.form.clone());
         // Nobody waits for it.
         drop(tokio::task::spawn_blocking(move || {
-            if let Err(error) = memory.attach_file(&stored, form.as_deref()) {
+            if let Err(error) = memory.attach_file(&stored, form.as_ref()) {
                 tracing::warn!(%error, "a body is sent by copying it: there is no file for it");
             }
         }));

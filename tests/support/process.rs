@@ -133,6 +133,13 @@ impl Parvis {
         status.expect("it has ended")
     }
 
+    /// The bytes that the process has written by calls that are about files.
+    pub fn written_to_files(&self) -> u64 {
+        let counters = std::fs::read_to_string(format!("/proc/{}/io", self.pid())).expect("its counters");
+        let written = counters.lines().find_map(|line| line.strip_prefix("wchar: ")).expect("its writes");
+        written.parse().expect("a number")
+    }
+
     /// What the process occupies in memory, in bytes.
     pub fn resident_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("its status");
