@@ -60,7 +60,7 @@ impl Stream {
         Self::begin(coding, Level::Quick, padding, WINDOW_ON_THE_WAY, 0)
     }
 
-    /// What it takes while it is open, in KiB: its window, its tables, and a chunk.
+    /// What one of [`Stream::new`] takes while it is open, in KiB: its window, its tables, and a chunk.
     pub const fn memory(coding: Coding) -> u32 {
         match coding {
             Coding::Gzip => 320,
@@ -142,12 +142,12 @@ impl Stream {
 }
 
 fn brotli(level: u8, window: u32, length: usize, padding: u8) -> io::Result<CompressorWriter<Vec<u8>>> {
-    // For small windows the middle levels of this library have no tables of their own, and take some of 40 MiB.
-    let least = if (5..10).contains(&level) { LEAST_WINDOW_OF_BROTLI } else { 10 };
+    // Below this window the library has no smaller tables for its middle levels, and takes about 40 MiB.
+    let window = if (5..10).contains(&level) { window.max(LEAST_WINDOW_OF_BROTLI) } else { window };
     let params = BrotliEncoderParams {
         quality: level.into(),
         // It fits in one byte: see the constants.
-        lgwin: i32::try_from(window.max(least)).unwrap_or(18),
+        lgwin: i32::try_from(window).unwrap_or(18),
         size_hint: length,
         ..BrotliEncoderParams::default()
     };

@@ -27,7 +27,7 @@
 //! | [`clock`] | the only place that reads the time |
 //!
 //! Imports point one way: `config → plan → rules ← {store, proxy, front, admin}`.
-// One function argues its case ([`proxy::wire`]).
+// One function is allowed it, and says why: `proxy::wire::Wire::descriptor`.
 #![deny(unsafe_code)]
 
 pub mod admin;

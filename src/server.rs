@@ -109,7 +109,8 @@ fn allow_descriptors() {
     }
 }
 
-/// Starts the server in threads of its own. The access log goes to `access_log`.
+/// Starts the server in threads of its own, and lets the process have as many descriptors as it may. The access log goes to
+/// `access_log`.
 pub fn start(
     settings: Settings,
     access_log: impl std::io::Write + Send + 'static,
@@ -118,6 +119,7 @@ pub fn start(
     check_addresses(&plan)?;
     let addresses: Vec<String> = plan.listen.iter().map(ToString::to_string).collect();
     let admin_address = plan.admin.listen;
+    // Before the store, which takes its share of them.
     allow_descriptors();
     let (app, access_log_guard) = assemble(plan, access_log)?;
 

@@ -76,7 +76,7 @@ fn what_can_be_read_in_two_ways_reaches_no_application() {
 }
 
 #[test]
-fn what_old_clients_send_is_let_in() {
+fn what_old_clients_send_is_let_in_or_told_why_not() {
     let rig = Rig::new(MINUTE);
     rig.origin.on_each("/", |_| Reply::ok("x"));
     for bytes in [

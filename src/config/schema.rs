@@ -167,7 +167,7 @@ pub struct Cache {
     pub client_cache_control: Option<ClientCacheControl>,
     /// Labels for purges, in which `{id}` stands for what the route's path captures. Default none.
     pub tags: Option<Vec<String>>,
-    /// Fields of responses that carry more labels. Default those of the usual dialects.
+    /// Fields of responses that carry more labels; none that clients need, such as `ETag`. Default those of the usual dialects.
     pub tag_headers: Option<Vec<String>>,
     /// Whether clients are sent those fields. Default `false`.
     pub deliver_tags: Option<bool>,

@@ -36,7 +36,7 @@ use crate::rules::target::Scheme;
 use crate::rules::verdict::{self, Verdict};
 use crate::store::forms::Selected;
 use crate::store::response::StoredResponse;
-use crate::store::sendable::{File, MIN_LENGTH};
+use crate::store::sendable::File;
 
 /// Up to here a body is copied behind its head, so that both go in one piece; above, two pieces cost less.
 const COPIED: usize = 4 * 1024;
@@ -104,12 +104,9 @@ pub fn hit(
         outcome.bytes = whole.len() as u64;
         match whole.len() {
             0..=COPIED => output.put(whole),
-            length => {
+            _ => {
                 body = whole.clone();
-                if length >= MIN_LENGTH {
-                    file = selected.sendable(&response).file().cloned();
-                    app.store.want_file(&response, &selected);
-                }
+                file = app.store.file(&response, &selected);
             }
         }
     }

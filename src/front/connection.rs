@@ -33,6 +33,9 @@ use crate::store::sendable::File;
 /// How much is read at once. What browsers send fits.
 const READ: usize = 8 * 1024;
 
+/// The longest target that a `Uri` holds.
+const MAX_TARGET: usize = u16::MAX as usize - 1;
+
 /// How much of a body is written between two pieces of its file.
 const PIECE: usize = 16 * 1024;
 
@@ -52,28 +55,29 @@ pub struct Loan {
     pub boundary: Boundary,
     /// Whether it asks to switch protocols.
     pub may_switch: bool,
-    /// See [`Head::other_host`].
-    other_host: Option<[Range<usize>; 2]>,
+    /// See [`Head::host_to_replace`].
+    host_to_replace: Option<[Range<usize>; 2]>,
 }
 
 impl Loan {
-    /// The head that lies at the beginning of `received`; what Pingora would refuse, without a word, is refused here.
+    /// The loan of `head`, whose bytes are `received`. What Pingora would refuse without a log line is refused here.
     fn new(head: &Head<'_>, received: &[u8]) -> Result<Self, Refused> {
-        let length = received.len();
-        if head.target.parse::<http::Uri>().is_err() {
-            return Err(Malformed::Characters.into());
+        if let Err(error) = head.target.parse::<http::Uri>() {
+            tracing::debug!(%error, "a target cannot be read");
+            let is_long = head.target.len() > MAX_TARGET;
+            return Err(if is_long { Refused::TooLarge } else { Malformed::Target.into() });
         }
-        let other_host = head.other_host(received);
-        let change =
-            other_host.as_ref().map_or(0, |[host, other]| other.len() as isize - host.len() as isize);
-        let boundary = Boundary::new(length.saturating_add_signed(change), head.content);
-        Ok(Self { boundary, may_switch: head.fields.has("upgrade"), other_host })
+        let host_to_replace = head.host_to_replace(received);
+        let length = received.len();
+        let length = host_to_replace.as_ref().map_or(length, |[host, own]| length - host.len() + own.len());
+        let boundary = Boundary::new(length, head.content);
+        Ok(Self { boundary, may_switch: head.fields.has("upgrade"), host_to_replace })
     }
 
-    /// Puts the host that counts in the place of the other.
+    /// Replaces `Host` by the authority of an absolute target. `received` begins with the head.
     pub fn name_the_host(&mut self, received: &mut BytesMut) {
-        if let Some([host, other]) = self.other_host.take() {
-            let parts = [&received[..host.start], &received[other], &received[host.end..]];
+        if let Some([host, own]) = self.host_to_replace.take() {
+            let parts = [&received[..host.start], &received[own], &received[host.end..]];
             *received = parts.concat().as_slice().into();
         }
     }
@@ -288,7 +292,7 @@ impl<'f> Connection<'f> {
             return Some(Unsent { head: head.to_vec(), body, file, ends });
         };
         turn.made_progress();
-        // Where it does not go out at once, why shows when the rest is written.
+        // An error is met again by the write below.
         let mut sent = match (&file, body.is_empty()) {
             (None, false) => 0,
             (file, _) => self.wire.send(head, file.is_some()).unwrap_or(0),
@@ -296,9 +300,10 @@ impl<'f> Connection<'f> {
         while sent < head.len() || !body.is_empty() {
             let wire = Pin::new(&mut *self.wire);
             let written = match &file {
-                Some(file) if sent == head.len() => match file.send(&wire, &mut body) {
+                Some(sending) if sent == head.len() => match sending.send(&wire, &mut body) {
                     Ok(()) => continue,
-                    Err(_) => Poll::Pending,
+                    // It is met again when the rest is sent.
+                    Err(_) => return Some(Unsent { head: Vec::new(), body, file, ends }),
                 },
                 None if !body.is_empty() => {
                     let pieces = [io::IoSlice::new(&head[sent..]), io::IoSlice::new(&body)];
@@ -327,7 +332,7 @@ impl<'f> Connection<'f> {
         let mut head = Bytes::from(head);
         let mut result = Ok(());
         while result.is_ok() && !(head.is_empty() && body.is_empty()) {
-            // The connection tells by a write that it takes more.
+            // Writing a piece waits until the client takes more; what else it then takes goes from the file.
             let next = if head.is_empty() { &mut body } else { &mut head };
             let piece = if file.is_some() { next.slice(..next.len().min(PIECE)) } else { next.clone() };
             result = match tokio::time::timeout(CLIENT_TIMEOUT, self.wire.write(&piece)).await {

@@ -98,9 +98,9 @@ impl From<Malformed> for Refused {
 }
 
 impl<'l> Head<'l> {
-    /// Where a host stands in a head that begins at `bytes`, and where the one that it has to be: that of a target in absolute
-    /// form wins (RFC 9112 section 3.2.2).
-    pub fn other_host(&self, bytes: &[u8]) -> Option<[Range<usize>; 2]> {
+    /// Where the value of `Host` stands in `bytes`, and where the authority of an absolute target that has to replace it (RFC
+    /// 9112 section 3.2.2). `None` where the two agree. `bytes` must be those that the head was read from.
+    pub fn host_to_replace(&self, bytes: &[u8]) -> Option<[Range<usize>; 2]> {
         let authority = framing::authority(self.target)?.as_bytes();
         let host = self.fields.first("host").filter(|host| *host != authority)?;
         let place = |part: &[u8]| {

@@ -38,10 +38,10 @@ impl Second {
 
 /// Appends the line of a request, with its end.
 pub fn write(out: &mut Vec<u8>, outcome: &Outcome, second: &mut Second) {
-    let key = |out: &mut Vec<u8>, key: &[u8]| out.extend_from_slice(key);
-    key(out, b"{\"bytes\":");
+    let raw = |out: &mut Vec<u8>, text: &[u8]| out.extend_from_slice(text);
+    raw(out, b"{\"bytes\":");
     text::number(out, outcome.bytes);
-    key(out, b",\"client\":");
+    raw(out, b",\"client\":");
     match outcome.client {
         Some(client) => {
             out.push(b'"');
@@ -50,37 +50,37 @@ pub fn write(out: &mut Vec<u8>, outcome: &Outcome, second: &mut Second) {
         }
         None => null(out),
     }
-    key(out, b",\"error\":");
+    raw(out, b",\"error\":");
     optional(out, outcome.error.as_deref());
-    key(out, b",\"host\":");
+    raw(out, b",\"host\":");
     text::json_string(out, &outcome.host);
-    key(out, b",\"method\":");
+    raw(out, b",\"method\":");
     text::json_string(out, &outcome.method);
-    key(out, b",\"origin_ms\":");
+    raw(out, b",\"origin_ms\":");
     match outcome.origin {
         Some(origin) => text::json_millis(out, origin),
         None => null(out),
     }
     // One of our words, which need nothing escaped.
-    key(out, b",\"reason\":\"");
-    key(out, outcome.reason().as_bytes());
-    key(out, b"\",\"request_id\":");
+    raw(out, b",\"reason\":\"");
+    raw(out, outcome.reason().as_bytes());
+    raw(out, b"\",\"request_id\":");
     text::json_string(out, &outcome.request_id);
-    key(out, b",\"route\":");
+    raw(out, b",\"route\":");
     optional(out, outcome.route.as_deref());
-    key(out, b",\"shadow\":");
+    raw(out, b",\"shadow\":");
     optional(out, outcome.shadow.map(Shadowed::as_str));
-    key(out, b",\"status\":");
+    raw(out, b",\"status\":");
     text::number(out, outcome.status.into());
-    key(out, b",\"target\":");
+    raw(out, b",\"target\":");
     text::json_string(out, shortened(&outcome.target));
-    key(out, b",\"time\":\"");
+    raw(out, b",\"time\":\"");
     second.write(out, outcome.received_at);
-    key(out, b"\",\"total_ms\":");
+    raw(out, b"\",\"total_ms\":");
     text::json_millis(out, outcome.total());
-    key(out, b",\"verdict\":\"");
-    key(out, outcome.verdict_label().as_bytes());
-    key(out, b"\"}\n");
+    raw(out, b",\"verdict\":\"");
+    raw(out, outcome.verdict_label().as_bytes());
+    raw(out, b"\"}\n");
 }
 
 fn optional(out: &mut Vec<u8>, text: Option<&str>) {

@@ -97,7 +97,7 @@ impl Cell {
     }
 }
 
-/// Whether two texts are the same, which most are that lie in the same place.
+/// Whether two texts are the same. Most are one text in one place, so that is looked at first.
 fn is_same(one: &str, other: &str) -> bool {
     std::ptr::eq(one, other) || one == other
 }

@@ -15,7 +15,7 @@ use super::view;
 use crate::codec::Stream;
 use crate::rules::conditional::{entity_tags, opaque_tag};
 use crate::rules::encodable::{is_encodable, says_it_varies, weakened};
-use crate::rules::encoding::{self, Coding};
+use crate::rules::encoding::{self, Coding, Wish};
 use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::request::Received;
 use crate::rules::route::Route;
@@ -83,15 +83,19 @@ pub fn is_worth_it(ctx: &Context, head: &ResponseHead<'_>, length: Option<u64>) 
     ctx.route.as_ref().is_some_and(|route| is_encodable(head, length, &route.encode))
 }
 
+/// What a client wants of a body that is encoded on its way. HTTP/1.0 knows no chunks: a body that breaks off would look
+/// complete.
+fn wish(view: &Received<'_>, version: http::Version, route: &Route) -> Wish {
+    match version {
+        http::Version::HTTP_10 => Wish::IDENTITY,
+        _ => encoding::negotiate(view.fields(), route.encode.offered(route.encode.pads_passed)),
+    }
+}
+
 /// Whether the body of a pass would be encoded for this client, if it comes as it is and is worth it: then the origin need not
 /// do it, and lengths are blurred.
 pub fn would_encode(view: &Received<'_>, version: http::Version, ctx: &Context) -> bool {
-    let Some(route) = &ctx.route else { return false };
-    // HTTP/1.0 knows no chunks: a body that breaks off would look complete.
-    version != http::Version::HTTP_10
-        && !encoding::negotiate(view.fields(), route.encode.offered(route.encode.pads_passed))
-            .codings
-            .is_empty()
+    ctx.route.as_ref().is_some_and(|route| !wish(view, version, route).codings.is_empty())
 }
 
 /// Begins to encode the body of a pass, where that is worth it and its client accepts it.
@@ -127,11 +131,8 @@ pub fn begin(
         response.append_header("Vary", "Accept-Encoding")?;
     }
     let request = session.req_header();
-    // HTTP/1.0 knows no chunks: a body that breaks off would look complete.
-    let must_stay =
-        matches!(response.status.as_u16(), 206 | 304) || request.version == http::Version::HTTP_10;
-    let pads = if is_stored { route.encode.pads_stored } else { route.encode.pads_passed };
-    let wish = encoding::negotiate(view::received(request, &ctx.client).fields(), route.encode.offered(pads));
+    let must_stay = matches!(response.status.as_u16(), 206 | 304);
+    let wish = wish(&view::received(request, &ctx.client), request.version, route);
     let Some(coding) = wish.codings.as_slice().first().copied() else { return Ok(None) };
     if must_stay || (is_stored && !wish.refuses_identity) {
         return Ok(None);
@@ -151,7 +152,7 @@ pub fn begin(
         return Ok(None);
     }
     response.insert_header("Transfer-Encoding", "chunked")?;
-    let padding = if pads { random_padding() } else { 0 };
+    let padding = if route.encode.pads_passed { random_padding() } else { 0 };
     let stream =
         Stream::new(coding, padding).or_err(ErrorType::InternalError, BROKEN).map_err(Error::into_in)?;
     Ok(Some(Encoding { stream: Some(stream), _room: room }))

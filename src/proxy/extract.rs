@@ -50,11 +50,11 @@ impl Extract {
             return whole();
         }
         // A date is that of all forms, and the client may have a part of one that it had.
-        let by_date = selected.wanted.is_some() && view.fields().has("if-range");
+        let may_have_form = selected.wanted.is_some() && view.fields().has("if-range");
         match ranges::part(view.fields(), fields, body.len() as u64) {
             // Of an encoded form only by its tag, as whoever selects it sees to; and several parts of one would have no
             // place to say that they are encoded.
-            _ if (selected.form.is_some() || by_date) && !names_a_tag(view.fields()) => whole(),
+            _ if (selected.form.is_some() || may_have_form) && !names_a_tag(view.fields()) => whole(),
             Part::Several(_) if selected.form.is_some() => whole(),
             Part::Whole => whole(),
             Part::Unsatisfiable => {

@@ -9,7 +9,7 @@ use super::encode;
 use super::view;
 use crate::rules::cookies::{self, Role};
 use crate::rules::directives::digits;
-use crate::rules::encodable::with_those_of_the_origin;
+use crate::rules::encodable::with_origin_tags;
 use crate::rules::forwarding::is_claim;
 use crate::rules::head::Fields;
 use crate::rules::identity::{DEVICE_FIELD, Device};
@@ -73,10 +73,10 @@ fn name_tags_of_the_origin(request: &mut RequestHeader, ctx: &Context) -> Result
     }
     let lines: Vec<Vec<u8>> =
         request.headers.get_all("if-match").iter().map(|line| line.as_bytes().to_vec()).collect();
-    if lines.iter().any(|line| with_those_of_the_origin(line).is_some()) {
+    if lines.iter().any(|line| with_origin_tags(line).is_some()) {
         request.remove_header("if-match");
         for line in lines {
-            request.append_header("If-Match", with_those_of_the_origin(&line).unwrap_or(line))?;
+            request.append_header("If-Match", with_origin_tags(&line).unwrap_or(line))?;
         }
     }
     Ok(())

@@ -4,6 +4,8 @@
 //! client sends ahead is kept here. And Pingora writes its own clock into the `Date` of every response head; but the
 //! `Date` of a response is the moment it was made at the origin (RFC 9110 section 6.6.1), and caches behind parvis
 //! compute its age from it. So a head that passes through gets the date back that was set for it.
+//!
+//! Large bodies go out from files, for which it asks for the descriptor behind Pingora's stream.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -67,17 +69,6 @@ pub const END_OF_DATES: u64 = 253_402_300_800;
 /// How long an IMF-fixdate is, always.
 const DATE_LENGTH: usize = 29;
 
-/// The descriptor of a connection, for as long as that is borrowed.
-///
-/// Pingora lends it as a number only, and every safe interface of the kernel's `sendfile` asks for the type that guarantees an
-/// open descriptor.
-#[allow(unsafe_code)]
-fn descriptor(stream: &L4Stream) -> BorrowedFd<'_> {
-    // SAFETY: the number is not negative (see `Wire::plain`), and that of a socket which the stream owns, and closes only when it is dropped. It cannot be dropped
-    // while the result lives, since that borrows it.
-    unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
-}
-
 impl Wire {
     /// Wraps a connection.
     pub fn new(stream: Stream) -> Self {
@@ -94,14 +85,23 @@ impl Wire {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 
-    /// Whether what is written goes out as it is.
+    /// Whether what is written goes out as it is, by a descriptor.
     pub fn is_plain(&self) -> bool {
-        self.plain().is_some()
+        self.descriptor().is_some()
     }
 
-    fn plain(&self) -> Option<&L4Stream> {
-        // One that is not of the system has no descriptor.
-        self.stream.as_any().downcast_ref().filter(|stream: &&L4Stream| stream.as_raw_fd() >= 0)
+    /// The descriptor of a plain connection, for as long as that is borrowed.
+    ///
+    /// Pingora lends it as a number only, and every safe interface of the kernel's `sendfile` asks for the type that guarantees
+    /// an open descriptor.
+    #[allow(unsafe_code)]
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        let plain: &L4Stream = self.stream.as_any().downcast_ref()?;
+        // One that is not of the system has none.
+        let number = Some(plain.as_raw_fd()).filter(|number| *number >= 0)?;
+        // SAFETY: this is the number of a socket which the stream owns, and closes only when it is dropped. It cannot be
+        // dropped while the result lives, since that borrows it.
+        Some(unsafe { BorrowedFd::borrow_raw(number) })
     }
 
     /// Sends as many bytes as the client takes now, without the detours of a write that may wait. If `more` follows at once,
@@ -111,20 +111,20 @@ impl Wire {
     ///
     /// Those of a write that does not wait; [`io::ErrorKind::Unsupported`] where the connection is not [plain](Wire::is_plain).
     pub fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
-        let plain = self.plain().ok_or(io::ErrorKind::Unsupported)?;
+        let plain = self.descriptor().ok_or(io::ErrorKind::Unsupported)?;
         let more = if more { SendFlags::MORE } else { SendFlags::empty() };
-        Ok(rustix::net::send(descriptor(plain), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL | more)?)
+        Ok(rustix::net::send(plain, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL | more)?)
     }
 
-    /// Sends bytes of a file, from `at` on, without copying them; tells how many the client takes now.
+    /// Sends at most `length` bytes of a file, from `at` on, without copying them; tells how many the client takes now.
     ///
     /// # Errors
     ///
-    /// Those of a write that does not wait; [`io::ErrorKind::Unsupported`] where the connection is not [plain](Wire::is_plain).
+    /// As of [`Wire::send`].
     pub fn send_file(&self, file: &File, at: usize, length: usize) -> io::Result<usize> {
-        let plain = self.plain().ok_or(io::ErrorKind::Unsupported)?;
+        let plain = self.descriptor().ok_or(io::ErrorKind::Unsupported)?;
         let mut offset = at as u64;
-        Ok(rustix::fs::sendfile(descriptor(plain), file, Some(&mut offset), length)?)
+        Ok(rustix::fs::sendfile(plain, file, Some(&mut offset), length)?)
     }
 
     /// Lets the next reader have what is received up to `boundary`, and more if it then `may_switch` protocols.

@@ -13,9 +13,9 @@ pub struct EncodePolicy {
     pub min_length: u64,
     /// The largest, in bytes, where the length is known.
     pub max_length: u64,
-    /// Whether the length of what passes is blurred.
+    /// Whether lengths are blurred of what passes, and of stored pages on the guard's probation.
     pub pads_passed: bool,
-    /// Whether the length of what is stored is blurred too: the route has entries for one person each.
+    /// Whether the length of all that is stored is blurred too: the route has entries for one person each.
     pub pads_stored: bool,
 }
 
@@ -187,9 +187,9 @@ fn split_suffix(opaque: &[u8]) -> Option<(&[u8], Coding)> {
     all.into_iter().find_map(|(coding, suffix)| Some((open.strip_suffix(suffix)?, coding)))
 }
 
-/// A list of entity tags with what the origin may call them beside: parvis gave them the suffix of a form, or made them weak.
-/// `None` when there is nothing to add. For `If-Match`, which compares strongly.
-pub fn with_those_of_the_origin(list: &[u8]) -> Option<Vec<u8>> {
+/// The list, with the origin's own tags appended for those that parvis gave the suffix of a form, or made weak. `None` when there
+/// are none. For `If-Match`, which compares strongly.
+pub fn with_origin_tags(list: &[u8]) -> Option<Vec<u8>> {
     let mut added = Vec::new();
     for tag in super::conditional::entity_tags(list) {
         let opaque = opaque_tag(tag);
@@ -330,7 +330,7 @@ mod tests {
             ("*", None),
             ("", None),
         ] {
-            let known = with_those_of_the_origin(list.as_bytes());
+            let known = with_origin_tags(list.as_bytes());
             assert_eq!(known.map(|list| String::from_utf8(list).unwrap()).as_deref(), expected, "{list}");
         }
         assert_eq!((weakened(b"\"x\""), weakened(b"W/\"x\"")), (b"W/\"x\"".to_vec(), b"W/\"x\"".to_vec()));

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use memchr::{memchr, memchr_iter};
+use memchr::{memchr, memchr_iter, memchr2};
 
 use super::head::Fields;
 use super::target::is_host;
@@ -116,7 +116,16 @@ impl<'a> Lines<'a> {
             "OPTIONS" if self.target == "*" => true,
             _ => self.target.starts_with('/') || authority(self.target).is_some_and(|host| !host.is_empty()),
         };
-        if fits { Ok(()) } else { Err(Malformed::Target) }
+        if !fits {
+            return Err(Malformed::Target);
+        }
+        // What libraries for URLs refuse (RFC 3986 section 2 refuses more).
+        let target = self.target.as_bytes();
+        let path = memchr(b'?', target).map_or(target, |end| &target[..end]);
+        match memchr2(b'<', b'>', target).or(memchr(b'`', path)) {
+            Some(_) => Err(Malformed::Characters),
+            None => Ok(()),
+        }
     }
 
     /// Section 3.2: a server must refuse a request of HTTP/1.1 without a host, with two, and with one that is none.
@@ -400,6 +409,7 @@ mod tests {
             ("OPTIONS *", &[HOST], Length(0)),
             ("CONNECT shop:443", &[HOST], Length(0)),
             ("GET /", &[("host", "")], Length(0)),
+            ("GET /{a}\"|^?`", &[HOST], Length(0)),
             ("POST /", &[HOST, ("content-length", "12")], Length(12)),
             ("POST /", &[HOST, ("Transfer-Encoding", "Chunked")], Chunked),
         ] {
@@ -422,6 +432,9 @@ mod tests {
             ("GET *", &[HOST], Target),
             ("GET shop", &[HOST], Target),
             ("CONNECT /", &[HOST], Target),
+            ("GET /<b>", &[HOST], Characters),
+            ("GET /?a=>", &[HOST], Characters),
+            ("GET /`", &[HOST], Characters),
             ("GET /", &[HOST, ("connection", &"a,".repeat(64))], Connection),
             ("POST /", &[HOST, ("content-length", "1"), ("Content-Length", "1")], ContentLength),
             ("POST /", &[HOST, ("content-length", "1, 1")], ContentLength),

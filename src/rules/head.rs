@@ -15,12 +15,12 @@ pub type Field<'a> = (&'a str, &'a [u8]);
 pub struct Names(u64);
 
 impl Names {
-    /// Those of these lines.
+    /// The names of these lines.
     pub fn of(lines: &[Field<'_>]) -> Self {
         Self(lines.iter().fold(0, |bits, (name, _)| bits | Self::one(name).0))
     }
 
-    /// Those of a list.
+    /// The names of a list, for a constant.
     pub const fn all(names: &[&str]) -> Self {
         let (mut bits, mut at) = (0, 0);
         while at < names.len() {
@@ -30,7 +30,7 @@ impl Names {
         Self(bits)
     }
 
-    /// This one.
+    /// A single name.
     #[inline]
     pub const fn one(name: &str) -> Self {
         Self(1 << place(name))
@@ -93,7 +93,7 @@ impl<'a> Fields<'a> {
         Self::with_names(lines, Names::of(lines))
     }
 
-    /// These lines, among which no other names are than those.
+    /// These lines. `names` must cover every one of them: a name that it lacks is not found.
     pub fn with_names(lines: &'a [Field<'a>], names: Names) -> Self {
         Self { lines, names }
     }

@@ -38,6 +38,7 @@
 //! | [`ranges`] | which bytes of it the client asks for (206) |
 //! | [`validation`] | what a 304 from the origin changes in the stored response |
 //! | [`template`] | text with parts of the path in it |
+//! | [`text`] | how short texts are split and compared |
 //! | [`tags`] | which labels a response carries |
 //! | [`selector`] | what a purge names |
 //! | [`pattern`] | the same by regular expressions |

@@ -1,7 +1,7 @@
 //! Short texts: taken apart at an ASCII character, and compared.
 //!
 //! The standard library is made for any pattern in texts of any length; what requests are made of is short, and every hit
-//! takes some of it apart.
+//! takes some of it apart. [`same`] is for the way of a hit; elsewhere `eq_ignore_ascii_case` says it better.
 
 use memchr::memchr;
 
@@ -44,7 +44,7 @@ pub fn beginning(text: &[u8]) -> u64 {
 /// Whether two texts are the same but for the case of ASCII letters.
 #[inline]
 pub fn same(one: &[u8], other: &[u8]) -> bool {
-    // Tells most apart, where it is asked.
+    // Inlined: the length alone tells most apart.
     one.len() == other.len() && same_bytes(one, other)
 }
 

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::forms::{Form, Forms};
 use super::memory::Memory;
 use super::response::StoredResponse;
+use super::sendable::{MIN_LENGTH, Sendable};
 use crate::codec::{self, MAX_PADDING};
 use crate::rules::encodable::Level;
 use crate::rules::encoding::Coding;
@@ -35,8 +36,8 @@ const NICE: i32 = 10;
 /// The most forms at a time that are made while their client waits.
 const MAX_AT_ONCE: usize = 4;
 
-/// The most memory that bodies take which are encoded on their way, in KiB ([`codec::Stream::memory`]).
-const MAX_STREAMS: usize = 128 * 1024;
+/// The most memory, in KiB, that bodies which are encoded on their way take together ([`codec::Stream::memory`]).
+const MAX_STREAM_MEMORY: usize = 128 * 1024;
 
 /// A number of bytes by which a length is blurred.
 pub fn random_padding() -> u8 {
@@ -105,7 +106,7 @@ struct Shared {
 pub struct Encoder {
     shared: Arc<Shared>,
     at_once: Semaphore,
-    streams: Arc<Semaphore>,
+    stream_memory: Arc<Semaphore>,
 }
 
 impl Encoder {
@@ -127,7 +128,7 @@ impl Encoder {
         Self {
             shared: Arc::new(shared),
             at_once: Semaphore::new(MAX_AT_ONCE),
-            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            stream_memory: Arc::new(Semaphore::new(MAX_STREAM_MEMORY)),
         }
     }
 
@@ -148,7 +149,7 @@ impl Encoder {
 
     /// Room for a body that is encoded on its way; `None` when too many are.
     pub fn stream_room(&self, coding: Coding) -> Option<OwnedSemaphorePermit> {
-        self.streams.clone().try_acquire_many_owned(codec::Stream::memory(coding)).ok()
+        self.stream_memory.clone().try_acquire_many_owned(codec::Stream::memory(coding)).ok()
     }
 
     fn push(&self, forms: &Arc<Forms>, coding: Coding, level: Level) {
@@ -298,7 +299,8 @@ impl Shared {
 fn form(forms: &Forms, coding: Coding, level: Level, encoded: Vec<u8>) -> Form {
     // A copy: the allocator leaves a block that shrinks by less than half as it is.
     let body = Bytes::copy_from_slice(&encoded);
-    Form { coding, level, body, etag: forms.tag(coding, level), sendable: Default::default() }
+    let sendable = (body.len() >= MIN_LENGTH).then(Sendable::default);
+    Form { coding, level, body, etag: forms.tag(coding, level), sendable }
 }
 
 #[cfg(test)]

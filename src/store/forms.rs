@@ -30,15 +30,17 @@ pub struct Form {
     pub body: Bytes,
     /// Its entity tag, where the response has one.
     pub etag: Option<Box<[u8]>>,
-    /// The file of the body.
-    pub sendable: Sendable,
+    /// The file of the body, where that is large.
+    pub sendable: Option<Sendable>,
 }
 
 impl Form {
     /// What it occupies, in bytes, with the eighth that a body is charged for the gaps of the allocator.
     fn weight(&self) -> usize {
         const TABLES: usize = size_of::<Form>() + 48;
-        let body = self.body.len() + self.body.len() / 8 + self.sendable.weight() as usize;
+        let body = self.body.len()
+            + self.body.len() / 8
+            + self.sendable.as_ref().map_or(0, Sendable::weight) as usize;
         TABLES + self.etag.as_ref().map_or(0, |etag| etag.len()) + body
     }
 }
@@ -213,8 +215,11 @@ impl Selected {
     }
 
     /// The file of that body.
-    pub fn sendable<'a>(&'a self, stored: &'a StoredResponse) -> &'a Sendable {
-        self.form.as_ref().map_or(&stored.sendable, |form| &form.sendable)
+    pub fn sendable<'a>(&'a self, stored: &'a StoredResponse) -> Option<&'a Sendable> {
+        match &self.form {
+            Some(form) => form.sendable.as_ref(),
+            None => stored.sendable.as_deref(),
+        }
     }
 
     /// Its entity tag, where that of the stored response is `stored`.
@@ -325,13 +330,7 @@ mod tests {
     fn put(stored: &StoredResponse, coding: Coding, level: Level) {
         let forms = stored.forms.as_ref().unwrap();
         let body = Bytes::from_static(coding.as_str().as_bytes());
-        forms.put(Form {
-            coding,
-            level,
-            body,
-            etag: forms.tag(coding, level),
-            sendable: Sendable::default(),
-        });
+        forms.put(Form { coding, level, body, etag: forms.tag(coding, level), sendable: None });
     }
 
     fn selected(stored: &StoredResponse, request: &[(&str, &str)]) -> (String, Option<Coding>) {

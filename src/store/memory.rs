@@ -4,7 +4,6 @@
 //! Everything that changes the store holds the index's lock, so that a purge and an insertion have an order: either
 //! the insertion sees the purge in the fence and is refused, or the purge sees the insertion in the index.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -15,17 +14,13 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 
 use super::ban::{Ban, is_gone};
 use super::fence::{Fence, Sequence};
-use super::forms::{Form, Forms};
+use super::forms::Forms;
 use super::index::{EntryId, Index};
 use super::response::StoredResponse;
 use super::sendable::Files;
 use crate::plan::Memory as Budget;
 use crate::rules::key::{CacheKey, Vary};
 use crate::rules::selector::Facts;
-
-/// A response and its encoded forms take one in so many parts of a shard at most: beyond it a form would push its own response
-/// out.
-const MAX_SHARE_OF_SHARD: u64 = 2;
 
 /// What lies under a key.
 #[derive(Clone)]
@@ -81,9 +76,9 @@ pub struct Memory {
     pub(super) began: AtomicU64,
     pub(super) bans: ArcSwap<Vec<Arc<Ban>>>,
     pub(super) has_bans: AtomicBool,
-    evictions: AtomicU64,
+    pub(super) evictions: AtomicU64,
     crowded_out: AtomicU64,
-    files: Arc<Files>,
+    pub(super) files: Arc<Files>,
 }
 
 /// What a lookup found.
@@ -267,80 +262,6 @@ impl Memory {
     /// Whether the response that these forms are of is stored.
     pub fn holds(&self, forms: &Forms) -> bool {
         self.books.lock().index.get(forms.place()).is_some()
-    }
-
-    /// Adds an encoded form to a stored response, which is charged with it. Tells whether that could be done: not when it has been
-    /// purged or replaced meanwhile, nor when it would take too much of its shard.
-    pub fn attach(&self, forms: &Arc<Forms>, form: Form) -> bool {
-        self.recharge(forms.place(), |response| {
-            let are_its = response.forms.as_ref().is_some_and(|own| Arc::ptr_eq(own, forms));
-            let weight = response.weight_with(Some(&form));
-            are_its.then_some((weight, || forms.put(form)))
-        })
-    }
-
-    /// Makes a file of the body of `stored`, or of its `form`, and charges it with that. Errors are those of [`Files::make`].
-    pub fn attach_file(&self, stored: &Arc<StoredResponse>, form: Option<&Arc<Form>>) -> io::Result<()> {
-        let (body, sendable) =
-            form.map_or((&stored.body, &*stored.sendable), |form| (&form.body, &form.sendable));
-        if stored.weight() + body.len() as u64 > self.max_weight() {
-            // Never, then.
-            return Ok(());
-        }
-        let Some(file) = self.files.make(body).inspect_err(|_| sendable.leave())? else {
-            sendable.leave();
-            return Ok(());
-        };
-        let is_its = |response: &StoredResponse| match form {
-            None => Arc::ptr_eq(&response.sendable, &stored.sendable),
-            Some(form) => response.form(form.coding).is_some_and(|own| Arc::ptr_eq(&own, form)),
-        };
-        let is_attached = self.recharge(stored.place(), |response| {
-            let weight = response.weight() + file.weight();
-            is_its(response).then_some((weight, || sendable.put(file)))
-        });
-        if !is_attached {
-            sendable.leave();
-        }
-        Ok(())
-    }
-
-    /// The most that a response may weigh for something to be added to it.
-    fn max_weight(&self) -> u64 {
-        self.map.shard_capacity() / MAX_SHARE_OF_SHARD
-    }
-
-    /// Changes what a stored response is charged with, and what it is charged for. `change` tells both, or that this is not the
-    /// response that is meant.
-    fn recharge<P: FnOnce()>(
-        &self,
-        id: EntryId,
-        change: impl FnOnce(&Arc<StoredResponse>) -> Option<(u64, P)>,
-    ) -> bool {
-        let mut books = self.books.lock();
-        let Some((key, _)) = books.index.get(id) else { return false };
-        let key = key.clone();
-        let (response, vouched) = match self.map.peek(&key) {
-            Some(Slot::Response { id: found, response, vouched, .. }) if found == id => (response, vouched),
-            _ => return false,
-        };
-        let Some((weight, put)) = change(&response) else { return false };
-        if weight > self.max_weight() {
-            return false;
-        }
-        let slot = Slot::Response { id, response, vouched, weight };
-        books.index.recharge(id, ByBytes.weight(&key, &slot));
-        put();
-        let mut pushed_out = Vec::new();
-        // It is still there: all that changes the map holds the books. Should it be pushed out itself, it comes twice.
-        let _ = self.map.replace_with_lifecycle(key.clone(), slot, true, &mut pushed_out);
-        let itself = pushed_out.iter().position(|(_, gone)| *gone == id);
-        itself.inspect(|at| drop(pushed_out.swap_remove(*at)));
-        for (_, gone) in pushed_out {
-            books.index.remove(gone);
-            self.evictions.fetch_add(1, Ordering::Relaxed);
-        }
-        true
     }
 
     /// The files of what is stored.

@@ -6,6 +6,7 @@
 //! | [`forms`] | its encoded forms, and which of them a client gets |
 //! | [`encoder`] | the threads that make them |
 //! | [`sendable`] | large bodies in files, which the kernel sends without copying |
+//! | `attach` | what is added to a response that is stored already |
 //! | [`memory`] | the byte-budgeted memory tier, its index by path and tag, and the fence |
 //! | [`ban`] | a purge in force that is still to be carried out |
 //! | [`purging`] | how a purge of many entries takes effect at once |
@@ -16,6 +17,7 @@
 //! | [`collect`] | a body that is collected for a comparison |
 //! | [`fills`] | all of them, so that one fetch serves all who ask for the same key |
 
+mod attach;
 pub mod ban;
 pub mod collect;
 pub mod encoder;
@@ -36,6 +38,7 @@ use ban::Effect;
 use forms::Selected;
 use purging::Purged;
 use response::StoredResponse;
+use sendable::File;
 
 use crate::plan::Memory as Budget;
 use crate::rules::selector::Selector;
@@ -64,12 +67,17 @@ impl Store {
         }
     }
 
-    /// Says that the body that is `selected` of a response would be sent from a file. Where it is asked for often, it gets one,
-    /// away from the requests.
-    pub fn want_file(&self, stored: &Arc<StoredResponse>, selected: &Selected) {
-        if !selected.sendable(stored).ask() {
-            return;
+    /// The file of the body that is `selected` of a response, if it has one. Where it is large and asked for often, it gets one, away
+    /// from the requests.
+    pub fn file(&self, stored: &Arc<StoredResponse>, selected: &Selected) -> Option<Arc<File>> {
+        let sendable = selected.sendable(stored)?;
+        if sendable.ask() {
+            self.make_file(stored, selected);
         }
+        sendable.file().cloned()
+    }
+
+    fn make_file(&self, stored: &Arc<StoredResponse>, selected: &Selected) {
         let (memory, stored, form) = (self.memory.clone(), stored.clone(), selected.form.clone());
         // Nobody waits for it.
         drop(tokio::task::spawn_blocking(move || {

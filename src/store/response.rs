@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::forms::{Form, Forms};
 use super::index::EntryId;
-use super::sendable::Sendable;
+use super::sendable::{self, Sendable};
 use crate::clock::Timestamp;
 use crate::rules::encodable::{EncodePolicy, is_encodable};
 use crate::rules::freshness::Freshness;
@@ -138,7 +138,7 @@ impl Head {
     /// Calls `f` with the head as the rules see it.
     pub fn with<T>(&self, f: impl FnOnce(ResponseHead<'_>) -> T) -> T {
         let fields: FieldList<'_> = fields_in(&self.lines).collect();
-        f(ResponseHead { status: self.status, fields: Fields::new(&fields) })
+        f(ResponseHead { status: self.status, fields: Fields::with_names(&fields, self.names) })
     }
 
     /// Bytes the field lines occupy.
@@ -180,9 +180,9 @@ pub struct StoredResponse {
     pub witness: Option<Box<Witness>>,
     /// Its encoded forms; `None` where it is not worth encoding, or must not be.
     pub forms: Option<Arc<Forms>>,
-    /// The file of the identity body.
-    pub sendable: Arc<Sendable>,
-    /// Where it is stored.
+    /// The file of the identity body, where that is large.
+    pub sendable: Option<Arc<Sendable>>,
+    /// Where it is stored: set anew by each insertion, and not shared with what renews it, unlike that of [`Forms`].
     place: AtomicU64,
 }
 
@@ -197,15 +197,26 @@ impl StoredResponse {
         witness: Option<Witness>,
     ) -> Self {
         let (facts, witness) = (Arc::new(facts), witness.map(Box::new));
-        let (purged_at, place, sendable) = Default::default();
-        Self { head, body, freshness, purged_at, facts, vary, witness, forms: None, sendable, place }
+        Self {
+            sendable: (body.len() >= sendable::MIN_LENGTH).then(Arc::default),
+            head,
+            body,
+            freshness,
+            purged_at: AtomicU64::new(0),
+            facts,
+            vary,
+            witness,
+            forms: None,
+            place: AtomicU64::new(0),
+        }
     }
 
-    /// The same with encoded forms, where it is worth encoding: those of `before`, if that is the same page, as its file.
+    /// The same with encoded forms, where it is worth encoding. Forms and file are those of `before`, if that has the same body.
     pub fn encodable(mut self, policy: &EncodePolicy, before: Option<&Self>) -> Self {
         // What is on probation is for those only who are known to have got it.
         let is_of_few = self.witness.as_ref().is_some_and(|witness| !witness.is_public());
         let (body, is_padded) = (&self.body, policy.pads_stored || policy.pads_passed && is_of_few);
+        // The same allocation: a 304 kept the body.
         if let Some(before) = before.filter(|before| before.body.as_ptr() == body.as_ptr()) {
             self.sendable = before.sendable.clone();
         }
@@ -303,7 +314,8 @@ impl StoredResponse {
         let witness = self.witness.as_ref().map_or(0, |witness| size_of::<Witness>() + witness.len());
         let small = self.head.len() + facts + self.facts.tags.size() + self.vary.len() + witness + TABLES;
         let forms = self.forms.as_ref().map_or(0, |forms| forms.weight_with(form));
-        (small + forms + self.body.len() + self.body.len() / 8) as u64 + self.sendable.weight()
+        (small + forms + self.body.len() + self.body.len() / 8) as u64
+            + self.sendable.as_ref().map_or(0, |sendable| sendable.weight())
     }
 }
 

@@ -74,8 +74,7 @@ impl Files {
     ///
     /// What the kernel says: as a rule, that the process has no more descriptors.
     pub fn make(self: &Arc<Self>, body: &[u8]) -> io::Result<Option<File>> {
-        let weight = (body.len() as u64).next_multiple_of(PAGE) + TABLES;
-        let Some(share) = self.take(weight) else {
+        let Some(share) = self.take(weight(body.len())) else {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return Ok(None);
         };
@@ -106,6 +105,11 @@ impl Drop for Share {
         taken.count -= 1;
         taken.bytes -= self.weight;
     }
+}
+
+/// What a file with a body of this length occupies, in bytes.
+pub fn weight(length: usize) -> u64 {
+    (length as u64).next_multiple_of(PAGE) + TABLES
 }
 
 /// A body in a file, which nobody can change any more.
