@@ -18,13 +18,13 @@ test: ## format, lints, docs and every test
 
 # The rules have no unsafe code, so no sanitizer is worth running five times slower. RUSTC_BOOTSTRAP lets a
 # stable compiler instrument the code. What is new stays in fuzz/target/corpus, what crashes in fuzz/artifacts.
-fuzz: ## random bytes against the rules of the cache; SECONDS=30
+fuzz: ## random bytes against the rules of the cache; SECONDS=30, SEED=0 (a new one each time)
 	@scripts/setup fuzz
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo fetch --locked --manifest-path fuzz/Cargo.toml
 	@mkdir -p fuzz/target/corpus
 	RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none cache_control fuzz/target/corpus fuzz/corpus/cache_control -- \
-		-max_total_time=$(or $(SECONDS),30) -rss_limit_mb=1024 -max_len=512 -dict=fuzz/cache_control.dict \
+		-max_total_time=$(or $(SECONDS),30) -seed=$(or $(SEED),0) -rss_limit_mb=1024 -max_len=512 -dict=fuzz/cache_control.dict \
 		-print_final_stats=1 -verbosity=0
 
 # Counts hardly depend on the machine, so unlike times they are checked with every change.

@@ -187,6 +187,9 @@ fn check_addresses(plan: &Plan) -> Result<(), ServeError> {
 fn configuration(threads: usize) -> ServerConf {
     ServerConf {
         threads,
+        // Each thread serves its own connections, in turn. A worker that others may steal from has a short queue, and what does
+        // not fit there waits many times as long when hundreds of connections are busy.
+        work_stealing: false,
         // Pingora sleeps through all of it; `Running::wait` leaves as soon as the last request has ended.
         grace_period_seconds: Some(GRACE.as_secs()),
         graceful_shutdown_timeout_seconds: Some(1),
