@@ -20,7 +20,7 @@ pub const MAX_PADDING: u8 = 100;
 const WINDOW: u32 = 20;
 const WINDOW_ON_THE_WAY: u32 = 18;
 
-/// See [`brotli`].
+/// See [`brotli()`].
 const LEAST_WINDOW_OF_BROTLI: u32 = 17;
 
 /// How much is encoded between two looks at whether it is still wanted, in bytes.

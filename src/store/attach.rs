@@ -34,7 +34,7 @@ impl Memory {
     ///
     /// # Errors
     ///
-    /// Those of [`Files::make`].
+    /// Those of [`sendable::Files::make`].
     pub fn attach_file(&self, stored: &Arc<StoredResponse>, form: Option<&Arc<Form>>) -> io::Result<()> {
         let (body, sendable) = match form {
             Some(form) => (&form.body, form.sendable.as_ref()),
