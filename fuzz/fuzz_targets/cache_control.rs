@@ -260,7 +260,7 @@ fn one_visitor_leaves_no_trace(fields: Fields<'_>) {
         assert!(sent.list(name).all(|item| listed.iter().any(|listed| listed == item)), "{name}");
         assert!(sent.all(name).count() <= 1, "{name}");
     }
-    assert!(!sent.0.iter().any(|(name, _)| is_claim(name) || name.contains('_')));
+    assert!(!sent.lines().iter().any(|(name, _)| is_claim(name) || name.contains('_')));
     // A request with what is sent is the same request.
     let again = RequestHead { fields: sent, target: request.target.clone(), ..request };
     let (first, second) = (Outgoing::of(&again, policy), CacheKey::primary("all", &again, policy));
