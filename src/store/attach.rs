@@ -45,7 +45,8 @@ impl Memory {
             // It would never fit: it is not left, so that nobody asks again.
             return Ok(());
         }
-        let Some(file) = self.files.make(body).inspect_err(|_| sendable.leave())? else {
+        // After an error it is not left either: one warning per body is enough.
+        let Some(file) = self.files.make(body)? else {
             sendable.leave();
             return Ok(());
         };

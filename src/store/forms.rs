@@ -314,8 +314,14 @@ impl Forms {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::guard::{Ambient, Inputs, Witness};
+    use crate::rules::head::RequestHead;
+    use crate::rules::policy::{CachePolicy, Patterns};
+    use crate::rules::target::{Scheme, Target};
+    use crate::rules::testing;
     use crate::store::memory::tests::page;
     use Coding::{Brotli, Gzip, Zstd};
+    use std::net::{IpAddr, Ipv4Addr};
 
     fn policy(pads_stored: bool) -> EncodePolicy {
         let formats = Formats::new([Zstd, Brotli, Gzip]);
@@ -423,6 +429,24 @@ mod tests {
         assert_eq!(stored.select(request, &policy(true)).wanted, Some(Gzip));
         let tag = stored.forms.as_ref().unwrap().tag(Gzip, Level::Quick);
         assert_eq!(tag.as_deref(), Some(&b"W/\"1-gzip6\""[..]));
+    }
+
+    #[test]
+    fn what_only_a_few_are_known_to_have_got_is_blurred() {
+        let patterns = Patterns::new(&["id"]).unwrap();
+        let watching = CachePolicy { forward_cookies: patterns, ..testing::policy() };
+        let of = |fields: &[Field<'_>]| {
+            let target = Target::new(Scheme::Http, "shop", "/");
+            let fields = Fields::new(fields);
+            let request = RequestHead { method: "GET", target, fields, has_body: false, believed: &[] };
+            let inputs = Inputs::of(&request, IpAddr::V4(Ipv4Addr::LOCALHOST), &watching);
+            let ambient = Ambient { address: false, agent: false };
+            let mut page = page("/", b"identity".to_vec());
+            page.witness = Some(Box::new(Witness::of(&inputs, ambient, &watching).unwrap()));
+            page.encodable(&policy(false), None).forms.unwrap().is_padded()
+        };
+        assert!(of(&[("Cookie", b"id=ada")]), "of one person, on probation");
+        assert!(!of(&[]), "of a stranger, for everyone");
     }
 
     #[test]

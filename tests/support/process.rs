@@ -133,11 +133,12 @@ impl Parvis {
         status.expect("it has ended")
     }
 
-    /// The bytes that the process has written by calls that are about files.
-    pub fn written_to_files(&self) -> u64 {
+    /// The bytes that the process has read by calls that are about files: `sendfile` counts, what is received from a socket
+    /// does not, nor what is written to one.
+    pub fn read_of_files(&self) -> u64 {
         let counters = std::fs::read_to_string(format!("/proc/{}/io", self.pid())).expect("its counters");
-        let written = counters.lines().find_map(|line| line.strip_prefix("wchar: ")).expect("its writes");
-        written.parse().expect("a number")
+        let read = counters.lines().find_map(|line| line.strip_prefix("rchar: ")).expect("its reads");
+        read.parse().expect("a number")
     }
 
     /// What the process occupies in memory, in bytes.
