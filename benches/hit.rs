@@ -53,6 +53,10 @@ fn negotiation(c: &mut Criterion) {
 fn answer(c: &mut Criterion) {
     let (page, head, mut reused) = (Page::new(), page::head(), Reused::default());
     c.bench_function("answer", |b| b.iter(|| page.answer(black_box(&head), &mut reused).expect("a hit")));
+    let repeat = page::repeat(&head);
+    c.bench_function("answer-again", |b| {
+        b.iter(|| page.answer_again(black_box(&head), &repeat, &mut reused).expect("a hit"));
+    });
 }
 
 criterion_group!(benches, hit, negotiation, answer);

@@ -94,6 +94,15 @@ fn steps(page: &Page) -> Vec<Step<'_>> {
             black_box(page.answer(black_box(&head), &mut reused)).expect("a hit");
         }),
     ));
+    let (head, reused) = (page::head(), RefCell::new(Reused::default()));
+    let repeat = page::repeat(&head);
+    steps.push((
+        "answer-again",
+        Box::new(move || {
+            let mut reused = reused.borrow_mut();
+            black_box(page.answer_again(black_box(&head), &repeat, &mut reused)).expect("a hit");
+        }),
+    ));
     steps
 }
 

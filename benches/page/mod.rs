@@ -8,8 +8,9 @@ use std::sync::Arc;
 use parvis::clock::{self, Timestamp};
 use parvis::config::load;
 use parvis::front::answer::{self, Asked, Reused};
-use parvis::front::head::{self, Read};
+use parvis::front::head::{self, Head, Read};
 use parvis::front::output::Output;
+use parvis::front::repeat::Repeat;
 use parvis::observe::log::Guard;
 use parvis::plan::Plan;
 use parvis::proxy::App;
@@ -22,7 +23,7 @@ use parvis::rules::route::Route;
 use parvis::rules::selector::Facts;
 use parvis::rules::target::{Scheme, Target};
 use parvis::server;
-use parvis::store::response::{Head, StoredResponse};
+use parvis::store::response::{self, StoredResponse};
 
 /// What a browser sends.
 pub const BROWSER: &[Field<'static>] = &[
@@ -71,6 +72,14 @@ pub fn head() -> Vec<u8> {
     head
 }
 
+/// What a connection knows that has sent it before.
+pub fn repeat(bytes: &[u8]) -> Repeat {
+    let (mut lines, mut repeat) = (FieldList::new(), Repeat::default());
+    let Read::Head { head, .. } = head::read(bytes, 0, &mut lines) else { panic!("a head") };
+    repeat.note(&head, bytes);
+    repeat
+}
+
 /// Everything that answers requests, and the page in its store.
 pub struct Page {
     /// With fifty routes.
@@ -99,7 +108,7 @@ impl Page {
         let Admission::Keep(kept) = admission::judge("/", &response, policy, 1 << 20, exchange) else {
             panic!("kept")
         };
-        let (head, body) = (Head::storable(&response), vec![b'x'; 1024].into());
+        let (head, body) = (response::Head::storable(&response), vec![b'x'; 1024].into());
         let facts = Facts::new(&request, &policy.query, kept.tags);
         let stored = Arc::new(StoredResponse::new(head, body, kept.freshness, facts, kept.vary, None));
         let memory = &app.store.memory;
@@ -117,6 +126,17 @@ impl Page {
     pub fn answer(&self, head: &[u8], reused: &mut Reused) -> Option<usize> {
         let mut lines = FieldList::new();
         let Read::Head { head, .. } = head::read(head, 0, &mut lines) else { return None };
+        self.answer_read(head, reused)
+    }
+
+    /// The same of a head that ends as the last one of its connection, which is `repeat`.
+    pub fn answer_again(&self, head: &[u8], repeat: &Repeat, reused: &mut Reused) -> Option<usize> {
+        let mut lines = FieldList::new();
+        let (head, _) = repeat.read(head, &mut lines)?;
+        self.answer_read(head, reused)
+    }
+
+    fn answer_read(&self, head: Head<'_>, reused: &mut Reused) -> Option<usize> {
         let peer = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
         let asked = Asked { head, peer, started: clock::start(), is_ending: false };
         let mut output = Output::default();

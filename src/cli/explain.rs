@@ -55,7 +55,7 @@ impl Options {
         let (scheme, host, path) = split(&self.url, Fields::new(&fields))?;
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let client = Client { peer: nobody, address: nobody, scheme, via_trusted: false };
-        let received = Received::new(&self.method, Some(host), path, fields.as_slice().into(), &client);
+        let received = Received::new(&self.method, Some(host), path, Fields::new(&fields), &client);
         let request = received.head();
         let response = ResponseHead { status: self.status, fields: Fields::new(&response) };
         print(explain(&plan, &request, &response).trim_end());

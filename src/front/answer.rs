@@ -123,7 +123,7 @@ fn identify<'r>(live: &Live, asked: &Asked<'r>) -> Option<(Received<'r>, Client)
         return None;
     }
     let client = forwarding::identify(asked.peer, Scheme::Http, &live.plan.trusted_proxies, head.fields);
-    let received = Received::new(head.method, None, head.target, head.fields.lines().into(), &client);
+    let received = Received::new(head.method, None, head.target, head.fields, &client);
     received.has_valid_host().then_some((received, client))
 }
 

@@ -1,13 +1,14 @@
 //! One client connection: what it receives, what it still has to send, and how long either may take.
 //!
-//! Nothing is kept between requests but what was received of the next one. A request that arrives whole, as nearly all
-//! do, is read and answered out of buffers on the stack, without an allocation; an idle connection owns none.
+//! Nothing is kept between requests but what was received of the next one, and the fields of the last, which may come
+//! again ([`super::repeat`]). A request that arrives whole, as nearly all do, is read and answered out of buffers on the
+//! stack, without an allocation.
 
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -23,6 +24,7 @@ use super::Front;
 use super::answer::{self, Hit, Reused};
 use super::head::{self, Head, Read, Refused};
 use super::output::Output;
+use super::repeat::Repeat;
 use crate::clock;
 use crate::proxy::wire::Wire;
 use crate::proxy::{Active, CLIENT_TIMEOUT, Live};
@@ -125,6 +127,7 @@ pub struct Connection<'f> {
     pub peer: IpAddr,
     /// The request under way, and then the last one.
     pub reused: Reused,
+    repeat: Repeat,
     /// Fires no later than it has to; armed anew only when it does.
     timer: Pin<Box<Sleep>>,
     idle_since: Instant,
@@ -143,6 +146,7 @@ impl<'f> Connection<'f> {
             peer: wire.peer().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             wire,
             reused: Reused::default(),
+            repeat: Repeat::default(),
             timer: Box::pin(tokio::time::sleep_until((idle_since + idle_timeout).into())),
             idle_since,
             head_began: None,
@@ -205,30 +209,67 @@ impl<'f> Connection<'f> {
         bytes: &[u8],
         shutdown: &ShutdownWatch,
     ) -> (usize, Option<Step>) {
+        let mut repeat = std::mem::take(&mut self.repeat);
         let mut at = 0;
-        loop {
-            let rest = &bytes[at..];
-            let mut lines = FieldList::new();
-            let (head, start, end) = match head::read(rest, self.scanned, &mut lines) {
-                Read::Empty => return (bytes.len(), None),
-                Read::Partial => return (at, self.wait_for_the_rest(rest.len())),
-                Read::Refused(why) => return (at, refuse(why)),
-                Read::Head { head, start, end } => (head, start, end),
-            };
-            self.scanned = 0;
-            self.head_began = None;
-            let live = self.front.app.live.load();
-            if end - start > live.plan.clients.max_header_size {
-                return (at, refuse(Refused::TooLarge));
+        let step = loop {
+            let (used, next) = self.begin(cx, &bytes[at..], &mut repeat, shutdown);
+            at += used;
+            if let ControlFlow::Break(step) = next {
+                break step;
             }
-            let Some(step) = self.answer(cx, &live, head, shutdown) else {
-                let lent = Loan::new(&head, &rest[start..end]);
+        };
+        self.repeat = repeat;
+        (at, step)
+    }
+
+    /// Answers the request that `bytes` begin with, if it is there and a hit. Tells how many bytes are done with, and whether
+    /// to go on with those behind them.
+    fn begin(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        repeat: &mut Repeat,
+        shutdown: &ShutdownWatch,
+    ) -> (usize, ControlFlow<Option<Step>>) {
+        {
+            let mut lines = FieldList::new();
+            if let Some((head, end)) = repeat.read(bytes, &mut lines) {
+                return self.let_in(cx, &head, (bytes, 0..end), shutdown);
+            }
+        }
+        let mut lines = FieldList::new();
+        match head::read(bytes, self.scanned, &mut lines) {
+            Read::Empty => (bytes.len(), ControlFlow::Break(None)),
+            Read::Partial => (0, ControlFlow::Break(self.wait_for_the_rest(bytes.len()))),
+            Read::Refused(why) => (0, ControlFlow::Break(refuse(why))),
+            Read::Head { head, start, end } => {
+                repeat.note(&head, &bytes[start..end]);
+                self.let_in(cx, &head, (bytes, start..end), shutdown)
+            }
+        }
+    }
+
+    /// Answers the request with this head, which stands at `place` of `bytes`, or lends it to the proxy.
+    fn let_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        head: &Head<'_>,
+        (bytes, place): (&[u8], Range<usize>),
+        shutdown: &ShutdownWatch,
+    ) -> (usize, ControlFlow<Option<Step>>) {
+        self.scanned = 0;
+        self.head_began = None;
+        let live = self.front.app.live.load();
+        if place.len() > live.plan.clients.max_header_size {
+            return (0, ControlFlow::Break(refuse(Refused::TooLarge)));
+        }
+        match self.answer(cx, &live, *head, shutdown) {
+            Some(None) => (place.end, ControlFlow::Continue(())),
+            Some(step) => (place.end, ControlFlow::Break(step)),
+            None => {
+                let lent = Loan::new(head, &bytes[place.clone()]);
                 let event = lent.map_or_else(Event::Refuse, Event::Lend);
-                return (at + start, Some(Step::Event(event)));
-            };
-            at += end;
-            if step.is_some() {
-                return (at, step);
+                (place.start, ControlFlow::Break(Some(Step::Event(event))))
             }
         }
     }

@@ -66,7 +66,7 @@ fn end_of(bytes: &[u8], scanned: usize) -> Option<usize> {
 }
 
 /// A head that is let in.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Head<'l> {
     /// As sent.
     pub method: &'l str,

@@ -16,6 +16,7 @@ mod connection;
 pub mod head;
 pub mod output;
 mod refuse;
+pub mod repeat;
 
 use std::sync::Arc;
 

@@ -16,8 +16,7 @@ use crate::rules::target::Scheme;
 pub fn received<'a>(request: &'a RequestHeader, client: &Client) -> Received<'a> {
     let authority = request.uri.authority().map(Authority::as_str);
     let path_and_query = request.uri.path_and_query().map_or("/", |path| path.as_str());
-    let fields = request_fields(request).into();
-    Received::new(request.method.as_str(), authority, path_and_query, fields, client)
+    Received::new(request.method.as_str(), authority, path_and_query, request_fields(request), client)
 }
 
 /// The field lines as received.

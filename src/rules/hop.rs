@@ -1,10 +1,8 @@
 //! Which fields belong to one connection and not to the message (RFC 9110 section 7.6.1).
 
-use std::borrow::Cow;
-
 use smallvec::SmallVec;
 
-use super::head::{Field, Fields};
+use super::head::{FieldLines, Fields};
 use super::text::same;
 
 /// Fields that are about the connection even when `Connection` forgets to name them.
@@ -34,21 +32,20 @@ const OF_THE_FRAMING: &[&str] = &["connection", "content-length", "host", "trans
 
 /// The fields of a request that reach the next hop: those that `Connection` nominates are not there, for the key as
 /// little as for the origin. Otherwise a client could have a page stored under a value that the origin never saw.
-pub fn end_to_end<'a>(fields: Cow<'a, [Field<'a>]>) -> Cow<'a, [Field<'a>]> {
-    let lines = fields.iter().filter(|(name, _)| same(name.as_bytes(), b"connection"));
+pub fn end_to_end(lines: FieldLines<'_>) -> FieldLines<'_> {
     // Nearly all lines are but one member.
-    let lines = lines.map(|(_, line)| *line).filter(|line| !is_usual(line));
-    let members = lines.filter_map(|line| std::str::from_utf8(line).ok()).flat_map(|line| line.split(','));
+    let fields = lines.all("connection").filter(|line| !is_usual(line));
+    let members = fields.filter_map(|line| std::str::from_utf8(line).ok()).flat_map(|line| line.split(','));
     let members = members.map(str::trim).filter(|name| !is_usual(name.as_bytes()));
     let nominated: SmallVec<[&str; 4]> = members.collect();
     if nominated.is_empty() {
-        return fields;
+        return lines;
     }
     let is_nominated = |name: &str| {
         nominated.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
             && !OF_THE_FRAMING.iter().any(|kept| kept.eq_ignore_ascii_case(name))
     };
-    fields.iter().filter(|(name, _)| !is_nominated(name)).copied().collect()
+    lines.filtered(|(name, _)| !is_nominated(name))
 }
 
 /// Whether a member of `Connection` is about the connection, and names no field that takes part.
@@ -67,14 +64,14 @@ mod tests {
 
     #[test]
     fn what_connection_nominates_is_not_there_but_for_the_framing() {
-        let fields: &[Field<'_>] = &[
-            ("Connection", b"close, X-Tenant, content-length"),
+        let fields = [
+            ("Connection", &b"close, X-Tenant, content-length"[..]),
             ("x-tenant", b"acme"),
             ("Content-Length", b"1"),
             ("cookie", b"a=b"),
         ];
-        let kept = end_to_end(fields.into());
-        let names: Vec<&str> = kept.iter().map(|(name, _)| *name).collect();
+        let kept = end_to_end(Fields::new(&fields).into());
+        let names: Vec<&str> = kept.fields().lines().iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["Connection", "Content-Length", "cookie"]);
     }
 

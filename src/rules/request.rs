@@ -3,15 +3,12 @@
 //! Two parsers read requests: the front's and Pingora's. Both lend what they found to [`Received`], which alone decides
 //! which host a request is for and what of its fields counts; so they cannot come to different answers.
 
-use std::borrow::Cow;
-
 use smallvec::SmallVec;
 
 use super::forwarding::{Client, is_believed};
-use super::head::{Field, Fields, Names, RequestHead};
+use super::head::{Field, FieldLines, Fields, RequestHead};
 use super::hop;
 use super::target::{Scheme, Target, is_host};
-use super::text::same;
 
 const FORWARDED_HOST: &str = "x-forwarded-host";
 
@@ -23,9 +20,7 @@ pub struct Received<'a> {
     method: &'a str,
     path_and_query: &'a str,
     scheme: Scheme,
-    fields: Cow<'a, [Field<'a>]>,
-    /// Of the fields.
-    names: Names,
+    fields: FieldLines<'a>,
     own_host: &'a str,
     host: &'a str,
     /// Whether all hosts that it names are text.
@@ -41,13 +36,12 @@ impl<'a> Received<'a> {
         method: &'a str,
         authority: Option<&'a str>,
         path_and_query: &'a str,
-        fields: Cow<'a, [Field<'a>]>,
+        fields: impl Into<FieldLines<'a>>,
         client: &Client,
     ) -> Self {
-        let fields = hop::end_to_end(fields);
-        let names = Names::of(&fields);
+        let fields = hop::end_to_end(fields.into());
         let (mut named, mut names_text) = (None, true);
-        for (_, host) in fields.iter().filter(|(name, _)| same(name.as_bytes(), b"host")) {
+        for host in fields.all("host") {
             let host = std::str::from_utf8(host);
             names_text &= host.is_ok();
             named = named.or(host.ok());
@@ -59,7 +53,6 @@ impl<'a> Received<'a> {
             path_and_query,
             scheme: client.scheme,
             fields,
-            names,
             own_host,
             host: own_host,
             names_text,
@@ -78,7 +71,7 @@ impl<'a> Received<'a> {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
             is_believed(name) && !(is(FORWARDED_HOST) && *value == own.as_bytes())
         };
-        self.believed = self.fields.iter().filter(says_more).copied().collect();
+        self.believed = self.fields.lines().iter().filter(says_more).copied().collect();
         let forwarded = self.believed.iter().filter(|(name, _)| name.eq_ignore_ascii_case(FORWARDED_HOST));
         for (_, hosts) in forwarded {
             let hosts = std::str::from_utf8(hosts);
@@ -121,7 +114,7 @@ impl<'a> Received<'a> {
 
     /// The field lines, without those that `Connection` nominates.
     pub fn fields(&self) -> Fields<'_> {
-        Fields::with_names(&self.fields, self.names)
+        self.fields.fields()
     }
 
     /// The head for the rules.

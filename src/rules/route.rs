@@ -273,8 +273,8 @@ mod tests {
         assert_eq!(check(&matcher, "GET", "shop.example", "/api/v1/x", &[]), header);
         let nominated: &[Field<'_>] = &[("Accept", b"application/json"), ("Connection", b"accept")];
         let header = Err(Mismatch::Header("accept"));
-        let kept = hop::end_to_end(nominated.into());
-        assert_eq!(check(&matcher, "GET", "shop.example", "/api/v1/x", &kept), header);
+        let kept = hop::end_to_end(Fields::new(nominated).into());
+        assert_eq!(check(&matcher, "GET", "shop.example", "/api/v1/x", kept.lines()), header);
         assert_eq!(check(&Matcher::default(), "BREW", "", "*", &[]), Ok(()));
     }
 
