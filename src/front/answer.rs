@@ -53,10 +53,10 @@ pub struct Asked<'r> {
     pub is_ending: bool,
 }
 
-/// What a connection uses again for each of its requests.
+/// What one request after the other is answered with: the room of the last one's texts, and the names to come.
 #[derive(Default)]
 pub struct Reused {
-    /// The request under way, and then the last one.
+    /// The request that is answered.
     pub outcome: Outcome,
     /// Names requests.
     pub ids: RequestIds,

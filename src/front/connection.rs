@@ -4,6 +4,7 @@
 //! again ([`super::repeat`]). A request that arrives whole, as nearly all do, is read and answered out of buffers on the
 //! stack, without an allocation.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
@@ -26,8 +27,9 @@ use super::head::{self, Head, Read, Refused};
 use super::output::Output;
 use super::repeat::Repeat;
 use crate::clock;
+use crate::observe::outcome::Outcome;
 use crate::proxy::wire::Wire;
-use crate::proxy::{Active, CLIENT_TIMEOUT, Live};
+use crate::proxy::{Active, App, CLIENT_TIMEOUT, Live};
 use crate::rules::framing::{Boundary, Malformed};
 use crate::rules::request::FieldList;
 use crate::store::sendable::File;
@@ -40,6 +42,12 @@ const MAX_TARGET: usize = u16::MAX as usize - 1;
 
 /// How much of a body is written between two pieces of its file.
 const PIECE: usize = 16 * 1024;
+
+thread_local! {
+    /// Hits are answered one at a time by each thread, without waiting. With these in every connection, each would have to be
+    /// fetched into the processor's caches anew.
+    static REUSED: RefCell<Reused> = RefCell::default();
+}
 
 /// What a connection needs someone else for.
 pub enum Event {
@@ -94,6 +102,12 @@ struct Unsent {
     ends: bool,
 }
 
+/// The same, and the request that it answers.
+struct Unfinished {
+    unsent: Unsent,
+    outcome: Box<Outcome>,
+}
+
 /// A body that is sent from its file.
 struct Sending {
     file: Arc<File>,
@@ -115,7 +129,7 @@ impl Sending {
 
 enum Step {
     Event(Event),
-    Unsent(Unsent),
+    Unfinished(Unfinished),
 }
 
 /// A client connection.
@@ -125,8 +139,6 @@ pub struct Connection<'f> {
     pub wire: Box<Wire>,
     /// Where it comes from.
     pub peer: IpAddr,
-    /// The request under way, and then the last one.
-    pub reused: Reused,
     repeat: Repeat,
     /// Fires no later than it has to; armed anew only when it does.
     timer: Pin<Box<Sleep>>,
@@ -145,7 +157,6 @@ impl<'f> Connection<'f> {
             front,
             peer: wire.peer().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             wire,
-            reused: Reused::default(),
             repeat: Repeat::default(),
             timer: Box::pin(tokio::time::sleep_until((idle_since + idle_timeout).into())),
             idle_since,
@@ -160,9 +171,9 @@ impl<'f> Connection<'f> {
         loop {
             match poll_fn(|cx| self.poll(cx, shutdown)).await {
                 Step::Event(event) => return event,
-                Step::Unsent(unsent) => {
-                    let ends = unsent.ends;
-                    if self.send(unsent).await.is_err() || ends {
+                Step::Unfinished(unfinished) => {
+                    let ends = unfinished.unsent.ends;
+                    if self.send(unfinished).await.is_err() || ends {
                         return Event::Close;
                     }
                     self.idle_since = clock::start();
@@ -305,17 +316,16 @@ impl<'f> Connection<'f> {
         // An error means that who would tell of an end is gone.
         let is_ending = !matches!(shutdown.has_changed(), Ok(false));
         let asked = answer::Asked { head, peer: self.peer, started, is_ending };
-        let Hit { body, file, keeps } =
-            answer::hit(&self.front.app, live, &asked, &mut self.reused, &mut output)?;
-        self.idle_since = started;
-        let file = file.filter(|_| self.wire.is_plain()).map(|file| Sending { file, length: body.len() });
-        let unsent = self.write(cx, output.whole()?, body, file, !keeps);
-        if unsent.is_none() {
-            self.record(live);
-        }
-        Some(match unsent {
-            Some(unsent) => Some(Step::Unsent(unsent)),
-            None => (!keeps).then_some(Step::Event(Event::Close)),
+        REUSED.with_borrow_mut(|reused| {
+            let Hit { body, file, keeps } = answer::hit(&self.front.app, live, &asked, reused, &mut output)?;
+            self.idle_since = started;
+            let file = file.filter(|_| self.wire.is_plain()).map(|file| Sending { file, length: body.len() });
+            if let Some(unsent) = self.write(cx, output.whole()?, body, file, !keeps) {
+                let outcome = Box::new(std::mem::take(&mut reused.outcome));
+                return Some(Some(Step::Unfinished(Unfinished { unsent, outcome })));
+            }
+            record(&self.front.app, live, &mut reused.outcome);
+            Some((!keeps).then_some(Step::Event(Event::Close)))
         })
     }
 
@@ -366,10 +376,10 @@ impl<'f> Connection<'f> {
     }
 
     /// Sends the rest, as long as the client goes on taking it.
-    async fn send(&mut self, unsent: Unsent) -> io::Result<()> {
+    async fn send(&mut self, unfinished: Unfinished) -> io::Result<()> {
         // A server that is about to end waits for it.
         let _active = Active::new(&self.front.app.active);
-        let Unsent { head, mut body, file, .. } = unsent;
+        let Unfinished { unsent: Unsent { head, mut body, file, .. }, mut outcome } = unfinished;
         let mut head = Bytes::from(head);
         let mut result = Ok(());
         while result.is_ok() && !(head.is_empty() && body.is_empty()) {
@@ -388,18 +398,11 @@ impl<'f> Connection<'f> {
         }
         if let Err(error) = &result {
             let unsent = (head.len() + body.len()) as u64;
-            self.reused.outcome.bytes = self.reused.outcome.bytes.saturating_sub(unsent);
-            self.reused.outcome.error = Some(format!("the client took no more: {error}"));
+            outcome.bytes = outcome.bytes.saturating_sub(unsent);
+            outcome.error = Some(format!("the client took no more: {error}"));
         }
-        self.record(&self.front.app.live.load());
+        record(&self.front.app, &self.front.app.live.load(), &mut outcome);
         result
-    }
-
-    /// Records the request that has been answered.
-    pub fn record(&mut self, live: &Live) {
-        self.reused.outcome.finish();
-        let plan = &live.plan;
-        self.front.app.observer.record(&self.reused.outcome, plan.access_log, plan.slow_request);
     }
 
     /// Ends a connection that waits for too long.
@@ -417,6 +420,12 @@ impl<'f> Connection<'f> {
             self.timer.as_mut().reset(due.into());
         }
     }
+}
+
+/// Records a request that has been answered.
+pub fn record(app: &App, live: &Live, outcome: &mut Outcome) {
+    outcome.finish();
+    app.observer.record(outcome, live.plan.access_log, live.plan.slow_request);
 }
 
 fn refuse(why: Refused) -> Option<Step> {

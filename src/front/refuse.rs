@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, ReadBuf};
 
-use super::answer::{Reused, finish};
-use super::connection::Connection;
+use super::answer::finish;
+use super::connection::{Connection, record};
 use super::head::Refused;
 use super::output::Output;
-use crate::clock;
-use crate::observe::outcome::Local;
+use crate::observe::outcome::{Local, Outcome};
 use crate::observe::text::Sink;
 use crate::proxy::App;
 use crate::rules::framing::Malformed;
@@ -56,9 +55,8 @@ impl Refused {
 
 /// Tells the client why it is refused, as far as it listens, and records it.
 pub async fn send(app: &App, connection: &mut Connection<'_>, why: Refused) {
-    let Reused { outcome, ids, .. } = &mut connection.reused;
-    outcome.renew(clock::now(), clock::start());
-    outcome.set_request_id(Fields::default(), Some(ids));
+    let mut outcome = Outcome::default();
+    outcome.set_request_id(Fields::default(), None);
     outcome.client = Some(connection.peer);
     outcome.local = Some(why.local());
     outcome.status = why.local().status();
@@ -79,9 +77,9 @@ pub async fn send(app: &App, connection: &mut Connection<'_>, why: Refused) {
     output.number("Content-Length", body.len() as u64);
     output.field("Cache-Control", b"no-store");
     output.field("Date", httpdate::fmt_http_date(outcome.received_at.into()).as_bytes());
-    finish(&mut output, &app.live.load(), outcome, |_| false, false);
+    finish(&mut output, &app.live.load(), &mut outcome, |_| false, false);
     output.put(body.as_bytes());
-    connection.record(&app.live.load());
+    record(app, &app.live.load(), &mut outcome);
     // Not all of it at once on the stack of a future. Who does not listen needs no answer.
     let bytes = output.whole().unwrap_or_default().to_vec();
     let _ = tokio::time::timeout(PATIENCE, deliver(connection, &bytes)).await;

@@ -7,10 +7,10 @@ use crate::clock::Timestamp;
 /// The part of an id that follows the time, without version and variant: 74 bits.
 const BITS: u32 = 74;
 
-/// Makes the ids of one connection: UUIDs of version 7 (RFC 9562 section 5.7).
+/// Makes ids, one after another: UUIDs of version 7 (RFC 9562 section 5.7).
 ///
 /// They are unique, not secret: who has seen some can tell the next. Ids made in the same millisecond increase, as
-/// do ids of later milliseconds. Two connections have different ids because each begins with randomness of its own.
+/// do ids of later milliseconds. Two that make them make different ones because each begins with randomness of its own.
 #[derive(Clone, Debug)]
 pub struct RequestIds {
     state: [u64; 2],
