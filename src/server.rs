@@ -20,7 +20,7 @@ use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::admin::Admin;
 use crate::front::Front;
@@ -28,7 +28,7 @@ use crate::observe::Observer;
 use crate::observe::audit::{AuditError, AuditLog};
 use crate::observe::log::{self, AccessLog};
 use crate::observe::metrics::Cause;
-use crate::origin;
+use crate::origin::{self, Pools};
 use crate::plan::{LoadError, Plan};
 use crate::proxy::purge::Asker;
 use crate::proxy::{App, Live, MAX_AUDITS, MAX_LATE_PURGES, Parvis};
@@ -48,8 +48,8 @@ const STEP: Duration = Duration::from_millis(20);
 /// Connections to origins kept for reuse, in all.
 const MAX_IDLE_ORIGIN_CONNECTIONS: usize = 256;
 
-/// Attempts per request, connections to other servers and reused ones that broke included.
-const MAX_ATTEMPTS: usize = 3;
+/// Attempts per request at most; what an upstream allows is less.
+const MAX_ATTEMPTS: usize = 16;
 
 /// Why the server did not start or ended early.
 #[derive(Debug, thiserror::Error)]
@@ -62,9 +62,6 @@ pub enum ServeError {
         /// What the system says.
         cause: std::io::Error,
     },
-    /// An upstream cannot be looked up.
-    #[error(transparent)]
-    Lookup(#[from] origin::LookupError),
     /// The audit log cannot be written.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -134,6 +131,7 @@ pub fn start(
     }
     server.add_service(front);
     server.add_service(background_service("admin", Admin { app: app.clone(), listen: admin_address }));
+    server.add_service(background_service("origin", Keeper { app: app.clone() }));
     if let Some(file) = file {
         server.add_service(background_service("reload", Reload { app: app.clone(), file }));
     }
@@ -156,7 +154,7 @@ pub fn assemble(
     plan: Plan,
     access_log: impl std::io::Write + Send + 'static,
 ) -> Result<(App, log::Guard), ServeError> {
-    let pools = origin::pools(&plan, None)?;
+    let pools = origin::pools(&plan, None);
     let store = Arc::new(Store::new(plan.memory));
     let audit = AuditLog::open(plan.admin.audit_log.as_deref())?;
     let (access_log, guard) = AccessLog::new(access_log).map_err(|_| ServeError::Died)?;
@@ -170,6 +168,7 @@ pub fn assemble(
         sweeps: Semaphore::new(1),
         audit,
         audits: Arc::new(Semaphore::new(MAX_AUDITS)),
+        reloaded: Notify::new(),
     }));
     Ok((app, guard))
 }
@@ -281,6 +280,32 @@ async fn next(signal: &mut Option<Signal>) {
     }
 }
 
+/// Looks after the pools that there are.
+struct Keeper {
+    app: App,
+}
+
+#[async_trait]
+impl BackgroundService for Keeper {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let mut kept: Pools = Pools::new();
+        loop {
+            let pools = self.app.live.load().pools.clone();
+            for (name, pool) in &pools {
+                // One of an earlier plan ends by itself when nobody has it any longer.
+                if kept.get(name).is_none_or(|other| !Arc::ptr_eq(other, pool)) {
+                    tokio::spawn(origin::health::keep(Arc::downgrade(pool)));
+                }
+            }
+            kept = pools;
+            tokio::select! {
+                () = self.app.reloaded.notified() => {}
+                _ = shutdown.changed() => return,
+            }
+        }
+    }
+}
+
 struct Reload {
     app: App,
     file: PathBuf,
@@ -319,7 +344,10 @@ impl Reload {
     async fn try_reload(&self) -> Result<(), String> {
         let (mut plan, _) = Plan::load(&self.file).map_err(|error: LoadError| error.to_string())?;
         let before = self.app.live.load_full();
-        let pools = origin::pools(&plan, Some(&before.pools)).map_err(|error| error.to_string())?;
+        let (looked_up, pools) = (plan.clone(), before.clone());
+        // It waits for the resolver, in a thread of its own.
+        let pools = tokio::task::spawn_blocking(move || origin::pools(&looked_up, Some(&pools.pools)));
+        let pools = pools.await.map_err(|error| error.to_string())?;
         let restart = before.plan.needs_restart(&plan);
         if !restart.is_empty() {
             tracing::warn!(changed = restart.join(", "), "takes effect only after a restart");
@@ -328,6 +356,7 @@ impl Reload {
         let forgets = !plan.remember_queries_of(&before.plan);
         let elsewhere = before.plan.leads_elsewhere(&plan) || forgets;
         self.app.live.store(Arc::new(Live::new(plan, pools)));
+        self.app.reloaded.notify_one();
         if elsewhere {
             let asker =
                 Asker { by: "reload".into(), from: self.file.display().to_string(), cause: Cause::Reload };

@@ -70,7 +70,7 @@ fn arguments_that_make_no_sense_are_refused_with_exit_code_2() {
         (&["run"][..], "--config"),
         (&["run", "-c", "/nonexistent.yaml"][..], "cannot read /nonexistent.yaml"),
         (&["run", "-c", "/etc", "--origin", "http://x"][..], "cannot be used with"),
-        (&["run", "--origin", "https://x"][..], "TLS to the origin is not supported yet"),
+        (&["run", "--origin", "ftp://x"][..], "is not a server"),
         (&["run", "--origin", "nonsense"][..], "no port"),
         (&["check", "-c", "/nonexistent.yaml"][..], "cannot read"),
         (&["explain", "-c", "config.example.yaml", "products"][..], "is not a URL"),

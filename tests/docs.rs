@@ -181,16 +181,21 @@ fn the_example_configuration_runs() {
 #[test]
 fn the_example_configuration_shows_every_key() {
     use parvis::config::schema::{Config, Removal, Route, Token, Upstream};
+    use parvis::config::upstream::Server;
     let full = Config {
-        upstreams: [("any".to_owned(), Upstream::default())].into(),
+        upstreams: [("any".to_owned(), Upstream { servers: vec![Server::default()], ..Upstream::default() })]
+            .into(),
         routes: vec![Route { purge_on_success: vec![Removal::default()], ..Route::default() }],
         admin: parvis::config::schema::Admin { tokens: vec![Token::default()], ..Default::default() },
         ..Config::default()
     };
     let full = serde_json::to_value(full).unwrap();
-    let example: serde_json::Value = serde_yaml::from_str(&read("config.example.yaml")).unwrap();
+    let text = read("config.example.yaml");
+    let example: serde_json::Value = serde_yaml::from_str(&text).unwrap();
     let mut missing = Vec::new();
     compare(&full, &[&example], &mut PathBuf::new(), &mut missing);
+    // What names a file of the operator's is commented out, so that the example can be tried.
+    missing.retain(|path| !text.contains(&format!("      # {}: ", path.file_name().unwrap().display())));
     assert!(missing.is_empty(), "not in config.example.yaml: {missing:#?}");
 }
 

@@ -18,6 +18,7 @@ mod lifecycle;
 mod memory;
 mod observe;
 mod oracle;
+mod origin;
 mod purge;
 mod regression;
 mod rfc;

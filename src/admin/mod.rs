@@ -99,6 +99,12 @@ fn router(app: App) -> Router {
 }
 
 async fn metrics(State(admin): State<Admins>) -> impl IntoResponse {
+    let upstreams = admin.app.observer.metrics.upstreams();
+    upstreams.renew();
+    for pool in admin.app.live.load().pools.values() {
+        upstreams.queue(&pool.name, pool.waiting());
+        pool.each(|server, state, in_flight| upstreams.server(&pool.name, server, state, in_flight));
+    }
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         admin.app.observer.metrics.render(),

@@ -51,7 +51,7 @@ impl Options {
     }
 
     fn defaults_for(&self, origin: &str) -> Loaded {
-        let upstream = Upstream { servers: vec![origin.to_owned()], ..Upstream::default() };
+        let upstream = Upstream { servers: vec![origin.into()], ..Upstream::default() };
         let mut config = Config {
             listen: self.listen.clone().map(|address| OneOrMany(vec![address])),
             upstreams: [("origin".to_owned(), upstream)].into(),

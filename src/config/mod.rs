@@ -7,6 +7,7 @@ pub mod load;
 pub mod locate;
 pub mod report;
 pub mod schema;
+pub mod upstream;
 pub mod values;
 
 pub use load::{Loaded, load};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::upstream::Upstream;
 use super::values::{OneOrMany, Period, Secret, Share, Size};
 
 /// The whole file.
@@ -91,31 +92,6 @@ pub enum Scope {
     PurgeAll,
     /// See what was purged, and what is stored.
     Read,
-}
-
-/// An application behind parvis.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Upstream {
-    /// `host:port`, with or without `http://`; requests take turns.
-    pub servers: Vec<String>,
-    /// How long to wait for it.
-    pub timeouts: Timeouts,
-}
-
-/// How long to wait for the origin.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Timeouts {
-    /// For a connection. Default `1s`.
-    pub connect: Option<Period>,
-    /// For the next bytes of a response. Default `30s`.
-    pub read: Option<Period>,
-    /// For the origin to take bytes of a request. Default `30s`.
-    pub write: Option<Period>,
-    /// How long an unused connection is kept. Below the origin's own keep-alive time (gunicorn: 2 s), or
-    /// requests meet a closing connection. Default `1500ms`.
-    pub idle: Option<Period>,
 }
 
 /// Where responses are kept.

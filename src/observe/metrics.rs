@@ -13,6 +13,7 @@ use super::log::AccessLog;
 use super::outcome::Outcome;
 use super::stripes::Place;
 use super::tally::{NO_ROUTE, Tally};
+use super::upstreams::Upstreams;
 use crate::rules::admission::DiscardReason;
 use crate::rules::lookup::PassReason;
 use crate::store::Store;
@@ -42,6 +43,7 @@ pub struct Metrics {
     audits: IntCounterVec,
     personalised: IntCounterVec,
     encodings: Encodings,
+    upstreams: Upstreams,
     on_scrape: Mutex<OnScrape>,
 }
 
@@ -88,16 +90,16 @@ impl Cause {
 }
 
 /// Makes metrics and registers them.
-struct Registrar<'a>(&'a Registry);
+pub(super) struct Registrar<'a>(&'a Registry);
 
 impl Registrar<'_> {
-    fn registered<T: Collector + Clone + 'static>(&self, metric: prometheus::Result<T>) -> T {
+    pub(super) fn registered<T: Collector + Clone + 'static>(&self, metric: prometheus::Result<T>) -> T {
         let metric = metric.expect(VALID);
         self.0.register(Box::new(metric.clone())).expect(VALID);
         metric
     }
 
-    fn counter(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    pub(super) fn counter(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.registered(IntCounterVec::new(Opts::new(name, help), labels))
     }
 
@@ -105,7 +107,7 @@ impl Registrar<'_> {
         self.registered(IntCounter::new(name, help))
     }
 
-    fn histogram(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+    pub(super) fn histogram(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
         let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
         self.registered(HistogramVec::new(options, labels))
     }
@@ -158,6 +160,7 @@ impl Metrics {
                 &["route", "found"],
             ),
             encodings: Encodings::new(&registry).expect(VALID),
+            upstreams: Upstreams::new(&new),
             on_scrape: Mutex::new(OnScrape {
                 entries: new.gauge("parvis_store_entries", "Responses in the memory tier."),
                 bytes: new.gauge("parvis_store_bytes", "Bytes the memory tier is charged with."),
@@ -242,6 +245,11 @@ impl Metrics {
     /// Counts a client connection.
     pub fn connection(&self) {
         self.connections.inc();
+    }
+
+    /// What is counted of upstreams.
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
     }
 
     /// Counts a reload.

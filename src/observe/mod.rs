@@ -12,6 +12,7 @@ pub mod outcome;
 mod stripes;
 mod tally;
 pub mod text;
+pub mod upstreams;
 
 use std::sync::Arc;
 use std::time::Duration;

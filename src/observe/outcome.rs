@@ -91,6 +91,12 @@ pub enum Local {
     MaxForwards,
     /// Nothing usable is stored, and the client wants nothing else.
     OnlyIfCached,
+    /// No server of the upstream takes requests now.
+    NoServer,
+    /// All are busy, and too many requests wait already.
+    QueueFull,
+    /// It has waited too long for a place at one.
+    QueueTimeout,
     /// The origin could not be reached, or broke off.
     OriginUnreachable,
     /// The origin took too long.
@@ -116,6 +122,9 @@ impl Local {
             Self::HeadTooSlow => "head-too-slow",
             Self::MaxForwards => "max-forwards",
             Self::OnlyIfCached => "only-if-cached",
+            Self::NoServer => "no-server",
+            Self::QueueFull => "queue-full",
+            Self::QueueTimeout => "queue-timeout",
             Self::OriginUnreachable => "origin-unreachable",
             Self::OriginTimeout => "origin-timeout",
             Self::Unvalidated => "validation-failed",
@@ -135,6 +144,7 @@ impl Local {
             Self::TransferCoding => 501,
             Self::Version => 505,
             Self::OriginUnreachable => 502,
+            Self::NoServer | Self::QueueFull | Self::QueueTimeout => 503,
             Self::OnlyIfCached | Self::OriginTimeout | Self::Unvalidated => 504,
             Self::Internal => 500,
         }

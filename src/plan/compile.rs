@@ -1,13 +1,12 @@
 //! Config to Plan, with every mistake at once.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Clients, Memory, Plan, Upstream, admin, routes};
+use super::{Clients, Memory, Plan, admin, routes, upstreams};
 use crate::config::locate::Path;
 use crate::config::schema::{self, Config, LogFormat, Preset};
 use crate::config::values::{Period, Size};
@@ -25,7 +24,6 @@ const DEFAULT_MAX_HEADER_SIZE: u64 = 32 << 10;
 const HEADER_SIZES: std::ops::RangeInclusive<u64> = (1 << 10)..=(512 << 10);
 const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-const MAX_SERVERS: usize = 64;
 const MAX_LISTENERS: usize = 64;
 const MAX_NETWORKS: usize = 1000;
 
@@ -70,7 +68,7 @@ pub fn compile(config: &Config) -> (Option<Plan>, Vec<Mistake>) {
     let instance = instance(config, &listen, &top.key("instance"), &mut mistakes);
     let clients = clients(&config.clients, &top.key("clients"), &mut mistakes);
     let admin = admin::compile(&config.admin, &top.key("admin"), &mut mistakes);
-    let upstreams = upstreams(config, &top.key("upstreams"), &mut mistakes);
+    let upstreams = upstreams::compile(config, &top.key("upstreams"), &mut mistakes);
     let memory = memory(config, &top.key("storage").key("memory"), &mut mistakes);
     let (routes, query_policies) = routes::compile(config, &mut mistakes);
     let plan = Plan {
@@ -131,13 +129,13 @@ fn refuse_loops(plan: &Plan, path: &Path, mistakes: &mut Mistakes) {
     };
     for (name, upstream) in &plan.upstreams {
         for server in &upstream.servers {
-            let local = server.replace("localhost:", "127.0.0.1:");
+            let local = server.label.replace("localhost:", "127.0.0.1:");
             if local.parse().is_ok_and(listens) {
                 // The list as compiled may be shorter than as written: point at the whole.
                 let place = path.key(name.as_ref()).key("servers");
                 mistakes.error(
                     &place,
-                    format!("`{server}` is where parvis itself listens"),
+                    format!("`{}` is where parvis itself listens", server.label),
                     "name the application's port",
                 );
             }
@@ -227,73 +225,6 @@ fn networks(
     networks
 }
 
-fn upstreams(config: &Config, path: &Path, mistakes: &mut Mistakes) -> BTreeMap<Arc<str>, Upstream> {
-    if config.upstreams.is_empty() {
-        mistakes.error(path, "no upstreams", "add `upstreams: {app: {servers: [\"127.0.0.1:8000\"]}}`");
-    }
-    let mut compiled = BTreeMap::new();
-    for (name, written) in &config.upstreams {
-        let path = path.key(name);
-        if !is_name(name) {
-            mistakes.error(&path, format!("`{name}` is not a name"), NAME_REMEDY);
-        }
-        let place = path.key("servers");
-        if written.servers.is_empty() {
-            let remedy = "add `servers: [\"127.0.0.1:8000\"]`";
-            mistakes.error(&place, format!("upstream `{name}` has no servers"), remedy);
-        }
-        mistakes.limit(&place, written.servers.len(), MAX_SERVERS, "servers");
-        let mut servers = Vec::new();
-        for (index, text) in written.servers.iter().enumerate() {
-            servers.extend(mistakes.take(&place.item(index), server(text), "write `127.0.0.1:8000`"));
-        }
-        let timeouts = &written.timeouts;
-        let place = path.key("timeouts");
-        let mut positive = |key: &str, written: Option<Period>, default: Duration| {
-            let value = period(written, default);
-            if value.is_zero() {
-                let remedy = "a request that may wait forever holds a connection forever; write `30s`";
-                mistakes.error(&place.key(key), format!("`{key}` is zero"), remedy);
-            }
-            value
-        };
-        let upstream = Upstream {
-            servers,
-            connect_timeout: positive("connect", timeouts.connect, Duration::from_secs(1)),
-            read_timeout: positive("read", timeouts.read, Duration::from_secs(30)),
-            write_timeout: positive("write", timeouts.write, Duration::from_secs(30)),
-            idle_timeout: positive("idle", timeouts.idle, Duration::from_millis(1500)),
-        };
-        compiled.insert(Arc::from(name.as_str()), upstream);
-    }
-    compiled
-}
-
-/// Reads `host:port` or `http://host[:port]`.
-fn server(text: &str) -> Result<String, String> {
-    if text.starts_with("https://") {
-        return Err(format!("`{text}`: TLS to the origin is not supported yet"));
-    }
-    let (with_scheme, rest) = match text.strip_prefix("http://") {
-        Some(rest) => (true, rest.strip_suffix('/').unwrap_or(rest)),
-        None => (false, text),
-    };
-    if rest.is_empty() || rest.contains(['/', '?', '#', '@', ' ']) {
-        return Err(format!("`{text}` is not a server: a host and a port, without a path"));
-    }
-    // An IPv6 address has colons of its own.
-    let has_port = rest.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty()
-            && (!host.contains(':') || host.ends_with(']'))
-            && port.parse::<u16>().is_ok_and(|p| p > 0)
-    });
-    match (has_port, with_scheme) {
-        (true, _) => Ok(rest.to_owned()),
-        (false, true) if !rest.contains(':') || rest.ends_with(']') => Ok(format!("{rest}:80")),
-        _ => Err(format!("`{text}` has no port")),
-    }
-}
-
 fn memory(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Memory {
     let written = &config.storage.memory;
     let max_size = written.max_size.map_or(DEFAULT_MAX_SIZE, |size| size.0);
@@ -328,26 +259,6 @@ pub(super) fn is_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn servers_are_a_host_and_a_port() {
-        for (text, expected) in [
-            ("127.0.0.1:8000", Some("127.0.0.1:8000")),
-            ("http://127.0.0.1:8000/", Some("127.0.0.1:8000")),
-            ("http://app", Some("app:80")),
-            ("[::1]:8000", Some("[::1]:8000")),
-            ("http://[::1]", Some("[::1]:80")),
-            ("app", None),
-            ("app:0", None),
-            ("app:99999", None),
-            ("::1", None),
-            ("http://app/path", None),
-            ("https://app", None),
-            ("", None),
-        ] {
-            assert_eq!(server(text).ok().as_deref(), expected, "{text}");
-        }
-    }
 
     #[test]
     fn addresses_may_leave_out_the_host() {

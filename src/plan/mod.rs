@@ -11,6 +11,7 @@ mod policies;
 mod removals;
 mod risks;
 mod routes;
+pub mod upstreams;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use ipnet::IpNet;
 use crate::config::{self, Report, schema::Scope};
 use crate::rules::policy::QueryPolicy;
 use crate::rules::route::{Route, Routes};
+use upstreams::{Server, Upstream};
 
 /// The most spellings of one URL that a purge looks for, those of earlier plans included: one for every route at most.
 const MAX_QUERY_POLICIES: usize = 1000;
@@ -91,21 +93,6 @@ pub struct Token {
     pub scopes: Vec<Scope>,
 }
 
-/// An application behind parvis.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    /// `host:port`; requests take turns.
-    pub servers: Vec<String>,
-    /// For a connection.
-    pub connect_timeout: Duration,
-    /// For the next bytes of a response.
-    pub read_timeout: Duration,
-    /// For the origin to take bytes of a request.
-    pub write_timeout: Duration,
-    /// How long an unused connection is kept.
-    pub idle_timeout: Duration,
-}
-
 /// Budgets of the memory tier, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
@@ -157,8 +144,11 @@ impl Plan {
             same.is_some_and(|other| other.upstream != route.upstream)
         };
         let replaced = |(name, upstream): (&Arc<str>, &Upstream)| {
-            let servers = next.upstreams.get(name).map(|next| &next.servers);
-            servers.is_some_and(|next| !upstream.servers.iter().any(|server| next.contains(server)))
+            let listed = |servers: &[Server], server: &Server| {
+                servers.iter().any(|other| other.address == server.address)
+            };
+            let next = next.upstreams.get(name).map(|next| &next.servers);
+            next.is_some_and(|next| !upstream.servers.iter().any(|server| listed(next, server)))
         };
         self.routes.iter().any(moved) || self.upstreams.iter().any(replaced)
     }

@@ -11,6 +11,7 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use super::App;
 use super::context::Context;
 use super::encode::{self, Encoding};
+use super::exchange;
 use super::extract::{self, Extract};
 use super::upstream::via;
 use super::view;
@@ -204,6 +205,8 @@ pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Re
         }
         Local::MaxForwards => "this request goes no further",
         Local::OnlyIfCached => "nothing usable is stored, and nothing else was wanted",
+        Local::NoServer => "the application takes no requests now",
+        Local::QueueFull | Local::QueueTimeout => "the application has too much to do",
         Local::OriginUnreachable => "the application cannot be reached, or gave no usable answer",
         Local::OriginTimeout => "the application took too long",
         Local::Unvalidated => "the application did not confirm what is stored",
@@ -223,6 +226,9 @@ pub async fn says(session: &mut Session, ctx: &mut Context, local: Local, text: 
     if matches!(local, Local::Refused | Local::MaxForwards) {
         header.insert_header("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")?;
     }
+    if let Some(seconds) = ctx.retry_after {
+        header.insert_header("Retry-After", seconds)?;
+    }
     decorate(&mut header, ctx)?;
     let is_head = session.req_header().method == "HEAD";
     send_head(session, header, is_head).await?;
@@ -235,7 +241,9 @@ pub async fn says(session: &mut Session, ctx: &mut Context, local: Local, text: 
 /// Answers a failure of the origin or of parvis; returns the status sent, zero when the client is gone or has
 /// part of a response already.
 pub async fn failure(session: &mut Session, ctx: &mut Context, error: &Error) -> u16 {
-    let Some(kind) = classify(error) else { return 0 };
+    let unavailable = exchange::unavailable(error);
+    let Some(kind) = unavailable.map(Local::from).or_else(|| classify(error)) else { return 0 };
+    ctx.retry_after = unavailable.map(|unavailable| unavailable.retry_after());
     ctx.outcome.local = Some(kind);
     // An interim response is not the answer.
     if session.response_written().is_some_and(|head| !head.status.is_informational()) {

@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::context::Context;
 use super::view;
 use super::{App, Live, fetch, upstream};
+use crate::origin::queue::Urgency;
 use crate::rules::cache_control::CacheControl;
 use crate::rules::guard::{self, Difference};
 use crate::rules::head::{Fields, ResponseHead};
@@ -132,7 +133,12 @@ impl Audit {
         permit: OwnedSemaphorePermit,
     ) -> Result<Self> {
         let view = view::received(session.req_header(), &ctx.client);
-        let ask = |request| fetch::subrequest(session, request, route.clone(), ctx.live.clone());
+        let ask = |request| {
+            let (route, live) = (route.clone(), ctx.live.clone());
+            let order =
+                fetch::Order { request, route, live, urgency: Urgency::Background, fill: None, hash: 0 };
+            fetch::subrequest(session, order)
+        };
         let visitor = upstream::for_audit(&view, &route.cache, ctx)?;
         let anyone = upstream::for_anyone(&view, &route.cache, ctx)?;
         Ok(Self {

@@ -13,6 +13,7 @@ use super::view;
 use super::{answer, audit, fetch, purge};
 use crate::clock::{self, Timestamp};
 use crate::observe::outcome::{Fate, Local};
+use crate::origin::queue::Urgency;
 use crate::rules::client_control::ClientControl;
 use crate::rules::dialect;
 use crate::rules::encoding;
@@ -204,7 +205,7 @@ async fn share_a_fetch(
     match app.store.fills.enter(&key, || facts(session, ctx), begun) {
         Ticket::Full => pass(PassReason::FillLimit),
         Ticket::Lead(place, mut reader) => {
-            let as_stranger = lead(app, session, ctx, &found, found.as_head, place)?;
+            let as_stranger = lead(app, session, ctx, &found, found.as_head, Urgency::Client, place)?;
             let opening = loop {
                 match reader.news().await {
                     News::Interim(head) => answer::interim(session, ctx, &head).await?,
@@ -320,6 +321,10 @@ async fn serve_opening(
             let kind = match failure {
                 Failure::Unreachable => Local::OriginUnreachable,
                 Failure::Timeout => Local::OriginTimeout,
+                Failure::Unavailable(unavailable) => {
+                    ctx.retry_after = Some(unavailable.retry_after());
+                    unavailable.into()
+                }
                 Failure::Unvalidated => Local::Unvalidated,
                 Failure::Internal => Local::Internal,
             };
@@ -380,6 +385,7 @@ fn lead(
     ctx: &Context,
     found: &Found,
     as_head: bool,
+    urgency: Urgency,
     place: Place,
 ) -> Result<bool> {
     let Some(route) = &ctx.route else { return Ok(false) };
@@ -392,7 +398,8 @@ fn lead(
         return Ok(false);
     }
     let inputs = found.inputs.clone();
-    let target = fetch::Target { primary: found.primary.clone(), stored: now_stored, inputs, as_head };
+    let target =
+        fetch::Target { primary: found.primary.clone(), stored: now_stored, inputs, as_head, urgency };
     fetch::start(app, session, ctx, route, target, place)
 }
 
@@ -410,7 +417,7 @@ pub fn is_readable(request: Fields<'_>, head: &Head) -> bool {
 fn refresh(app: &App, session: &Session, ctx: &Context, found: &Found) {
     let begun = app.store.memory.begin();
     if let Ticket::Lead(place, _) = app.store.fills.enter(&found.key, || facts(session, ctx), begun)
-        && let Err(error) = lead(app, session, ctx, found, false, place)
+        && let Err(error) = lead(app, session, ctx, found, false, Urgency::Background, place)
     {
         tracing::error!(%error, key = %found.key, "a background refresh could not be started");
     }

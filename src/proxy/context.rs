@@ -10,8 +10,9 @@ use http::Version;
 use super::encode::Encoding;
 use super::shadow::Shadow;
 use super::{Live, fetch};
+use crate::clock;
 use crate::observe::outcome::Outcome;
-use crate::origin::Pool;
+use crate::origin::{Lease, Pool};
 use crate::rules::forwarding::Client;
 use crate::rules::key::CacheKey;
 use crate::rules::policy::Mode;
@@ -46,8 +47,18 @@ pub struct Context {
     pub believed_uncacheable: Option<CacheKey>,
     /// What will be recorded.
     pub outcome: Outcome,
-    /// Connections tried.
+    /// When it began.
+    pub began: Instant,
+    /// The place that it has at a server.
+    pub lease: Option<Lease>,
+    /// The servers that have failed it.
+    pub failed_by: Vec<u64>,
+    /// How often it was sent, or was to be.
     pub attempts: usize,
+    /// Whether the final head has come.
+    pub has_answered: bool,
+    /// How many seconds a client is to stay away that gets no server.
+    pub retry_after: Option<u64>,
     /// Whether a connection to the origin was made.
     pub connected: bool,
     /// When the request was sent to the origin.
@@ -87,7 +98,12 @@ impl Context {
             encoding: None,
             believed_uncacheable: None,
             outcome: Outcome::default(),
+            began: clock::start(),
+            lease: None,
+            failed_by: Vec::new(),
             attempts: 0,
+            has_answered: false,
+            retry_after: None,
             connected: false,
             sent_at: None,
             _active: Active::new(active),

@@ -18,6 +18,7 @@ mod audit;
 pub mod cached;
 mod context;
 mod encode;
+mod exchange;
 mod extract;
 mod fetch;
 pub mod purge;
@@ -37,9 +38,9 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, Result};
-use tokio::sync::Semaphore;
+use pingora::upstreams::peer::{HttpPeer, Peer};
+use pingora::{Error, Result};
+use tokio::sync::{Notify, Semaphore};
 
 use crate::clock;
 use crate::observe::Observer;
@@ -107,6 +108,8 @@ pub struct Parvis {
     pub audit: AuditLog,
     /// Places for audits of hits.
     pub audits: Arc<Semaphore>,
+    /// Tells who looks after the pools that there are others.
+    pub reloaded: Notify,
 }
 
 /// The most audits at once: they are load that nobody waits for.
@@ -211,12 +214,8 @@ impl ProxyHttp for App {
         Ok(false)
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        ctx.attempts += 1;
-        let Some(pool) = ctx.pool() else {
-            return Error::e_explain(ErrorType::InternalError, "the route's upstream has no pool");
-        };
-        Ok(pool.peer())
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        exchange::begin(self, session, ctx).await
     }
 
     async fn connected_to_upstream(
@@ -262,6 +261,7 @@ impl ProxyHttp for App {
             return Ok(());
         }
         upstream::settle_transfer_coding(response)?;
+        exchange::answered(self, session, ctx, response.status.as_u16())?;
         self.note_origin_time(ctx);
         if matches!(ctx.kind, Kind::Client)
             && (response.status.is_success() || response.status.is_redirection())
@@ -328,15 +328,24 @@ impl ProxyHttp for App {
 
     fn fail_to_connect(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         _peer: &HttpPeer,
         ctx: &mut Context,
-        mut error: Box<Error>,
+        error: Box<Error>,
     ) -> Box<Error> {
-        // Nothing was sent: another server may be tried whatever the method.
-        let servers = ctx.pool().map_or(0, |pool| pool.len());
-        error.set_retry(ctx.attempts < servers);
-        error
+        exchange::not_connected(self, session, ctx, error)
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Context,
+        was_reused: bool,
+    ) -> Box<Error> {
+        let error = error.more_context(format!("server {}", peer.address()));
+        exchange::broken(self, session, ctx, error, was_reused)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
@@ -355,6 +364,8 @@ impl ProxyHttp for App {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+        // What is left to do is between parvis and the client.
+        ctx.lease = None;
         if let Kind::Fetch(_) = ctx.kind {
             return;
         }
@@ -467,7 +478,7 @@ impl App {
             self.observer.metrics.limit("late-purges");
             return;
         };
-        let (app, after) = (self.clone(), pool.read_timeout());
+        let (app, after) = (self.clone(), pool.settings.read_timeout);
         tokio::spawn(async move {
             tokio::time::sleep(after).await;
             app.purge_after(Cause::Late, removals).await;

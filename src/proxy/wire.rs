@@ -10,7 +10,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -102,6 +102,11 @@ impl Wire {
         // SAFETY: this is the number of a socket which the stream owns, and closes only when it is dropped. It cannot be
         // dropped while the result lives, since that borrows it.
         Some(unsafe { BorrowedFd::borrow_raw(number) })
+    }
+
+    /// A descriptor of its own for a plain connection, to look at while nobody reads from it; `None` where there is none.
+    pub fn watched(&self) -> Option<OwnedFd> {
+        self.descriptor()?.try_clone_to_owned().ok()
     }
 
     /// Sends as many bytes as the client takes now, without the detours of a write that may wait. If `more` follows at once,

@@ -94,6 +94,11 @@ pub fn sent(fields: Fields<'_>, policy: &CachePolicy) -> Option<String> {
     (!kept.is_empty()).then(|| kept.join("; "))
 }
 
+/// The value of the first cookie of this name.
+pub fn value<'a>(fields: Fields<'a>, name: &str) -> Option<&'a str> {
+    all(fields).find(|pair| pair.name == name).and_then(|pair| pair.value)
+}
+
 fn all(fields: Fields<'_>) -> impl Iterator<Item = Pair<'_>> {
     fields.all("cookie").filter_map(|value| std::str::from_utf8(value).ok()).flat_map(pairs)
 }

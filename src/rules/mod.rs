@@ -43,9 +43,15 @@
 //! | [`selector`] | what a purge names |
 //! | [`pattern`] | the same by regular expressions |
 //! | [`invalidate`] | what a write removes |
+//! | [`balance`] | which of several servers gets a request |
+//! | [`breaker`] | when a server is left alone |
+//! | [`retry`] | whether a request that failed is sent once more |
+//! | [`unavailable`] | why a request gets no server |
 //! | [`dialect`] | what the purge clients of other caches mean |
 
 pub mod admission;
+pub mod balance;
+pub mod breaker;
 pub mod cache_control;
 pub mod client_control;
 pub mod conditional;
@@ -71,6 +77,7 @@ pub mod policy;
 pub mod preferences;
 pub mod ranges;
 pub mod request;
+pub mod retry;
 pub mod route;
 pub mod routes;
 pub mod secrets;
@@ -82,6 +89,7 @@ pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod text;
+pub mod unavailable;
 pub mod validation;
 pub mod verdict;
 pub mod wildcard;

@@ -23,6 +23,7 @@ use crate::rules::freshness::StandIn;
 use crate::rules::guard::Witness;
 use crate::rules::key::{CacheKey, Vary};
 use crate::rules::selector::Facts;
+use crate::rules::unavailable::Unavailable;
 
 /// Bytes a window holds before the fetch waits.
 const WINDOW: u64 = 128 << 10;
@@ -94,7 +95,9 @@ pub enum Failure {
     Unreachable,
     /// It took too long.
     Timeout,
-    /// Either of these, and what is stored may not be served without it.
+    /// No server could be asked.
+    Unavailable(Unavailable),
+    /// Any of these, and what is stored may not be served without it.
     Unvalidated,
     /// The fetch itself broke; a bug on our side.
     Internal,
@@ -176,6 +179,11 @@ impl Fill {
             taken: Notify::new(),
             in_flight,
         }
+    }
+
+    /// Whether nobody reads along.
+    pub fn is_unread(&self) -> bool {
+        self.state.lock().readers.is_empty()
     }
 
     /// A reader from the first chunk on; `None` when the beginning has been let go already.
@@ -270,9 +278,9 @@ impl Filler {
         self.0.state.lock().window = true;
     }
 
-    /// Whether nobody reads along.
+    /// See [`Fill::is_unread`].
     pub fn is_unread(&self) -> bool {
-        self.0.state.lock().readers.is_empty()
+        self.0.is_unread()
     }
 
     /// All chunks, if none has been let go.

@@ -191,6 +191,9 @@ struct Script {
     handlers: HashMap<String, Handler>,
     received: Vec<Received>,
     open: usize,
+    /// To break them off.
+    streams: HashMap<usize, TcpStream>,
+    is_stopped: bool,
 }
 
 /// A running origin.
@@ -201,22 +204,51 @@ pub struct Origin {
 
 impl Origin {
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::start_at("127.0.0.1:0".parse().expect("an address"))
+    }
+
+    /// Starts at this address.
+    pub fn start_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("its address");
         let script = Arc::new(Mutex::new(Script::default()));
         let shared = script.clone();
         // Ends with the test's process.
         std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
+            for (number, stream) in listener.incoming().flatten().enumerate() {
                 let script = shared.clone();
-                script.lock().unwrap().open += 1;
+                {
+                    let mut script = script.lock().unwrap();
+                    if script.is_stopped {
+                        return;
+                    }
+                    script.open += 1;
+                    script.streams.insert(number, stream.try_clone().expect("a descriptor"));
+                }
                 std::thread::spawn(move || {
                     serve(stream, &script);
-                    script.lock().unwrap().open -= 1;
+                    let mut script = script.lock().unwrap();
+                    script.open -= 1;
+                    script.streams.remove(&number);
                 });
             }
         });
         Self { address, script }
+    }
+
+    /// Dies: it listens no longer, and its connections break off.
+    pub fn stop(&self) {
+        let streams = {
+            let mut script = self.script.lock().unwrap();
+            script.is_stopped = true;
+            std::mem::take(&mut script.streams)
+        };
+        // What is accepted next ends the listener.
+        drop(TcpStream::connect(self.address));
+        for stream in streams.values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        super::eventually("it listens no longer", || TcpStream::connect(self.address).is_err());
     }
 
     /// Replies like this to every request for a path, whatever its query.

@@ -22,8 +22,9 @@ use pingora::{Error, ErrorType, Result};
 use super::context::{Context, Kind};
 use super::view;
 use super::wire::END_OF_DATES;
-use super::{App, Live, encode, upstream};
+use super::{App, Live, encode, exchange, upstream};
 use crate::clock::{self, Timestamp};
+use crate::origin::queue::Urgency;
 use crate::rules::admission::{self, Admission, DiscardReason, Kept};
 use crate::rules::encoding::Coding;
 use crate::rules::freshness::{Exchange, OriginFailure, age_value, date_value};
@@ -37,7 +38,7 @@ use crate::rules::route::Route;
 use crate::rules::secrets::{Secrets, Shown};
 use crate::rules::validation::{self, Validation};
 use crate::store::fence::Sequence;
-use crate::store::fill::{Failure, Filler, Opening, Streaming};
+use crate::store::fill::{Failure, Fill, Filler, Opening, Streaming};
 use crate::store::fills::{Lease, Place};
 use crate::store::memory::{Found, Refused};
 use crate::store::response::{Head, StoredResponse};
@@ -47,22 +48,25 @@ const UNREAD_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a subrequest is to do.
 pub struct Order {
-    request: RequestHeader,
-    route: Arc<Route>,
-    live: Arc<Live>,
+    /// The head that is sent.
+    pub request: RequestHeader,
+    /// The route of the request that caused it.
+    pub route: Arc<Route>,
+    /// The configuration of then.
+    pub live: Arc<Live>,
+    /// How urgent it is.
+    pub urgency: Urgency,
+    /// Where its response goes; `None` for an audit.
+    pub fill: Option<Arc<Fill>>,
+    /// What leads it to the same server as other requests.
+    pub hash: u64,
 }
 
-/// A subrequest that sends `request` through `route`, and its receiving end. It runs when it is told to.
-pub fn subrequest(
-    session: &Session,
-    request: RequestHeader,
-    route: Arc<Route>,
-    live: Arc<Live>,
-) -> Result<(PreparedSubrequest, SubrequestHandle)> {
+/// A subrequest with this order, and its receiving end. It runs when it is told to.
+pub fn subrequest(session: &Session, order: Order) -> Result<(PreparedSubrequest, SubrequestHandle)> {
     let Some(spawner) = session.subrequest_spawner.as_ref() else {
         return Error::e_explain(ErrorType::InternalError, "no spawner for subrequests");
     };
-    let order = Order { request, route, live };
     let order = SubrequestCtx::builder().user_ctx(Box::new(Some(Box::new(order)))).build();
     Ok(spawner.create_subrequest(session.as_ref(), order))
 }
@@ -95,6 +99,8 @@ pub struct Target {
     pub inputs: Inputs,
     /// Whether only the head is asked for, to freshen what is stored.
     pub as_head: bool,
+    /// How urgent it is.
+    pub urgency: Urgency,
 }
 
 /// A fetch and all it needs to store its response.
@@ -171,7 +177,15 @@ pub fn start(
     if job.as_head {
         request.set_method(Method::HEAD);
     }
-    let (subrequest, handle) = subrequest(session, request.clone(), route.clone(), job.live.clone())?;
+    let order = Order {
+        request: request.clone(),
+        route: route.clone(),
+        live: job.live.clone(),
+        urgency: target.urgency,
+        fill: Some(job.filler.0.clone()),
+        hash: ctx.pool().map_or(0, |pool| exchange::hash(&head, &ctx.client, &pool.settings.balance)),
+    };
+    let (subrequest, handle) = subrequest(session, order)?;
     tokio::spawn(async move {
         tokio::join!(subrequest.run(), job.receive(handle, request));
     });
@@ -534,6 +548,9 @@ fn dated(mut fields: Vec<(String, Vec<u8>)>, received_at: Timestamp) -> Vec<(Str
 
 fn classify(error: &Error) -> Failure {
     use ErrorType::{ConnectTimedout, ReadTimedout, TLSHandshakeTimedout, WriteTimedout};
+    if let Some(unavailable) = exchange::unavailable(error) {
+        return Failure::Unavailable(unavailable);
+    }
     match error.etype() {
         ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout => Failure::Timeout,
         _ => Failure::Unreachable,

@@ -1,0 +1,267 @@
+//! One exchange with a server of the upstream: getting a place at one, telling how it did, and trying another.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::proxy::Session;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, Result};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
+use super::context::{Context, Kind};
+use super::wire::Wire;
+use super::{App, view};
+use crate::observe::outcome::Local;
+use crate::origin::queue::Urgency;
+use crate::origin::servers::Ask;
+use crate::origin::{Pool, Wish};
+use crate::rules::balance::{Balance, HashBy, hashed};
+use crate::rules::cookies;
+use crate::rules::forwarding::Client;
+use crate::rules::head::RequestHead;
+use crate::rules::retry::{Attempt, Failure};
+use crate::rules::unavailable::Unavailable;
+use crate::store::fill::Fill;
+
+/// How often to look whether a client that waits has left.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The error of a request that is to be sent once more because of the status of its answer.
+const RETRIED_STATUS: ErrorType = ErrorType::new("RetriedStatus");
+
+/// The error of a request that gets no server.
+const NO_SERVER: ErrorType = ErrorType::new("NoServer");
+
+/// Gets a place at a server, for the next attempt.
+pub async fn begin(app: &App, session: &Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    let Some(pool) = ctx.pool().cloned() else {
+        return Error::e_explain(ErrorType::InternalError, "the route's upstream has no pool");
+    };
+    // The place of an attempt that has failed is for others.
+    if let Some(lease) = ctx.lease.take() {
+        ctx.failed_by.push(lease.id());
+    }
+    ctx.attempts += 1;
+    let found = match pool.place(&ask(session, ctx, &pool)) {
+        Ok(Some(lease)) => Ok(lease),
+        Ok(None) => wait(app, session, ctx, &pool).await,
+        Err(unavailable) => Err(unavailable),
+    };
+    let lease = found.map_err(|unavailable| {
+        app.observer.metrics.upstreams().unavailable(&pool.name, unavailable);
+        Error::because(NO_SERVER, "no server", unavailable)
+    })?;
+    let peer = lease.peer();
+    ctx.lease = Some(lease);
+    Ok(Box::new(peer))
+}
+
+async fn wait(
+    app: &App,
+    session: &Session,
+    ctx: &Context,
+    pool: &Arc<Pool>,
+) -> std::result::Result<crate::origin::Lease, Unavailable> {
+    let wish = Wish {
+        ask: ask(session, ctx, pool),
+        route: ctx.route_name().unwrap_or_else(|| "".into()),
+        urgency: match &ctx.kind {
+            Kind::Fetch(order) => order.urgency,
+            Kind::Client => Urgency::Client,
+        },
+        deadline: ctx.began + pool.settings.total_timeout,
+    };
+    let began = crate::clock::start();
+    let lease = match &ctx.kind {
+        Kind::Fetch(order) => pool.wait(wish, nobody_reads(order.fill.clone(), order.urgency)).await,
+        Kind::Client => pool.wait(wish, has_left(connection(session))).await,
+    };
+    app.observer.metrics.upstreams().waited(&pool.name, began.elapsed());
+    lease
+}
+
+fn ask(session: &Session, ctx: &Context, pool: &Pool) -> Ask {
+    let hash = match &ctx.kind {
+        Kind::Fetch(order) => order.hash,
+        Kind::Client => {
+            let view = view::received(session.req_header(), &ctx.client);
+            hash(&view.head(), &ctx.client, &pool.settings.balance)
+        }
+    };
+    Ask { hash, may_probe: session.req_header().method.is_idempotent(), failed_by: ctx.failed_by.clone() }
+}
+
+/// What leads a request to the same server as others.
+pub fn hash(request: &RequestHead<'_>, client: &Client, balance: &Balance) -> u64 {
+    let Balance::Hash(by) = balance else { return 0 };
+    match by {
+        HashBy::Url => hashed(&(&request.target.host, &request.target.path, request.target.query)),
+        HashBy::Cookie(name) => match cookies::value(request.fields, name) {
+            Some(value) => hashed(&value),
+            None => hashed(&client.address),
+        },
+        HashBy::Client => hashed(&client.address),
+    }
+}
+
+/// Ends when nobody reads what a fetch would bring, and somebody has.
+async fn nobody_reads(fill: Option<Arc<Fill>>, urgency: Urgency) {
+    match fill.filter(|_| urgency == Urgency::Client) {
+        Some(fill) => {
+            while !fill.is_unread() {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// The client's connection, to look at.
+fn connection(session: &Session) -> Option<OwnedFd> {
+    let stream = session.as_downstream().as_http1().map(|http1| http1.stream())?;
+    stream.as_any().downcast_ref::<Wire>()?.watched()
+}
+
+/// Ends when the client has closed its connection. Nobody reads from it meanwhile, so that has to be looked for.
+async fn has_left(connection: Option<OwnedFd>) {
+    let Some(connection) = connection else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let mut byte = [0_u8];
+        match recv(&connection, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => return,
+            // Something it has sent and nobody has read yet.
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// No connection to the server came about: tells it, and decides whether another is tried.
+pub fn not_connected(app: &App, session: &Session, ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
+    let retries = judge(app, session, ctx, Failure::Connect, false, false);
+    error.set_retry(retries);
+    error
+}
+
+/// The exchange has broken: tells the server if it is its doing, and decides whether the request is sent once more.
+pub fn broken(
+    app: &App,
+    session: &Session,
+    ctx: &mut Context,
+    mut error: Box<Error>,
+    was_reused: bool,
+) -> Box<Error> {
+    if *error.etype() == RETRIED_STATUS {
+        // Decided when the head came.
+        return error;
+    }
+    if *error.esource() != ErrorSource::Upstream {
+        error.set_retry(false);
+        return error;
+    }
+    // Pingora knows which errors of a connection that was used before may be its age's.
+    error.retry.decide_reuse(was_reused);
+    let by_age = was_reused && error.retry();
+    if matches!(error.etype(), ErrorType::H2Downgrade) && error.retry() {
+        return error;
+    }
+    let failure = match error.etype() {
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::Timeout,
+        ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::InvalidH2 | ErrorType::H2Error => {
+            Failure::Malformed
+        }
+        _ => Failure::Broken,
+    };
+    let retries = judge(app, session, ctx, failure, true, by_age);
+    error.set_retry(retries);
+    error
+}
+
+/// The final head has come: tells the server, and decides whether the request is rather sent once more.
+///
+/// # Errors
+///
+/// The one that makes Pingora do so.
+pub fn answered(app: &App, session: &Session, ctx: &mut Context, status: u16) -> Result<()> {
+    let has_failed = ctx.lease.as_mut().is_some_and(|lease| lease.answered(status));
+    if has_failed {
+        count(app, ctx, Failure::Status(status));
+    }
+    let retries = status >= 400 && may_retry(app, session, ctx, Failure::Status(status), true, false);
+    if retries {
+        let mut error = Error::explain(RETRIED_STATUS, format!("the answer was {status}")).into_up();
+        error.set_retry(true);
+        return Err(error);
+    }
+    ctx.has_answered = true;
+    Ok(())
+}
+
+fn judge(
+    app: &App,
+    session: &Session,
+    ctx: &mut Context,
+    failure: Failure,
+    was_sent: bool,
+    by_age: bool,
+) -> bool {
+    if !by_age {
+        count(app, ctx, failure);
+        if let Some(lease) = &mut ctx.lease {
+            lease.failed(failure);
+        }
+    }
+    may_retry(app, session, ctx, failure, was_sent, by_age)
+}
+
+fn count(app: &App, ctx: &Context, failure: Failure) {
+    if let (Some(pool), Some(lease)) = (ctx.pool(), &ctx.lease) {
+        app.observer.metrics.upstreams().failure(&pool.name, lease.label(), failure);
+    }
+}
+
+fn may_retry(
+    app: &App,
+    session: &Session,
+    ctx: &Context,
+    failure: Failure,
+    was_sent: bool,
+    was_reused: bool,
+) -> bool {
+    let Some(pool) = ctx.pool() else { return false };
+    let attempt = Attempt {
+        failure,
+        before: ctx.attempts.saturating_sub(1),
+        was_sent,
+        was_reused,
+        is_idempotent: session.req_header().method.is_idempotent(),
+        has_content: !session.as_ref().retry_buffer_truncated(),
+        has_answered: ctx.has_answered,
+    };
+    let is_late = ctx.began.elapsed() > pool.settings.total_timeout;
+    let mut failed_by = ctx.failed_by.clone();
+    failed_by.extend(ctx.lease.as_ref().map(crate::origin::Lease::id));
+    let retries = !is_late && pool.may_retry(&attempt, &failed_by).is_ok();
+    if retries {
+        app.observer.metrics.upstreams().retry(&pool.name, failure);
+    }
+    retries
+}
+
+impl From<Unavailable> for Local {
+    fn from(unavailable: Unavailable) -> Self {
+        match unavailable {
+            Unavailable::Nobody { .. } => Self::NoServer,
+            Unavailable::Full(_) => Self::QueueFull,
+            Unavailable::TooLate(_) | Unavailable::Left => Self::QueueTimeout,
+        }
+    }
+}
+
+/// Why there was no server, if that is what an error is about.
+pub fn unavailable(error: &Error) -> Option<Unavailable> {
+    error.root_cause().downcast_ref().copied()
+}
