@@ -4,10 +4,13 @@
 mod page;
 
 use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use page::Page;
+use parvis::clock;
 use parvis::front::answer::Reused;
+use parvis::proxy::limits::Limits;
 use parvis::rules::client_control::ClientControl;
 use parvis::rules::encoding::{self, Coding, Formats};
 use parvis::rules::head::Fields;
@@ -53,6 +56,11 @@ fn negotiation(c: &mut Criterion) {
 fn answer(c: &mut Criterion) {
     let (page, head, mut reused) = (Page::new(), page::head(), Reused::default());
     c.bench_function("answer", |b| b.iter(|| page.answer(black_box(&head), &mut reused).expect("a hit")));
+    let (limits, limited, request) = (Limits::default(), page.limited(), page::request());
+    let client = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    c.bench_function("rate-limit", |b| {
+        b.iter(|| limits.admit(&limited, black_box(&request), client, clock::start(), |_| {}).is_ok());
+    });
     let repeat = page::repeat(&head);
     c.bench_function("answer-again", |b| {
         b.iter(|| page.answer_again(black_box(&head), &repeat, &mut reused).expect("a hit"));

@@ -10,11 +10,14 @@ mod page;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use page::Page;
+use parvis::clock;
 use parvis::front::answer::Reused;
+use parvis::proxy::limits::Limits;
 use parvis::rules::client_control::ClientControl;
 use parvis::rules::key::CacheKey;
 use parvis::rules::target::{Scheme, Target};
@@ -83,6 +86,15 @@ fn steps(page: &Page) -> Vec<Step<'_>> {
         "verdict",
         Box::new(move || {
             black_box(verdict::judge(black_box(Some(&found.freshness())), &client, page.now));
+        }),
+    ));
+    let (limits, limited, request) = (Limits::default(), page.limited(), page::request());
+    steps.push((
+        "rate-limit",
+        Box::new(move || {
+            let client = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+            let within = limits.admit(&limited, black_box(&request), client, clock::start(), |_| {});
+            assert!(black_box(within).is_ok());
         }),
     ));
     steps.push(("rules-and-store", Box::new(move || whole(black_box(page)))));

@@ -168,6 +168,7 @@ pub fn assemble(
         sweeps: Semaphore::new(1),
         audit,
         audits: Arc::new(Semaphore::new(MAX_AUDITS)),
+        limits: Arc::default(),
         reloaded: Notify::new(),
     }));
     Ok((app, guard))

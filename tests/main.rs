@@ -15,6 +15,7 @@ mod encoding;
 mod faults;
 mod front;
 mod lifecycle;
+mod limits;
 mod memory;
 mod observe;
 mod oracle;

@@ -48,9 +48,12 @@ pub const PATH: &str = "/products/7?page=2&utm_source=mail&sort=price";
 /// A plan whose last route takes the page, after all others were tried.
 pub fn plan(routes: usize) -> Plan {
     let mut yaml = String::from("upstreams: {app: {servers: [\"127.0.0.1:1\"]}}\nroutes:\n");
-    for n in 1..routes {
+    for n in 2..routes {
         writeln!(yaml, "  - {{name: r{n}, match: {{path: /section-{n}/*, methods: [GET]}}}}")
             .expect("a String");
+    }
+    if routes > 1 {
+        yaml.push_str("  - {name: limited, match: {path: /limited}, rate_limit: {rate: 1000000000/s}}\n");
     }
     yaml.push_str("  - {name: rest, cache: {ttl: 5m}}\n");
     Plan::from_loaded(&load::parse("bench.yaml", &yaml, &|_| None)).expect("a valid plan").0
@@ -114,6 +117,12 @@ impl Page {
         let memory = &app.store.memory;
         memory.insert(&key, stored, memory.begin(), 1000).expect("stored");
         Self { app, route, key, now, _log: log }
+    }
+
+    /// A route with a limit that lets all through.
+    pub fn limited(&self) -> Arc<Route> {
+        let live = self.app.live.load();
+        live.plan.routes.iter().find(|route| &*route.name == "limited").expect("it is there").clone()
     }
 
     /// The page, found in the store.

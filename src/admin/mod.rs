@@ -100,6 +100,7 @@ fn router(app: App) -> Router {
 
 async fn metrics(State(admin): State<Admins>) -> impl IntoResponse {
     let upstreams = admin.app.observer.metrics.upstreams();
+    admin.app.observer.metrics.raise_limit("rate-limit-clients", admin.app.limits.forgotten());
     upstreams.renew();
     for pool in admin.app.live.load().pools.values() {
         upstreams.queue(&pool.name, pool.waiting());

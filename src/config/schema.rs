@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::{Access, RateLimits};
 pub use super::upstream::Upstream;
 use super::values::{OneOrMany, Period, Secret, Share, Size};
 
@@ -392,6 +393,12 @@ pub struct Route {
     pub encode: Encode,
     /// What a successful write through it removes, besides its own URL.
     pub purge_on_success: Vec<Removal>,
+    /// How often a client may ask: one limit, or a list. Beyond it is answered 429. Default any number.
+    pub rate_limit: RateLimits,
+    /// The most requests of one client under way at once, pages from the store not counted. Default any number.
+    pub max_concurrent: Option<usize>,
+    /// Whom it lets through; all others are answered 403.
+    pub access: Access,
 }
 
 /// Which requests a route takes; all given criteria must hold.

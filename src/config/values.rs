@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::limits::Rate;
+
 /// A duration with its unit: `250ms`, `2s`, `5m`, `1h 30m`, `1d`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period(pub Duration);
@@ -168,7 +170,10 @@ scalar!(Period, "a duration such as `5m`");
 scalar!(Size, "a size such as `8MiB`");
 scalar!(Secret, "a secret");
 scalar!(Share, "a share such as `0.1%`");
+scalar!(Item, "text");
+scalar!(Rate, "a rate such as `100/h`");
 as_text!(Period);
+as_text!(Rate);
 as_text!(Share);
 as_text!(Size);
 
@@ -176,6 +181,17 @@ as_text!(Size);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct OneOrMany(pub Vec<String>);
+
+/// One of a list.
+struct Item(String);
+
+impl FromStr for Item {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(Self(text.to_owned()))
+    }
+}
 
 impl<'de> Deserialize<'de> for OneOrMany {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -191,9 +207,14 @@ impl<'de> Deserialize<'de> for OneOrMany {
                 Ok(OneOrMany(vec![text.to_owned()]))
             }
 
+            // `200` is as good as `"200"`.
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<OneOrMany, E> {
+                Ok(OneOrMany(vec![number.to_string()]))
+            }
+
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
                 let mut values = Vec::new();
-                while let Some(value) = list.next_element()? {
+                while let Some(Item(value)) = list.next_element()? {
                     values.push(value);
                 }
                 Ok(OneOrMany(values))

@@ -90,6 +90,12 @@ pub fn hit(
     let response = look_up(app, &request, &client, route, now, (key, variant))?;
     let selected = select(app, &request, route, &response)?;
     let held = held(&request, &response, &selected);
+    // Who is not let through is told so by the full path, which counts nothing for it either.
+    if !route.limits.access.lets_in(client.address)
+        || app.rate(route, &request, client.address, asked.started).is_err()
+    {
+        return None;
+    }
     outcome.renew(now, asked.started);
     outcome.set_request_id(received.fields(), Some(ids));
     describe(outcome, &received, &client, route, &response, now);

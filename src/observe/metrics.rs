@@ -35,6 +35,7 @@ pub struct Metrics {
     purged: IntCounter,
     audit_lost: IntCounter,
     limits: IntCounterVec,
+    limited: IntCounterVec,
     connections: IntCounter,
     lent: IntCounter,
     reloads: IntCounterVec,
@@ -140,6 +141,11 @@ impl Metrics {
                 "Purges that could not be written to the file of the audit log.",
             ),
             limits: new.counter("parvis_limit_reached_total", "How often a limit was reached.", &["limit"]),
+            limited: new.counter(
+                "parvis_rate_limited_total",
+                "Requests beyond a limit of their route: refused, or only counted.",
+                &["route", "limit", "result"],
+            ),
             lent: new.single("parvis_lent_total", "Requests that were not answered or refused at the door."),
             connections: new.single("parvis_connections_total", "Client connections accepted."),
             reloads: new.counter("parvis_reloads_total", "Reloads of the configuration, by result.", &["result"]),
@@ -224,6 +230,16 @@ impl Metrics {
     /// Counts that a limit was reached.
     pub fn limit(&self, limit: &str) {
         self.limits.with_label_values(&[limit]).inc();
+    }
+
+    /// Counts a request beyond a limit of its route, by what became of it.
+    pub fn limited(&self, route: &str, limit: &str, result: &str) {
+        self.limited.with_label_values(&[route, limit, result]).inc();
+    }
+
+    /// Brings the count of a limit to the figure that somebody else keeps.
+    pub fn raise_limit(&self, limit: &str, to: u64) {
+        raise(&self.limits.with_label_values(&[limit]), to);
     }
 
     /// Counts an audit of a hit.

@@ -91,6 +91,12 @@ pub enum Local {
     MaxForwards,
     /// Nothing usable is stored, and the client wants nothing else.
     OnlyIfCached,
+    /// The route does not let this client in.
+    Forbidden,
+    /// The client has asked more often than a limit of the route allows.
+    RateLimited,
+    /// The client has as many requests under way as the route allows.
+    TooManyAtOnce,
     /// No server of the upstream takes requests now.
     NoServer,
     /// All are busy, and too many requests wait already.
@@ -122,6 +128,9 @@ impl Local {
             Self::HeadTooSlow => "head-too-slow",
             Self::MaxForwards => "max-forwards",
             Self::OnlyIfCached => "only-if-cached",
+            Self::Forbidden => "access",
+            Self::RateLimited => "rate-limit",
+            Self::TooManyAtOnce => "max-concurrent",
             Self::NoServer => "no-server",
             Self::QueueFull => "queue-full",
             Self::QueueTimeout => "queue-timeout",
@@ -136,6 +145,8 @@ impl Local {
     pub fn status(self) -> u16 {
         match self {
             Self::MaxForwards | Self::Purged => 200,
+            Self::Forbidden => 403,
+            Self::RateLimited | Self::TooManyAtOnce => 429,
             Self::NoRoute => 404,
             Self::Refused => 405,
             Self::BadRequest | Self::BadPurge => 400,

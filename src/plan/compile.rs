@@ -176,14 +176,14 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 
 fn trusted_proxies(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Vec<IpNet> {
     let risk = "trusts every client to name its own address and scheme";
-    networks(&config.trusted_proxies, risk, "list the networks of your own proxies", path, mistakes)
+    networks(&config.trusted_proxies, Some((risk, "list the networks of your own proxies")), path, mistakes)
 }
 
 fn purge_clients(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Vec<IpNet> {
     let machine = || vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()];
     let written = config.purge_clients.clone().unwrap_or_else(machine);
     let risk = "lets every client empty the store";
-    networks(&written, risk, "list the addresses of your own applications", path, mistakes)
+    networks(&written, Some((risk, "list the addresses of your own applications")), path, mistakes)
 }
 
 /// The name of the instance: the machine's name tells instances apart, the port those of one machine.
@@ -201,10 +201,10 @@ fn instance(config: &Config, listen: &[SocketAddr], path: &Path, mistakes: &mut 
     format!("{}:{port}", machine.trim()).into()
 }
 
-fn networks(
+/// Reads networks. `risk` is what is said, and advised, of one that is everybody.
+pub(super) fn networks(
     written: &[String],
-    risk: &str,
-    remedy: &str,
+    risk: Option<(&str, &str)>,
     path: &Path,
     mistakes: &mut Mistakes,
 ) -> Vec<IpNet> {
@@ -217,7 +217,7 @@ fn networks(
         let Some(network) = mistakes.take(&place, network, "write `10.0.0.0/8`, `::1` or `192.0.2.7`") else {
             continue;
         };
-        if network.prefix_len() == 0 {
+        if let Some((risk, remedy)) = risk.filter(|_| network.prefix_len() == 0) {
             mistakes.warn(&place, format!("`{text}` {risk}"), remedy);
         }
         networks.push(network);

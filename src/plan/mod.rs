@@ -7,6 +7,7 @@
 mod admin;
 pub mod compile;
 mod encode;
+mod limits;
 mod policies;
 mod removals;
 mod risks;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use regex::RegexBuilder;
 
 use super::compile::{Mistakes, NAME_REMEDY, is_name};
-use super::{encode, policies, removals, risks};
+use super::{encode, limits, policies, removals, risks};
 use crate::config::locate::Path;
 use crate::config::schema::{self, Config};
 use crate::config::values::OneOrMany;
@@ -89,14 +89,25 @@ fn route(config: &Config, written: &schema::Route, path: &Path, mistakes: &mut M
         encode::compile(&written.encode, &config.encode, &cache.identity, &path.key("encode"), mistakes);
     // What is stored with lengths as they are must not be served where they are to be blurred.
     cache.stamp ^= u32::from(encode.pads_stored);
-    let (name, matcher) = (name.as_str().into(), matcher?);
+    let (name, matcher): (Arc<str>, _) = (name.as_str().into(), matcher?);
     if written.cache.tags.is_some() {
         // Those of the defaults are for the routes that capture.
         removals::check_tags(&cache.tags, &matcher, &cache_path.key("tags"), mistakes);
     }
     let place = path.key("purge_on_success");
     let purge_on_success = removals::compile(&written.purge_on_success, &matcher, &place, mistakes);
-    Some(Route { name, matcher, upstream, cache, encode, purge_on_success })
+    let limits = limits::compile(written, &name, path, mistakes);
+    Some(Route { name, matcher, upstream, cache, encode, purge_on_success, limits })
+}
+
+/// Complains of what is no method.
+pub(super) fn check_methods(methods: &[String], path: &Path, mistakes: &mut Mistakes) {
+    for (index, method) in methods.iter().enumerate() {
+        if method.is_empty() || !method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-') {
+            let remedy = format!("methods are upper case: `{}`", method.to_ascii_uppercase());
+            mistakes.error(&item(path, methods.len(), index), format!("`{method}` is not a method"), remedy);
+        }
+    }
 }
 
 fn upstream(config: &Config, written: &schema::Route, path: &Path, mistakes: &mut Mistakes) -> Arc<str> {
@@ -133,13 +144,7 @@ fn matcher(written: &schema::Match, path: &Path, mistakes: &mut Mistakes) -> Opt
         }
     }
     let methods = list(written.methods.as_ref());
-    for (index, method) in methods.iter().enumerate() {
-        if method.is_empty() || !method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-') {
-            let place = item(&path.key("methods"), methods.len(), index);
-            let remedy = format!("methods are upper case: `{}`", method.to_ascii_uppercase());
-            mistakes.error(&place, format!("`{method}` is not a method"), remedy);
-        }
-    }
+    check_methods(methods, &path.key("methods"), mistakes);
     let path_regex = written.path_regex.as_ref().and_then(|text| {
         let regex = RegexBuilder::new(text).size_limit(MAX_REGEX_BYTES).build();
         let regex =

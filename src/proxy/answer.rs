@@ -205,6 +205,8 @@ pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Re
         }
         Local::MaxForwards => "this request goes no further",
         Local::OnlyIfCached => "nothing usable is stored, and nothing else was wanted",
+        Local::Forbidden => "this client is not let in",
+        Local::RateLimited | Local::TooManyAtOnce => "this client has asked too often",
         Local::NoServer => "the application takes no requests now",
         Local::QueueFull | Local::QueueTimeout => "the application has too much to do",
         Local::OriginUnreachable => "the application cannot be reached, or gave no usable answer",
@@ -226,8 +228,8 @@ pub async fn says(session: &mut Session, ctx: &mut Context, local: Local, text: 
     if matches!(local, Local::Refused | Local::MaxForwards) {
         header.insert_header("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")?;
     }
-    if let Some(seconds) = ctx.retry_after {
-        header.insert_header("Retry-After", seconds)?;
+    for (name, value) in &ctx.told {
+        header.insert_header(*name, value.as_str())?;
     }
     decorate(&mut header, ctx)?;
     let is_head = session.req_header().method == "HEAD";
@@ -243,7 +245,8 @@ pub async fn says(session: &mut Session, ctx: &mut Context, local: Local, text: 
 pub async fn failure(session: &mut Session, ctx: &mut Context, error: &Error) -> u16 {
     let unavailable = exchange::unavailable(error);
     let Some(kind) = unavailable.map(Local::from).or_else(|| classify(error)) else { return 0 };
-    ctx.retry_after = unavailable.map(|unavailable| unavailable.retry_after());
+    let retry_after = unavailable.map(|unavailable| unavailable.retry_after().to_string());
+    ctx.told.extend(retry_after.map(|seconds| ("Retry-After", seconds)));
     ctx.outcome.local = Some(kind);
     // An interim response is not the answer.
     if session.response_written().is_some_and(|head| !head.status.is_informational()) {

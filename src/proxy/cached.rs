@@ -113,7 +113,13 @@ pub async fn serve(app: &App, session: &mut Session, ctx: &mut Context) -> Resul
                 Round::Served(Served::Answered)
             }
             (Verdict::Pass(reason), _) => Round::Served(Served::Pass(reason)),
-            _ => share_a_fetch(app, session, ctx, found, now, deadline).await?,
+            _ => match app.enter(ctx) {
+                Ok(()) => share_a_fetch(app, session, ctx, found, now, deadline).await?,
+                Err(local) => {
+                    answer::local(session, ctx, local).await?;
+                    Round::Served(Served::Answered)
+                }
+            },
         };
         match round {
             Round::Served(served) => return Ok(served),
@@ -322,7 +328,7 @@ async fn serve_opening(
                 Failure::Unreachable => Local::OriginUnreachable,
                 Failure::Timeout => Local::OriginTimeout,
                 Failure::Unavailable(unavailable) => {
-                    ctx.retry_after = Some(unavailable.retry_after());
+                    ctx.told.push(("Retry-After", unavailable.retry_after().to_string()));
                     unavailable.into()
                 }
                 Failure::Unvalidated => Local::Unvalidated,

@@ -9,7 +9,7 @@ use http::Version;
 
 use super::encode::Encoding;
 use super::shadow::Shadow;
-use super::{Live, fetch};
+use super::{Live, fetch, limits};
 use crate::clock;
 use crate::observe::outcome::Outcome;
 use crate::origin::{Lease, Pool};
@@ -57,8 +57,10 @@ pub struct Context {
     pub attempts: usize,
     /// Whether the final head has come.
     pub has_answered: bool,
-    /// How many seconds a client is to stay away that gets no server.
-    pub retry_after: Option<u64>,
+    /// Its place among the requests that its client may have under way at once.
+    pub place: Option<limits::Place>,
+    /// What an answer of parvis' own tells besides.
+    pub told: Vec<(&'static str, String)>,
     /// Whether a connection to the origin was made.
     pub connected: bool,
     /// When the request was sent to the origin.
@@ -103,7 +105,8 @@ impl Context {
             failed_by: Vec::new(),
             attempts: 0,
             has_answered: false,
-            retry_after: None,
+            place: None,
+            told: Vec::new(),
             connected: false,
             sent_at: None,
             _active: Active::new(active),

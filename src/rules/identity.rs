@@ -81,7 +81,7 @@ pub fn is_authorized(fields: Fields<'_>, policy: &CachePolicy) -> bool {
 
 /// The claim of this name in the token that `Authorization` carries, **unverified**: anyone can write one. It may find
 /// an entry, and nothing more; see [`super::guard`].
-fn claim(fields: Fields<'_>, name: &str) -> Option<String> {
+pub fn claim(fields: Fields<'_>, name: &str) -> Option<String> {
     let mut lines = fields.all("authorization");
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
     let (_scheme, token) = std::str::from_utf8(line).ok()?.trim().split_once(' ')?;

@@ -45,6 +45,7 @@
 //! | [`invalidate`] | what a write removes |
 //! | [`balance`] | which of several servers gets a request |
 //! | [`breaker`] | when a server is left alone |
+//! | [`limit`] | how often a client may ask, and who may ask at all |
 //! | [`retry`] | whether a request that failed is sent once more |
 //! | [`unavailable`] | why a request gets no server |
 //! | [`dialect`] | what the purge clients of other caches mean |
@@ -69,6 +70,7 @@ pub mod hop;
 pub mod identity;
 pub mod invalidate;
 pub mod key;
+pub mod limit;
 pub mod lookup;
 pub mod media;
 pub mod outgoing;

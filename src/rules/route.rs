@@ -8,6 +8,7 @@ use regex::Regex;
 use super::encodable::EncodePolicy;
 use super::head::{Fields, RequestHead};
 use super::invalidate::{Expires, Removal, by_write};
+use super::limit::LimitPolicy;
 use super::policy::{CachePolicy, Patterns, QueryPolicy};
 pub use super::routes::Routes;
 use super::selector::Selector;
@@ -29,6 +30,8 @@ pub struct Route {
     pub encode: EncodePolicy,
     /// What a successful write through it removes besides its target.
     pub purge_on_success: Vec<Removal>,
+    /// How often its clients may ask.
+    pub limits: LimitPolicy,
 }
 
 impl Route {

@@ -132,6 +132,7 @@ mod tests {
             cache: testing::policy(),
             encode: Default::default(),
             purge_on_success: vec![],
+            limits: Default::default(),
         })
     }
 

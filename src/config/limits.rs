@@ -1,0 +1,124 @@
+//! The part of a route about how often its clients may ask.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use super::values::{OneOrMany, Period};
+
+/// One limit, or a list of them that must all agree.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(transparent)]
+pub struct RateLimits(pub Vec<RateLimit>);
+
+/// How often a client may ask.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimit {
+    /// In the response and the metric. Default the route's name.
+    pub name: Option<String>,
+    /// What counts as a client: `client_ip` (default; of IPv6 its /64), `header:NAME`, `cookie:NAME`, `jwt_claim:NAME`, or
+    /// `route`: all together. None of them is verified, and who does not say is known by its address.
+    pub key: Option<String>,
+    /// How often: `100/h`, `10/s`, `5/30s`.
+    pub rate: Option<Rate>,
+    /// How many at once. Default as many as `rate` says.
+    pub burst: Option<u32>,
+    /// For which methods. Default all.
+    pub methods: Option<OneOrMany>,
+    /// Networks that are not limited. Default none.
+    pub allow: Vec<String>,
+    /// Whether it only counts what it would refuse. Default `false`.
+    pub dry_run: Option<bool>,
+}
+
+/// Whom a route lets through; the closest network decides.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Access {
+    /// Only these networks. Default all.
+    pub allow: Vec<String>,
+    /// None of these. Default none.
+    pub deny: Vec<String>,
+}
+
+impl<'de> Deserialize<'de> for RateLimits {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = RateLimits;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a limit such as `{rate: 100/h}`, or a list of them")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RateLimits, A::Error> {
+                RateLimit::deserialize(de::value::MapAccessDeserializer::new(map))
+                    .map(|one| RateLimits(vec![one]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<RateLimits, A::Error> {
+                let mut limits = Vec::new();
+                while let Some(limit) = list.next_element()? {
+                    limits.push(limit);
+                }
+                Ok(RateLimits(limits))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// So many requests within a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Requests.
+    pub count: u32,
+    /// The time.
+    pub period: Duration,
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a rate; write `100/h`, `10/s` or `5/30s`");
+        let (count, period) = text.split_once('/').ok_or_else(wrong)?;
+        let count = count.trim().parse().ok().filter(|count| *count > 0).ok_or_else(wrong)?;
+        let period = period.trim();
+        let period = if period.starts_with(|c: char| c.is_ascii_digit()) {
+            period.to_owned()
+        } else {
+            format!("1{period}")
+        };
+        let Period(period) = period.parse().map_err(|_| wrong())?;
+        // A request that costs nothing would be no limit.
+        let fits = period / count >= Duration::from_nanos(1) && period <= Duration::from_secs(366 * 86_400);
+        fits.then_some(Self { count, period }).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.count, Period(self.period))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_number_and_a_time() {
+        let rate = |count, seconds| Ok(Rate { count, period: Duration::from_secs(seconds) });
+        assert_eq!("100/h".parse(), rate(100, 3600));
+        assert_eq!("10 / s".parse(), rate(10, 1));
+        assert_eq!("5/30s".parse(), rate(5, 30));
+        for bad in ["", "5", "0/s", "-1/s", "5/", "5/x", "h/5", "5/999y"] {
+            assert!(bad.parse::<Rate>().is_err(), "{bad}");
+        }
+    }
+}

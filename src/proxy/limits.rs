@@ -1,0 +1,154 @@
+//! What is known of clients for the limits of routes: one moment each, and how many requests they have under way.
+//!
+//! Hits ask too, so it is cut into parts with a lock each. What does not fit is forgotten, the least recently seen first: then
+//! a client begins anew. That favours it, and only it.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use crate::rules::head::RequestHead;
+use crate::rules::limit::{Allowance, RateLimit, network};
+use crate::rules::route::Route;
+
+/// The most clients that are remembered, in all parts together.
+pub const MAX_CLIENTS: usize = 256 * 1024;
+
+const PARTS: usize = 64;
+
+const PER_PART: NonZeroUsize = NonZeroUsize::new(MAX_CLIENTS / PARTS).expect("not zero");
+
+/// All that is known of clients.
+pub struct Limits {
+    parts: Box<[Mutex<LruCache<u64, Instant>>]>,
+    under_way: Mutex<HashMap<u64, usize>>,
+    hasher: RandomState,
+    forgotten: AtomicU64,
+}
+
+/// A request that a limit does not let through.
+#[derive(Clone, Copy, Debug)]
+pub struct Beyond<'r> {
+    /// Which.
+    pub limit: &'r RateLimit,
+    /// For how long.
+    pub wait: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let part = |_| {
+            // Grown on demand: the capacity is a bound, not a reservation.
+            let mut part = LruCache::unbounded();
+            part.resize(PER_PART);
+            Mutex::new(part)
+        };
+        Self {
+            parts: (0..PARTS).map(part).collect(),
+            under_way: Mutex::default(),
+            hasher: RandomState::new(),
+            forgotten: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Limits {
+    /// Whether a request is within all rates of its route. One that is counts; `trial` hears of limits that only count and are
+    /// exceeded.
+    ///
+    /// # Errors
+    ///
+    /// The first limit that it exceeds.
+    pub fn admit<'r>(
+        &self,
+        route: &'r Route,
+        request: &RequestHead<'_>,
+        client: IpAddr,
+        now: Instant,
+        mut trial: impl FnMut(&RateLimit),
+    ) -> Result<(), Beyond<'r>> {
+        if route.limits.rates.is_empty() {
+            return Ok(());
+        }
+        let concerned = route.limits.rates.iter().filter(|limit| limit.concerns(request.method, client));
+        let known: SmallVec<[(&RateLimit, u64); 4]> = concerned
+            .map(|limit| {
+                let client = limit.key.of(request, client);
+                (limit, self.hasher.hash_one((&route.name, &limit.name, client)))
+            })
+            .collect();
+        // What one of several refuses shall cost nothing with the others.
+        for counts in [false, true].into_iter().skip(usize::from(known.len() < 2)) {
+            for (limit, client) in &known {
+                match self.judge(*client, limit, now, counts) {
+                    Allowance::Within(_) => {}
+                    Allowance::Beyond(wait) if !limit.dry_run => {
+                        return Err(Beyond { limit, wait });
+                    }
+                    Allowance::Beyond(_) if counts => trial(limit),
+                    Allowance::Beyond(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn judge(&self, client: u64, limit: &RateLimit, now: Instant, counts: bool) -> Allowance {
+        // The part of the hash that the map inside does not begin with.
+        let mut part = self.parts[(client >> 32) as usize % PARTS].lock();
+        let known = part.get(&client).copied();
+        let allowance = limit.judge(known, now);
+        if let (Allowance::Within(kept), true) = (allowance, counts) {
+            if known.is_none() && part.len() == PER_PART.get() {
+                self.forgotten.fetch_add(1, Ordering::Relaxed);
+            }
+            part.put(client, kept);
+        }
+        allowance
+    }
+
+    /// A place among the requests that a client may have under way at once; `None` when it has as many.
+    pub fn enter(self: &Arc<Self>, route: &Route, client: IpAddr) -> Option<Option<Place>> {
+        let Some(most) = route.limits.concurrency else { return Some(None) };
+        let client = self.hasher.hash_one((&route.name, network(client)));
+        let mut under_way = self.under_way.lock();
+        let count = under_way.entry(client).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Some(Place { limits: self.clone(), client }))
+    }
+
+    /// How many clients were forgotten for want of room.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::Relaxed)
+    }
+}
+
+/// A request that is under way, until it is dropped.
+pub struct Place {
+    limits: Arc<Limits>,
+    client: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut under_way = self.limits.under_way.lock();
+        if let Some(count) = under_way.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                under_way.remove(&self.client);
+            }
+        }
+    }
+}
