@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use pingora::apps::HttpServerOptions;
 use pingora::listeners::ListenerConfig;
+use pingora::listeners::tls::{ALPN, TlsSettings};
 use pingora::protocols::l4::stream::L4BufferSettings;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
@@ -21,14 +23,18 @@ use pingora::services::listening::Service;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
 
 use crate::admin::Admin;
 use crate::front::Front;
+use crate::front::proxy_protocol::BeforeTls;
+use crate::front::tls::{Certificates, Chooser};
 use crate::observe::Observer;
 use crate::observe::audit::{AuditError, AuditLog};
 use crate::observe::log::{self, AccessLog};
 use crate::observe::metrics::Cause;
 use crate::origin::{self, Pools};
+use crate::plan::listeners::Listener;
 use crate::plan::{LoadError, Plan};
 use crate::proxy::purge::Asker;
 use crate::proxy::{App, Live, MAX_AUDITS, MAX_LATE_PURGES, Parvis};
@@ -62,6 +68,9 @@ pub enum ServeError {
         /// What the system says.
         cause: std::io::Error,
     },
+    /// TLS cannot be spoken.
+    #[error("TLS: {0}")]
+    Tls(String),
     /// The audit log cannot be written.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -114,7 +123,8 @@ pub fn start(
 ) -> Result<Running, ServeError> {
     let Settings { plan, file, threads, shortcut } = settings;
     check_addresses(&plan)?;
-    let addresses: Vec<String> = plan.listen.iter().map(ToString::to_string).collect();
+    let listeners = plan.listen.clone();
+    let addresses: Vec<String> = listeners.iter().map(|listener| listener.address.to_string()).collect();
     let admin_address = plan.admin.listen;
     // Before the store, which takes its share of them.
     allow_descriptors();
@@ -122,15 +132,31 @@ pub fn start(
 
     let mut server = Server::new_with_opt_and_conf(None, configuration(threads));
     server.bootstrap();
-    let proxy = pingora::proxy::http_proxy(&server.configuration, app.clone());
+    let mut proxy = pingora::proxy::http_proxy(&server.configuration, app.clone());
+    // Of HTTP/2; those of HTTP/1 are the front's.
+    let mut options = HttpServerOptions::default();
+    options.h2_idle_timeout = Some(app.live.load().plan.clients.idle_timeout);
+    proxy.server_options = Some(options);
     let mut front = Service::new("front".to_owned(), Front::new(app.clone(), proxy, shortcut));
-    for address in &addresses {
+    front.endpoints().set_pre_tls_callback(Arc::new(BeforeTls(app.clone())));
+    let mut certificates = Vec::new();
+    for listener in &listeners {
         // Unbuffered: Pingora would hold back the beginning of a slow body, take 64 KiB per idle connection, and send a
         // head after the file that the front sends behind it.
-        front.add_listener(ListenerConfig::tcp(address).l4_buffer(L4BufferSettings::unbuffered()));
+        let unbuffered = L4BufferSettings::unbuffered();
+        let mut config = ListenerConfig::tcp(listener.address.to_string()).l4_buffer(unbuffered);
+        if !listener.certificates.is_empty() {
+            let (settings, shown) = tls_of(listener).map_err(ServeError::Tls)?;
+            config = config.tls(settings);
+            certificates.push(shown);
+        }
+        front.add_listener(config);
     }
     server.add_service(front);
     server.add_service(background_service("admin", Admin { app: app.clone(), listen: admin_address }));
+    if !certificates.is_empty() {
+        server.add_service(background_service("certificates", Watcher { certificates }));
+    }
     server.add_service(background_service("origin", Keeper { app: app.clone() }));
     if let Some(file) = file {
         server.add_service(background_service("reload", Reload { app: app.clone(), file }));
@@ -139,13 +165,22 @@ pub fn start(
     let run = move || server.run(RunArgs { shutdown_signal: Box::new(Signals(stop)) });
     let spawned = std::thread::Builder::new().name("server".to_owned()).spawn(run);
     let server = spawned.map_err(|_| ServeError::Died)?;
-    let listeners = app.live.load().plan.listen.clone();
     let mut running = Running { app, stopped, stop: None, _access_log: access_log_guard };
-    for address in listeners.into_iter().chain([admin_address]) {
+    for address in listeners.iter().map(|listener| listener.address).chain([admin_address]) {
         running.wait_until_listening(address, &server)?;
     }
     tracing::info!(listen = addresses.join(", "), admin = %admin_address, "parvis is listening");
     Ok(running)
+}
+
+/// How TLS is spoken on a listener, and its certificates.
+fn tls_of(listener: &Listener) -> Result<(TlsSettings, Arc<Certificates>), String> {
+    let certificates = Arc::new(Certificates::read(&listener.certificates)?);
+    // Mozilla's intermediate recommendation: TLS 1.2 and 1.3.
+    let settings = TlsSettings::with_callbacks(Box::new(Chooser(certificates.clone())));
+    let mut settings = settings.map_err(|error| error.to_string())?;
+    settings.set_alpn(if listener.http2 { ALPN::H2H1 } else { ALPN::H1 });
+    Ok((settings, certificates))
 }
 
 /// Puts everything together that answers requests, and listens to none yet. What is left of the access log is written
@@ -179,7 +214,8 @@ fn check_addresses(plan: &Plan) -> Result<(), ServeError> {
     let bind = |address: &SocketAddr| {
         TcpListener::bind(address).map_err(|cause| ServeError::Listen { address: *address, cause })
     };
-    let all = plan.listen.iter().chain([&plan.admin.listen]).map(bind).collect::<Result<Vec<_>, _>>()?;
+    let own = plan.listen.iter().map(|listener| &listener.address);
+    let all = own.chain([&plan.admin.listen]).map(bind).collect::<Result<Vec<_>, _>>()?;
     drop(all);
     Ok(())
 }
@@ -278,6 +314,24 @@ async fn next(signal: &mut Option<Signal>) {
             signal.recv().await;
         }
         None => std::future::pending().await,
+    }
+}
+
+/// Looks whether certificates have changed.
+struct Watcher {
+    certificates: Vec<Arc<Certificates>>,
+}
+
+#[async_trait]
+impl BackgroundService for Watcher {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let mut watches = JoinSet::new();
+        for certificates in &self.certificates {
+            let certificates = certificates.clone();
+            watches.spawn(async move { certificates.watch().await });
+        }
+        // They end with the server only.
+        while shutdown.changed().await.is_ok() && !*shutdown.borrow() {}
     }
 }
 

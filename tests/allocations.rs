@@ -73,7 +73,8 @@ struct Visit<'a> {
 fn answer(app: &App, visit: &Visit<'_>, reused: &mut Reused) -> Option<(u16, usize)> {
     let mut lines = FieldList::new();
     let Read::Head { head, .. } = head::read(visit.head, 0, &mut lines) else { return None };
-    let asked = Asked { head, peer: visit.peer, started: clock::start(), is_ending: false };
+    let asked =
+        Asked { head, peer: visit.peer, scheme: Scheme::Http, started: clock::start(), is_ending: false };
     let mut output = Output::default();
     let live = app.live.load();
     let hit = answer::hit(app, &live, &asked, reused, &mut output)?;

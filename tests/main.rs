@@ -25,6 +25,7 @@ mod regression;
 mod rfc;
 mod safety;
 mod tidy;
+mod tls;
 mod trial;
 mod upstream;
 mod writes;

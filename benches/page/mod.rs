@@ -147,7 +147,7 @@ impl Page {
 
     fn answer_read(&self, head: Head<'_>, reused: &mut Reused) -> Option<usize> {
         let peer = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-        let asked = Asked { head, peer, started: clock::start(), is_ending: false };
+        let asked = Asked { head, peer, scheme: Scheme::Http, started: clock::start(), is_ending: false };
         let mut output = Output::default();
         let live = self.app.live.load();
         let hit = answer::hit(&self.app, &live, &asked, reused, &mut output)?;

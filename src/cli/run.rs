@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Failure, is_terminal};
+use crate::config::listener::Listeners;
 use crate::config::schema::{Config, Route, Upstream};
-use crate::config::values::OneOrMany;
 use crate::config::{Loaded, Report};
 use crate::observe::log;
 use crate::plan::Plan;
@@ -53,7 +53,7 @@ impl Options {
     fn defaults_for(&self, origin: &str) -> Loaded {
         let upstream = Upstream { servers: vec![origin.into()], ..Upstream::default() };
         let mut config = Config {
-            listen: self.listen.clone().map(|address| OneOrMany(vec![address])),
+            listen: self.listen.as_deref().map(|address| Listeners(vec![address.into()])),
             upstreams: [("origin".to_owned(), upstream)].into(),
             routes: vec![Route { name: Some("all".to_owned()), ..Route::default() }],
             ..Config::default()

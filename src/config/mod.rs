@@ -4,6 +4,7 @@
 //! a remedy; [`crate::plan`] adds those that only the whole shows, and only a file without any becomes a plan.
 
 pub mod limits;
+pub mod listener;
 pub mod load;
 pub mod locate;
 pub mod report;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::limits::{Access, RateLimits};
+use super::listener::Listeners;
 pub use super::upstream::Upstream;
 use super::values::{OneOrMany, Period, Secret, Share, Size};
 
@@ -14,9 +15,8 @@ use super::values::{OneOrMany, Period, Secret, Share, Size};
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where clients connect: `:8080`, `127.0.0.1:8080`, `[::1]:8080`, or a list. Default `:8080`, which is every
-    /// address of the machine.
-    pub listen: Option<OneOrMany>,
+    /// Where clients connect: one address or a list. Default `:8080`, which is every address of the machine.
+    pub listen: Option<Listeners>,
     /// Networks whose `X-Forwarded-For`, `-Proto`, `-Host`, `-Prefix` and `-Port` are believed. Default none.
     pub trusted_proxies: Vec<String>,
     /// Networks whose `PURGE`, `BAN`, `PURGEKEYS`, `PURGETAGS` and `URIBAN` on the main listener are carried out. Default

@@ -47,6 +47,8 @@ pub struct Asked<'r> {
     pub head: Head<'r>,
     /// Where the connection comes from.
     pub peer: IpAddr,
+    /// Whether it has TLS.
+    pub scheme: Scheme,
     /// When it had come.
     pub started: Instant,
     /// Whether the server is about to end.
@@ -128,7 +130,7 @@ fn identify<'r>(live: &Live, asked: &Asked<'r>) -> Option<(Received<'r>, Client)
     if !head.target.starts_with('/') || !matches!(head.method, "GET" | "HEAD") {
         return None;
     }
-    let client = forwarding::identify(asked.peer, Scheme::Http, &live.plan.trusted_proxies, head.fields);
+    let client = forwarding::identify(asked.peer, asked.scheme, &live.plan.trusted_proxies, head.fields);
     let received = Received::new(head.method, None, head.target, head.fields, &client);
     received.has_valid_host().then_some((received, client))
 }

@@ -32,6 +32,7 @@ use crate::proxy::wire::Wire;
 use crate::proxy::{Active, App, CLIENT_TIMEOUT, Live};
 use crate::rules::framing::{Boundary, Malformed};
 use crate::rules::request::FieldList;
+use crate::rules::target::Scheme;
 use crate::store::sendable::File;
 
 /// How much is read at once. What browsers send fits.
@@ -139,6 +140,9 @@ pub struct Connection<'f> {
     pub wire: Box<Wire>,
     /// Where it comes from.
     pub peer: IpAddr,
+    scheme: Scheme,
+    /// Whether hits are answered here.
+    answers: bool,
     repeat: Repeat,
     /// Fires no later than it has to; armed anew only when it does.
     timer: Pin<Box<Sleep>>,
@@ -152,8 +156,12 @@ impl<'f> Connection<'f> {
     /// A connection that has just been accepted.
     pub fn new(front: &'f Front, wire: Box<Wire>) -> Self {
         let idle_since = clock::start();
-        let idle_timeout = front.app.live.load().plan.clients.idle_timeout;
+        let live = front.app.live.load();
+        let idle_timeout = live.plan.clients.idle_timeout;
+        let redirects = wire.local().and_then(|local| live.plan.listener(local)?.redirect_to_https).is_some();
         Self {
+            scheme: if wire.has_tls() { Scheme::Https } else { Scheme::Http },
+            answers: front.answers && !redirects,
             front,
             peer: wire.peer().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             wire,
@@ -308,14 +316,14 @@ impl<'f> Connection<'f> {
         head: Head<'_>,
         shutdown: &ShutdownWatch,
     ) -> Option<Option<Step>> {
-        if !self.front.answers {
+        if !self.answers {
             return None;
         }
         let started = clock::start();
         let mut output = Output::default();
         // An error means that who would tell of an end is gone.
         let is_ending = !matches!(shutdown.has_changed(), Ok(false));
-        let asked = answer::Asked { head, peer: self.peer, started, is_ending };
+        let asked = answer::Asked { head, peer: self.peer, scheme: self.scheme, started, is_ending };
         REUSED.with_borrow_mut(|reused| {
             let Hit { body, file, keeps } = answer::hit(&self.front.app, live, &asked, reused, &mut output)?;
             self.idle_since = started;

@@ -15,15 +15,18 @@ pub mod answer;
 mod connection;
 pub mod head;
 pub mod output;
+pub mod proxy_protocol;
 mod refuse;
 pub mod repeat;
+pub mod tls;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, ServerApp};
-use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::l4::stream::Stream as L4Stream;
+use pingora::protocols::{ALPN, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 
@@ -48,6 +51,22 @@ impl Front {
         Self { app, proxy: Arc::new(proxy), answers }
     }
 
+    /// Learns who is at the other end, where that is told before all else; `None` when the connection has to end.
+    async fn introduce(&self, stream: Stream) -> Option<Stream> {
+        // With TLS it has been read before that began.
+        if !stream.as_any().is::<L4Stream>() {
+            return Some(stream);
+        }
+        let mut plain = stream.into_any().downcast::<L4Stream>().ok()?;
+        match proxy_protocol::accept(&self.app, &mut plain).await {
+            Ok(()) => Some(plain),
+            Err(error) => {
+                tracing::debug!(%error, "a connection is closed");
+                None
+            }
+        }
+    }
+
     /// Lends the connection to the proxy for one request. `None` when no other can follow.
     async fn lend(&self, mut wire: Box<Wire>, loan: Loan, shutdown: &ShutdownWatch) -> Option<Box<Wire>> {
         self.app.observer.metrics.lent();
@@ -64,6 +83,11 @@ impl Front {
 impl ServerApp for Front {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         self.app.observer.metrics.connection();
+        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+            // Each of its requests is a task of Pingora's, which reads heads by itself.
+            return ServerApp::process_new(&self.proxy, stream, shutdown).await;
+        }
+        let stream = self.introduce(stream).await?;
         let mut connection = Connection::new(self, Box::new(Wire::new(stream)));
         loop {
             match connection.next(shutdown).await {

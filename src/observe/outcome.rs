@@ -91,6 +91,8 @@ pub enum Local {
     MaxForwards,
     /// Nothing usable is stored, and the client wants nothing else.
     OnlyIfCached,
+    /// It is sent to `https://`.
+    Redirected,
     /// The route does not let this client in.
     Forbidden,
     /// The client has asked more often than a limit of the route allows.
@@ -128,6 +130,7 @@ impl Local {
             Self::HeadTooSlow => "head-too-slow",
             Self::MaxForwards => "max-forwards",
             Self::OnlyIfCached => "only-if-cached",
+            Self::Redirected => "redirected",
             Self::Forbidden => "access",
             Self::RateLimited => "rate-limit",
             Self::TooManyAtOnce => "max-concurrent",
@@ -145,6 +148,7 @@ impl Local {
     pub fn status(self) -> u16 {
         match self {
             Self::MaxForwards | Self::Purged => 200,
+            Self::Redirected => 308,
             Self::Forbidden => 403,
             Self::RateLimited | Self::TooManyAtOnce => 429,
             Self::NoRoute => 404,

@@ -1,18 +1,19 @@
 //! Config to Plan, with every mistake at once.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Clients, Memory, Plan, admin, routes, upstreams};
+use super::listeners::Listener;
+use super::{Clients, Memory, Plan, admin, listeners, routes, upstreams};
 use crate::config::locate::Path;
 use crate::config::schema::{self, Config, LogFormat, Preset};
 use crate::config::values::{Period, Size};
 use crate::config::{Mistake, Severity};
 
-const DEFAULT_PORT: u16 = 8080;
+pub(super) const DEFAULT_PORT: u16 = 8080;
 const DEFAULT_MAX_SIZE: u64 = 256 << 20;
 const DEFAULT_MAX_OBJECT_SIZE: u64 = 8 << 20;
 /// Below this the store's own tables would not fit.
@@ -24,7 +25,6 @@ const DEFAULT_MAX_HEADER_SIZE: u64 = 32 << 10;
 const HEADER_SIZES: std::ops::RangeInclusive<u64> = (1 << 10)..=(512 << 10);
 const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-const MAX_LISTENERS: usize = 64;
 const MAX_NETWORKS: usize = 1000;
 
 const BASIC_HEADERS: &[(&str, &str)] = &[
@@ -62,7 +62,7 @@ impl Mistakes {
 pub fn compile(config: &Config) -> (Option<Plan>, Vec<Mistake>) {
     let mut mistakes = Mistakes::default();
     let top = Path::default();
-    let listen = listeners(config, &top.key("listen"), &mut mistakes);
+    let listen = listeners::compile(config, &top.key("listen"), &mut mistakes);
     let trusted_proxies = trusted_proxies(config, &top.key("trusted_proxies"), &mut mistakes);
     let purge_clients = purge_clients(config, &top.key("purge_clients"), &mut mistakes);
     let instance = instance(config, &listen, &top.key("instance"), &mut mistakes);
@@ -122,7 +122,7 @@ fn clients(written: &schema::Clients, path: &Path, mistakes: &mut Mistakes) -> C
 /// An upstream that is parvis itself would send every request round until nothing is left to open.
 fn refuse_loops(plan: &Plan, path: &Path, mistakes: &mut Mistakes) {
     let listens = |server: SocketAddr| {
-        plan.listen.iter().any(|own| {
+        plan.listen.iter().map(|listener| listener.address).any(|own| {
             own.port() == server.port()
                 && (own.ip() == server.ip() || (own.ip().is_unspecified() && server.ip().is_loopback()))
         })
@@ -147,28 +147,6 @@ pub(super) fn period(written: Option<Period>, default: Duration) -> Duration {
     written.map_or(default, |period| period.0)
 }
 
-fn listeners(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Vec<SocketAddr> {
-    let Some(written) = &config.listen else {
-        return vec![SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), DEFAULT_PORT)];
-    };
-    if written.0.is_empty() {
-        mistakes.error(path, "no address to listen on", "write `:8080`, or leave `listen` out");
-    }
-    mistakes.limit(path, written.0.len(), MAX_LISTENERS, "addresses");
-    let mut addresses = Vec::new();
-    for (index, text) in written.0.iter().enumerate() {
-        let place = if written.0.len() > 1 { path.item(index) } else { path.clone() };
-        let Some(address) = mistakes.take(&place, address(text), "write `:8080` or `127.0.0.1:8080`") else {
-            continue;
-        };
-        if addresses.contains(&address) {
-            mistakes.error(&place, format!("`{text}` is listed twice"), "remove one");
-        }
-        addresses.push(address);
-    }
-    addresses
-}
-
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
     full.parse().map_err(|_| format!("`{text}` is not an address with a port"))
@@ -187,7 +165,7 @@ fn purge_clients(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Vec<I
 }
 
 /// The name of the instance: the machine's name tells instances apart, the port those of one machine.
-fn instance(config: &Config, listen: &[SocketAddr], path: &Path, mistakes: &mut Mistakes) -> Arc<str> {
+fn instance(config: &Config, listen: &[Listener], path: &Path, mistakes: &mut Mistakes) -> Arc<str> {
     if let Some(name) = &config.instance {
         let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
         if !(1..=128).contains(&name.len()) || !name.bytes().all(is_plain) {
@@ -197,7 +175,7 @@ fn instance(config: &Config, listen: &[SocketAddr], path: &Path, mistakes: &mut 
     }
     // Where the system does not say, the port has to do.
     let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let port = listen.first().map_or(DEFAULT_PORT, SocketAddr::port);
+    let port = listen.first().map_or(DEFAULT_PORT, |listener| listener.address.port());
     format!("{}:{port}", machine.trim()).into()
 }
 

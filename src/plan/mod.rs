@@ -8,6 +8,7 @@ mod admin;
 pub mod compile;
 mod encode;
 mod limits;
+pub mod listeners;
 mod policies;
 mod removals;
 mod risks;
@@ -25,6 +26,7 @@ use ipnet::IpNet;
 use crate::config::{self, Report, schema::Scope};
 use crate::rules::policy::QueryPolicy;
 use crate::rules::route::{Route, Routes};
+use listeners::Listener;
 use upstreams::{Server, Upstream};
 
 /// The most spellings of one URL that a purge looks for, those of earlier plans included: one for every route at most.
@@ -34,7 +36,7 @@ const MAX_QUERY_POLICIES: usize = 1000;
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Where clients connect.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listener>,
     /// Whose forwarding fields are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Whose purges on the main listener are carried out.
@@ -166,6 +168,15 @@ impl Plan {
             self.query_policies.truncate(MAX_QUERY_POLICIES);
             false
         }
+    }
+
+    /// The listener that a connection to this address has come by.
+    pub fn listener(&self, local: SocketAddr) -> Option<&Listener> {
+        let is_its = |listener: &&Listener| {
+            let own = listener.address;
+            own.port() == local.port() && (own.ip() == local.ip() || own.ip().is_unspecified())
+        };
+        self.listen.iter().find(is_its)
     }
 
     /// What of another plan cannot take effect without a restart.

@@ -424,7 +424,7 @@ fn tls(written: &written::Tls, path: &Path, mistakes: &mut Mistakes) -> Tls {
 }
 
 /// What a file holds. The error does not repeat any of it.
-fn pem(file: &File, is_valid: fn(&[u8]) -> bool) -> Result<Pem, String> {
+pub(super) fn pem(file: &File, is_valid: fn(&[u8]) -> bool) -> Result<Pem, String> {
     let text = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
     if !is_valid(&text) {
         return Err(format!("{}: nothing of this kind in it", file.display()));

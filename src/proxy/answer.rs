@@ -205,6 +205,7 @@ pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Re
         }
         Local::MaxForwards => "this request goes no further",
         Local::OnlyIfCached => "nothing usable is stored, and nothing else was wanted",
+        Local::Redirected => "by https",
         Local::Forbidden => "this client is not let in",
         Local::RateLimited | Local::TooManyAtOnce => "this client has asked too often",
         Local::NoServer => "the application takes no requests now",

@@ -51,6 +51,7 @@ use crate::observe::metrics::Cause;
 use crate::observe::outcome::Local;
 use crate::origin::Pools;
 use crate::plan::Plan;
+use crate::plan::listeners::CHALLENGES;
 use crate::rules::admission::{self, Admission};
 use crate::rules::client_control::ClientControl;
 use crate::rules::dialect;
@@ -64,6 +65,7 @@ use crate::rules::lookup::{self, PassReason};
 use crate::rules::policy::{Mode, QueryPolicy};
 use crate::rules::route::{self, Route};
 use crate::rules::selector::Selector;
+use crate::rules::target::Scheme;
 use crate::rules::verdict::Verdict;
 use crate::store::Store;
 pub use context::Active;
@@ -173,6 +175,12 @@ impl ProxyHttp for App {
             // Its reader is a fill, whose own readers have the client's timeouts.
             return Ok(());
         }
+        ctx.version = session.req_header().version;
+        if ctx.version == http::Version::HTTP_2 {
+            // Pingora makes subrequests out of the bytes of a head, and writes `HTTP/2` into those of this one, which it then
+            // cannot read. What tells the two apart is the session, and here `ctx.version`.
+            session.req_header_mut().set_version(http::Version::HTTP_11);
+        }
         if session.req_header().version == http::Version::HTTP_10
             && let ServerSession::H1(http1) = session.as_downstream_mut()
         {
@@ -204,6 +212,10 @@ impl ProxyHttp for App {
         }
         if !view::received(session.req_header(), &ctx.client).has_valid_host() {
             return answer::local(session, ctx, Local::BadRequest).await.map(|()| true);
+        }
+        if let Some(location) = redirect(session, ctx) {
+            ctx.told.push(("Location", location));
+            return answer::local(session, ctx, Local::Redirected).await.map(|()| true);
         }
         if REFUSED_METHODS.contains(&session.req_header().method.as_str()) {
             return answer::local(session, ctx, Local::Refused).await.map(|()| true);
@@ -430,7 +442,6 @@ impl ProxyHttp for App {
 
 impl App {
     fn identify(&self, session: &Session, ctx: &mut Context) {
-        ctx.version = session.req_header().version;
         ctx.client = view::client(session, &ctx.live.plan.trusted_proxies);
         let view = view::received(session.req_header(), &ctx.client);
         let outcome = &mut ctx.outcome;
@@ -554,6 +565,21 @@ impl App {
             ctx.outcome.origin = Some(ctx.outcome.elapsed());
         }
     }
+}
+
+/// Where a request is sent that has come by a listener which only says so. The method stays what it is (RFC 9110 section 15.4.9).
+fn redirect(session: &Session, ctx: &Context) -> Option<String> {
+    let local = session.server_addr()?.as_inet()?;
+    let port = ctx.live.plan.listener(*local)?.redirect_to_https?;
+    let view = view::received(session.req_header(), &ctx.client);
+    if ctx.client.scheme == Scheme::Https || view.path_and_query().starts_with(CHALLENGES) {
+        return None;
+    }
+    // Without its port, if it has one behind the name.
+    let host = view.host().rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
+    let host = host.map_or(view.host(), |(host, _)| host);
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    Some(format!("https://{host}{port}{}", view.path_and_query()))
 }
 
 /// What a write through its route removes; nothing for a safe method.

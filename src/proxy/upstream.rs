@@ -31,6 +31,11 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
     if let Some(left) = forwards_left(received) {
         request.insert_header("Max-Forwards", left.saturating_sub(1).to_string())?;
     }
+    if request.headers.get_all("cookie").iter().nth(1).is_some() {
+        // HTTP/2 may cut it; a server of HTTP/1 reads one line (RFC 9113 section 8.2.3).
+        let lines: Vec<&[u8]> = view.fields().all("cookie").collect();
+        request.insert_header("Cookie", lines.join(&b"; "[..]))?;
+    }
     let peer_chain = forwarded_for(&view, ctx);
     if !ctx.client.via_trusted {
         let claims: Vec<String> = request
@@ -59,7 +64,7 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
         request.insert_header(DEVICE_FIELD, Device::of(view.fields()).as_str())?;
     }
     request.insert_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
-    request.append_header("Via", via(received.version))?;
+    request.append_header("Via", via(ctx.version))?;
     Ok(())
 }
 

@@ -29,7 +29,9 @@ pub fn client(session: &Session, trusted: &[IpNet]) -> Client {
     let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
     let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let fields = request_fields(session.req_header());
-    forwarding::identify(peer, Scheme::Http, trusted, Fields::new(&fields))
+    let has_tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+    let scheme = if has_tls { Scheme::Https } else { Scheme::Http };
+    forwarding::identify(peer, scheme, trusted, Fields::new(&fields))
 }
 
 /// The fields of a response, with their names as the origin wrote them.

@@ -9,7 +9,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -78,6 +78,16 @@ impl Wire {
     /// The address at the other end; `None` where it has none.
     pub fn peer(&self) -> Option<IpAddr> {
         Some(self.stream.get_socket_digest()?.peer_addr()?.as_inet()?.ip())
+    }
+
+    /// The address at this end; `None` where it has none.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.stream.get_socket_digest()?.local_addr()?.as_inet().copied()
+    }
+
+    /// Whether it has TLS.
+    pub fn has_tls(&self) -> bool {
+        self.stream.get_ssl_digest().is_some()
     }
 
     /// Reads from the connection itself, past what was received before.

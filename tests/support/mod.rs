@@ -14,6 +14,7 @@
 pub mod client;
 pub mod origin;
 pub mod process;
+pub mod tls;
 
 use std::fmt::Write;
 use std::net::SocketAddr;

@@ -1,0 +1,110 @@
+//! The part of the YAML about where clients connect.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+/// One address to listen on, or a list of them.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(transparent)]
+pub struct Listeners(pub Vec<Listener>);
+
+/// Where clients connect: the address alone, or with more to say.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Listener {
+    /// `:8080`, `127.0.0.1:8080`, `[::1]:8080`.
+    pub address: String,
+    /// Certificates to show; a client gets the one for the name that it asks for, or the first. Default none: no TLS.
+    pub tls: Vec<Certificate>,
+    /// Whether HTTP/2 is spoken too, with TLS. Default `true`.
+    pub http2: Option<bool>,
+    /// Whether each connection begins with the PROXY protocol, version 1 or 2, which tells the client's address. Only
+    /// `trusted_proxies` may connect then. Default `false`.
+    pub proxy_protocol: Option<bool>,
+    /// Answers every request with a redirect to `https://` at this port, such as `443`; those for
+    /// `/.well-known/acme-challenge/` go on. Default none.
+    pub redirect_to_https: Option<u16>,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// The file of the certificate and those that lead to its authority (PEM). Read anew when it changes.
+    pub certificate: PathBuf,
+    /// The file of its key (PEM).
+    pub key: PathBuf,
+}
+
+impl From<&str> for Listener {
+    fn from(address: &str) -> Self {
+        Self { address: address.to_owned(), ..Self::default() }
+    }
+}
+
+impl<'de> Deserialize<'de> for Listener {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Written {
+            address: String,
+            #[serde(default)]
+            tls: Vec<Certificate>,
+            http2: Option<bool>,
+            proxy_protocol: Option<bool>,
+            redirect_to_https: Option<u16>,
+        }
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Listener;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address, or a map with one")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Listener, E> {
+                Ok(Listener::from(text))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Listener, A::Error> {
+                let Written { address, tls, http2, proxy_protocol, redirect_to_https } =
+                    Written::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(Listener { address, tls, http2, proxy_protocol, redirect_to_https })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl<'de> Deserialize<'de> for Listeners {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Listeners;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address, a map with one, or a list of these")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Listeners, E> {
+                Ok(Listeners(vec![Listener::from(text)]))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Listeners, A::Error> {
+                let one = Listener::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(Listeners(vec![one]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Listeners, A::Error> {
+                let mut listeners = Vec::new();
+                while let Some(listener) = list.next_element()? {
+                    listeners.push(listener);
+                }
+                Ok(Listeners(listeners))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}

@@ -1,0 +1,213 @@
+//! TLS and HTTP/2 to clients, redirects to them, and the PROXY protocol before them.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use openssl::ssl::SslVersion;
+use pingora::connectors::http::Connector;
+use pingora::http::RequestHeader;
+use pingora::protocols::ALPN;
+use pingora::protocols::http::client::HttpSession;
+use pingora::upstreams::peer::HttpPeer;
+
+use crate::support::tls::{Authority, connect};
+use crate::support::{Directory, Origin, Parvis, Reply, eventually, free_port};
+
+/// A parvis with a TLS listener, and a plain one beside it.
+struct Secure {
+    origin: Origin,
+    parvis: Parvis,
+    address: SocketAddr,
+    authority: Authority,
+    directory: Directory,
+}
+
+impl Secure {
+    /// `more` is said of the plain listener.
+    fn new(more: &str, routes: &str) -> Self {
+        let (origin, directory) = (Origin::start(), Directory::new());
+        let authority = Authority::new(directory.path());
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let pair = |file: &str, names: &[&str]| {
+            let (certificate, key) = authority.sign(file, names);
+            format!("{{certificate: \"{}\", key: \"{}\"}}", certificate.display(), key.display())
+        };
+        let certificates = [pair("shop", &["shop.test"]), pair("other", &["*.other.test"])].join(", ");
+        let parvis = Parvis::start(&format!(
+            "listen: [{{address: {{listen}}{more}}}, {{address: \"{address}\", tls: [{certificates}]}}]\nadmin: {{listen: {{admin}}}}\ntrusted_proxies: [127.0.0.2]\nupstreams: {{app: {{servers: [\"{}\"]}}}}\n{routes}\n",
+            origin.address
+        ));
+        Self { origin, parvis, address, authority, directory }
+    }
+
+    fn get(&self, name: &str, path: &str) -> String {
+        let mut stream = connect(self.address, &self.authority, name, None).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response
+    }
+}
+
+const MINUTE: &str = "routes: [{name: all, cache: {ttl: 1m}}]";
+
+#[test]
+fn each_name_gets_its_certificate_and_pages_over_tls_are_pages_of_their_own() {
+    let secure = Secure::new("", MINUTE);
+    secure.origin.on_each("/", |request| Reply::ok(request.field("x-forwarded-proto").unwrap_or_default()));
+    for verdict in ["fwd=miss", "hit"] {
+        let response = secure.get("shop.test", "/");
+        assert!(response.contains(verdict) && response.ends_with("https"), "{response}");
+    }
+    assert!(secure.get("a.other.test", "/").ends_with("https"));
+    assert!(
+        connect(secure.address, &secure.authority, "b.a.other.test", None).is_err(),
+        "no certificate for it"
+    );
+    assert_eq!(secure.parvis.client().get("/").text(), "http");
+}
+
+#[test]
+fn old_versions_of_tls_are_refused() {
+    let secure = Secure::new("", MINUTE);
+    for (version, is_spoken) in
+        [(SslVersion::TLS1_1, false), (SslVersion::TLS1_2, true), (SslVersion::TLS1_3, true)]
+    {
+        let connected = connect(secure.address, &secure.authority, "shop.test", Some(version));
+        assert_eq!(connected.is_ok(), is_spoken, "{version:?}");
+    }
+}
+
+#[test]
+fn a_certificate_that_is_renewed_is_shown_and_no_connection_ends_for_it() {
+    let secure = Secure::new("", MINUTE);
+    secure.origin.on("/", Reply::ok("x"));
+    let mut open = connect(secure.address, &secure.authority, "shop.test", None).unwrap();
+    let shown = || {
+        let stream = connect(secure.address, &secure.authority, "shop.test", None).unwrap();
+        let certificate = stream.ssl().peer_certificate().unwrap();
+        certificate.serial_number().to_bn().unwrap().to_string()
+    };
+    let before = shown();
+    // A key that is not its own is refused, and told; the old one goes on.
+    let key = secure.directory.path().join("shop.key");
+    std::fs::copy(secure.directory.path().join("other.key"), &key).unwrap();
+    eventually("it is told", || secure.parvis.errors().contains("is not the key of"));
+    assert_eq!(shown(), before);
+    secure.authority.sign("shop", &["shop.test", "new.test"]);
+    eventually("the new one is shown", || shown() != before);
+    assert!(secure.get("new.test", "/").contains("200 OK"));
+    write!(open, "GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n").unwrap();
+    let mut response = String::new();
+    open.read_to_string(&mut response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+}
+
+#[test]
+fn http_goes_to_https_but_for_what_authorities_ask() {
+    let secure = Secure::new(", redirect_to_https: 443", MINUTE);
+    secure.origin.on("/page", Reply::ok("page"));
+    secure.origin.on("/.well-known/acme-challenge/token", Reply::ok("token"));
+    assert!(secure.get("shop.test", "/page").ends_with("page"));
+    for method in ["GET", "POST"] {
+        let fields = [("Host", "shop.test:8080")];
+        let response = secure.parvis.client().send(method, "/page?a=b", &fields, b"");
+        assert_eq!(response.status, 308);
+        assert_eq!(response.field("location").as_deref(), Some("https://shop.test/page?a=b"));
+    }
+    assert_eq!(secure.parvis.client().get("/.well-known/acme-challenge/token").text(), "token");
+    assert_eq!(secure.origin.count("/page"), 1);
+}
+
+/// A request by HTTP/2: its status, a field, and the body.
+fn http2(secure: &Secure, path: &str, fields: &[(&'static str, &str)]) -> (u16, String, String) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut peer = HttpPeer::new(secure.address, true, "shop.test".to_owned());
+        peer.options.alpn = ALPN::H2;
+        peer.options.verify_cert = false;
+        let (mut session, _) = Connector::<()>::new(None).get_http_session(&peer).await.unwrap();
+        assert!(matches!(session, HttpSession::H2(_)));
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        head.set_uri(format!("https://shop.test{path}").parse().unwrap());
+        for (name, value) in fields {
+            head.append_header(*name, *value).unwrap();
+        }
+        session.write_request_header(Box::new(head)).await.unwrap();
+        session.finish_request_body().await.unwrap();
+        session.read_response_header().await.unwrap();
+        let head = session.response_header().unwrap();
+        let status = head.status.as_u16();
+        let told = head.headers.get("cache-status").unwrap().to_str().unwrap().to_owned();
+        let mut body = Vec::new();
+        while let Some(chunk) = session.read_response_body().await.unwrap() {
+            body.extend_from_slice(&chunk);
+        }
+        (status, told, String::from_utf8(body).unwrap())
+    })
+}
+
+#[test]
+fn http_2_is_spoken_and_shares_the_store() {
+    let secure = Secure::new("", MINUTE);
+    secure.origin.on_each("/", |request| Reply::ok(request.field("host").unwrap_or_default()));
+    secure.origin.on_each("/mine", |request| Reply::ok(request.field("cookie").unwrap_or_default()));
+    secure.origin.on("/chunks", Reply::ok("").chunked(&["one ", "two"]));
+    let (status, told, body) = http2(&secure, "/", &[]);
+    assert_eq!((status, body.as_str()), (200, "shop.test"), "{told}");
+    assert!(told.contains("fwd=miss"), "{told}");
+    assert!(secure.get("shop.test", "/").contains("; hit"), "HTTP/1 gets what HTTP/2 has fetched");
+    assert!(http2(&secure, "/", &[]).1.contains("; hit"));
+    // Cut into two lines, which a server of HTTP/1 would not put together.
+    let cookies = [("cookie", "sessionid=1"), ("cookie", "theme=dark")];
+    assert_eq!(http2(&secure, "/mine", &cookies).2, "sessionid=1; theme=dark");
+    assert_eq!(
+        secure.origin.received("/mine")[0]
+            .fields
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case("cookie"))
+            .count(),
+        1
+    );
+    assert_eq!(http2(&secure, "/chunks", &[]).2, "one two");
+}
+
+#[test]
+fn the_proxy_protocol_tells_the_client_to_those_who_are_trusted() {
+    let origin = Origin::start();
+    origin.on_each("/", |request| Reply::ok(request.field("x-forwarded-for").unwrap_or_default()));
+    let start = |trusted: &str| {
+        Parvis::start(&format!(
+            "listen: {{address: {{listen}}, proxy_protocol: true}}\nadmin: {{listen: {{admin}}}}\ntrusted_proxies: [{trusted}]\nupstreams: {{app: {{servers: [\"{}\"]}}}}\nroutes: [{{name: all, cache: {{mode: off}}}}]\n",
+            origin.address
+        ))
+    };
+    let ask = |parvis: &Parvis, before: &[u8]| {
+        let mut stream = TcpStream::connect(parvis.listen).unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n";
+        stream.write_all(&[before, request].concat()).unwrap();
+        let mut response = String::new();
+        // A connection that is refused may be reset.
+        let _ = stream.read_to_string(&mut response);
+        response
+    };
+    let parvis = start("127.0.0.0/8");
+    let one = b"PROXY TCP4 192.0.2.7 10.0.0.1 8080 80\r\n".as_slice();
+    assert!(ask(&parvis, one).ends_with("192.0.2.7"), "{}", ask(&parvis, one));
+    let two = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x08\x0a\0\0\x01\x1f\x90\0\x50";
+    assert!(ask(&parvis, two).ends_with("192.0.2.8"));
+    assert!(ask(&parvis, b"PROXY UNKNOWN\r\n").ends_with("127.0.0.1"));
+    eventually("the client is logged", || {
+        parvis.access_log().iter().any(|line| line["client"] == "192.0.2.8")
+    });
+    for bad in [&b""[..], b"PROXY TCP4 here there 1 2\r\n"] {
+        assert_eq!(ask(&parvis, bad), "");
+    }
+    let stranger = start("10.0.0.0/8");
+    let refused = || stranger.metric("parvis_limit_reached_total", "limit=\"proxy-protocol\"");
+    // Its own look whether it listens is refused too.
+    eventually("that has been counted", || refused() == 1.0);
+    let before = refused();
+    assert_eq!(ask(&stranger, one), "", "anyone could be anyone");
+    assert_eq!(refused() - before, 1.0);
+}
