@@ -14,6 +14,7 @@ mod docs;
 mod encoding;
 mod faults;
 mod front;
+mod headers;
 mod lifecycle;
 mod limits;
 mod memory;

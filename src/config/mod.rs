@@ -3,6 +3,7 @@
 //! Reading never stops at the first mistake. [`load()`] collects all of them, each with its place in the file and
 //! a remedy; [`crate::plan`] adds those that only the whole shows, and only a file without any becomes a plan.
 
+pub mod headers;
 pub mod limits;
 pub mod listener;
 pub mod load;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::headers::{Headers, ResponseHeaders};
 use super::limits::{Access, RateLimits};
 use super::listener::Listeners;
 pub use super::upstream::Upstream;
@@ -39,7 +40,7 @@ pub struct Config {
     pub encode: Encode,
     /// The rules; the first match wins.
     pub routes: Vec<Route>,
-    /// What is added to every response.
+    /// What is done to the fields of every response.
     pub response_headers: ResponseHeaders,
     /// Logs.
     pub observability: Observability,
@@ -399,6 +400,10 @@ pub struct Route {
     pub max_concurrent: Option<usize>,
     /// Whom it lets through; all others are answered 403.
     pub access: Access,
+    /// What is done to the fields of its requests before the application gets them.
+    pub request_headers: Headers,
+    /// What is done to the fields of its responses, besides what is done to all.
+    pub response_headers: Headers,
 }
 
 /// Which requests a route takes; all given criteria must hold.
@@ -431,25 +436,6 @@ pub struct Removal {
     pub wildcard: Option<OneOrMany>,
     /// Whether it only expires: then it may be served within its stale windows. Default `false`.
     pub soft: Option<bool>,
-}
-
-/// What is added to every response where the origin set none.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ResponseHeaders {
-    /// `basic` (default): `X-Content-Type-Options: nosniff`, `X-Frame-Options: DENY`,
-    /// `Referrer-Policy: strict-origin-when-cross-origin`. `off`: nothing.
-    pub preset: Option<Preset>,
-}
-
-/// A set of security headers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Preset {
-    /// None.
-    Off,
-    /// The three that break nothing.
-    Basic,
 }
 
 /// Logs.

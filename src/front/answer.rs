@@ -26,6 +26,7 @@ use crate::rules::forwarding::{self, Client};
 use crate::rules::framing;
 use crate::rules::guard::{self, Inputs};
 use crate::rules::head::{Fields, RequestHead};
+use crate::rules::headers::HeaderPolicy;
 use crate::rules::key::CacheKey;
 use crate::rules::lookup;
 use crate::rules::outgoing::Outgoing;
@@ -104,8 +105,10 @@ pub fn hit(
     outcome.status = if held.is_none() { response.head.status } else { 304 };
     let keeps = !asked.is_ending && framing::persists(asked.head.minor_version, asked.head.fields);
     let page = Page { response: &response, selected: &selected, held };
-    write(output, &page, now);
-    finish(output, live, outcome, |name| response.head.delivers(name), keeps);
+    let policy = &route.response_headers;
+    write(output, &page, policy, now);
+    let is_set = |name: &str| response.head.delivers(name);
+    finish(output, policy.written(outcome.status, client.scheme == Scheme::Https, is_set), outcome, keeps);
     let (mut body, mut file) = (Bytes::new(), None);
     if held.is_none() && request.method == "GET" {
         let whole = selected.body(&response);
@@ -241,7 +244,7 @@ fn describe(
 }
 
 /// Writes the head of the answer, as far as it is that of the page.
-fn write(output: &mut Output, page: &Page<'_>, now: Timestamp) {
+fn write(output: &mut Output, page: &Page<'_>, policy: &HeaderPolicy, now: Timestamp) {
     let Page { response, selected, held } = page;
     let head = &response.head;
     let etag = held.and_then(|held| held.tag).or(selected.etag(head.etag()));
@@ -251,12 +254,18 @@ fn write(output: &mut Output, page: &Page<'_>, now: Timestamp) {
         let (before, after) = head.fields_around_etag();
         before
             .chain(after)
-            .filter(|(name, _)| repeated(name))
+            .filter(|(name, _)| repeated(name) && !policy.takes_away(name))
             .for_each(|(name, value)| output.field(name, value));
     } else {
-        let (before, after) = head.lines_around_etag();
-        output.put(before);
-        output.put(after);
+        if policy.touches(head.names()) {
+            let (before, after) = head.fields_around_etag();
+            let fields = before.chain(after).filter(|(name, _)| !policy.takes_away(name));
+            fields.for_each(|(name, value)| output.field(name, value));
+        } else {
+            let (before, after) = head.lines_around_etag();
+            output.put(before);
+            output.put(after);
+        }
         if let Some(form) = &selected.form {
             output.field("Content-Encoding", form.coding.as_str().as_bytes());
         }
@@ -273,11 +282,10 @@ fn write(output: &mut Output, page: &Page<'_>, now: Timestamp) {
 }
 
 /// Writes what every response carries, and the end of the head.
-pub fn finish(
+pub fn finish<'p>(
     output: &mut Output,
-    live: &Live,
+    written: impl Iterator<Item = (&'p str, &'p str)>,
     outcome: &mut Outcome,
-    is_set: impl Fn(&str) -> bool,
     keeps: bool,
 ) {
     outcome.first_byte = Some(outcome.elapsed());
@@ -285,11 +293,7 @@ pub fn finish(
     output.field("X-Request-ID", outcome.request_id.as_bytes());
     output.written("X-Processing-Time", |output| outcome.write_processing_time(output));
     output.written("Server-Timing", |output| outcome.write_server_timing(output));
-    for (name, value) in live.plan.security_headers(outcome.status) {
-        if !is_set(name) {
-            output.field(name, value.as_bytes());
-        }
-    }
+    written.for_each(|(name, value)| output.field(name, value.as_bytes()));
     let connection: &[u8] =
         if keeps { b"Connection: keep-alive\r\n\r\n" } else { b"Connection: close\r\n\r\n" };
     output.put(connection);

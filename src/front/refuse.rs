@@ -77,7 +77,9 @@ pub async fn send(app: &App, connection: &mut Connection<'_>, why: Refused) {
     output.number("Content-Length", body.len() as u64);
     output.field("Cache-Control", b"no-store");
     output.field("Date", httpdate::fmt_http_date(outcome.received_at.into()).as_bytes());
-    finish(&mut output, &app.live.load(), &mut outcome, |_| false, false);
+    let live = app.live.load();
+    let written = live.plan.response_headers.written(outcome.status, connection.wire.has_tls(), |_| false);
+    finish(&mut output, written, &mut outcome, false);
     output.put(body.as_bytes());
     record(app, &app.live.load(), &mut outcome);
     // Not all of it at once on the stack of a future. Who does not listen needs no answer.

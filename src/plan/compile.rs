@@ -7,9 +7,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::listeners::Listener;
-use super::{Clients, Memory, Plan, admin, listeners, routes, upstreams};
+use super::{Clients, Memory, Plan, admin, headers, listeners, routes, upstreams};
 use crate::config::locate::Path;
-use crate::config::schema::{self, Config, LogFormat, Preset};
+use crate::config::schema::{self, Config, LogFormat};
 use crate::config::values::{Period, Size};
 use crate::config::{Mistake, Severity};
 
@@ -26,12 +26,6 @@ const HEADER_SIZES: std::ops::RangeInclusive<u64> = (1 << 10)..=(512 << 10);
 const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_NETWORKS: usize = 1000;
-
-const BASIC_HEADERS: &[(&str, &str)] = &[
-    ("X-Content-Type-Options", "nosniff"),
-    ("X-Frame-Options", "DENY"),
-    ("Referrer-Policy", "strict-origin-when-cross-origin"),
-];
 
 /// Collects mistakes while the parts are compiled.
 #[derive(Default)]
@@ -70,7 +64,9 @@ pub fn compile(config: &Config) -> (Option<Plan>, Vec<Mistake>) {
     let admin = admin::compile(&config.admin, &top.key("admin"), &mut mistakes);
     let upstreams = upstreams::compile(config, &top.key("upstreams"), &mut mistakes);
     let memory = memory(config, &top.key("storage").key("memory"), &mut mistakes);
-    let (routes, query_policies) = routes::compile(config, &mut mistakes);
+    let response_headers =
+        headers::compile(&config.response_headers, &top.key("response_headers"), &mut mistakes);
+    let (routes, query_policies) = routes::compile(config, &response_headers, &mut mistakes);
     let plan = Plan {
         listen,
         trusted_proxies,
@@ -82,10 +78,7 @@ pub fn compile(config: &Config) -> (Option<Plan>, Vec<Mistake>) {
         memory,
         routes,
         query_policies,
-        security_headers: match config.response_headers.preset.unwrap_or(Preset::Basic) {
-            Preset::Basic => BASIC_HEADERS,
-            Preset::Off => &[],
-        },
+        response_headers,
         access_log: config.observability.access_log.format.unwrap_or(LogFormat::Json) == LogFormat::Json,
         slow_request: period(config.observability.slow_request, Duration::from_secs(1)),
     };

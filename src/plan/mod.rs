@@ -7,6 +7,7 @@
 mod admin;
 pub mod compile;
 mod encode;
+mod headers;
 mod limits;
 pub mod listeners;
 mod policies;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::{self, Report, schema::Scope};
+use crate::rules::headers::HeaderPolicy;
 use crate::rules::policy::QueryPolicy;
 use crate::rules::route::{Route, Routes};
 use listeners::Listener;
@@ -55,8 +57,8 @@ pub struct Plan {
     pub routes: Routes,
     /// The distinct query policies of the routes: the spellings under which one URL may be stored.
     pub query_policies: Vec<QueryPolicy>,
-    /// Set on responses where the origin set none; see [`Plan::security_headers`].
-    security_headers: &'static [(&'static str, &'static str)],
+    /// What is done to the fields of responses that no route has.
+    pub response_headers: HeaderPolicy,
     /// Whether requests are logged.
     pub access_log: bool,
     /// From when a request counts as slow.
@@ -131,12 +133,6 @@ impl Plan {
             Some(plan) if !report.has_errors() => Ok((plan, report)),
             _ => Err(LoadError::Mistakes(Box::new(report))),
         }
-    }
-
-    /// What is set on a response of this status where the origin set none. On a 304 nothing: a client takes its fields over
-    /// into what it has stored (RFC 9111 section 3.2), where the origin may have set its own.
-    pub fn security_headers(&self, status: u16) -> &'static [(&'static str, &'static str)] {
-        if status == 304 { &[] } else { self.security_headers }
     }
 
     /// Whether pages stored under this plan may be another application's under `next`: a route leads to another

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use regex::RegexBuilder;
 
 use super::compile::{Mistakes, NAME_REMEDY, is_name};
-use super::{encode, limits, policies, removals, risks};
+use super::{encode, headers, limits, policies, removals, risks};
 use crate::config::locate::Path;
 use crate::config::schema::{self, Config};
 use crate::config::values::OneOrMany;
+use crate::rules::headers::HeaderPolicy;
 use crate::rules::policy::{Patterns, QueryPolicy};
 use crate::rules::route::{Matcher, Route, Routes};
 use crate::rules::target::normal_encoding;
@@ -20,7 +21,11 @@ pub(super) const MAX_ITEMS: usize = 200;
 const MAX_REGEX_BYTES: usize = 1 << 20;
 
 /// The routes, and the distinct query policies among them.
-pub(super) fn compile(config: &Config, mistakes: &mut Mistakes) -> (Routes, Vec<QueryPolicy>) {
+pub(super) fn compile(
+    config: &Config,
+    all: &HeaderPolicy,
+    mistakes: &mut Mistakes,
+) -> (Routes, Vec<QueryPolicy>) {
     let path = Path::default().key("routes");
     if config.routes.is_empty() {
         mistakes.error(&path, "no routes", "add `routes: [{name: all, cache: {ttl: 0s}}]`");
@@ -32,7 +37,7 @@ pub(super) fn compile(config: &Config, mistakes: &mut Mistakes) -> (Routes, Vec<
     let mut routes: Vec<(usize, Route)> = Vec::new();
     for (index, written) in config.routes.iter().enumerate() {
         let path = path.item(index);
-        if let Some(route) = route(config, written, &path, mistakes) {
+        if let Some(route) = route(config, all, written, &path, mistakes) {
             check_against_earlier(&route, &routes, &path, mistakes);
             routes.push((index, route));
         }
@@ -72,7 +77,13 @@ fn query_policies(routes: &[(usize, Route)]) -> Vec<QueryPolicy> {
     distinct
 }
 
-fn route(config: &Config, written: &schema::Route, path: &Path, mistakes: &mut Mistakes) -> Option<Route> {
+fn route(
+    config: &Config,
+    all: &HeaderPolicy,
+    written: &schema::Route,
+    path: &Path,
+    mistakes: &mut Mistakes,
+) -> Option<Route> {
     let Some(name) = &written.name else {
         mistakes.error(path, "a route without a name", "add `name: products`; logs and metrics show it");
         return None;
@@ -97,7 +108,21 @@ fn route(config: &Config, written: &schema::Route, path: &Path, mistakes: &mut M
     let place = path.key("purge_on_success");
     let purge_on_success = removals::compile(&written.purge_on_success, &matcher, &place, mistakes);
     let limits = limits::compile(written, &name, path, mistakes);
-    Some(Route { name, matcher, upstream, cache, encode, purge_on_success, limits })
+    let request_headers =
+        headers::of_requests(&written.request_headers, &path.key("request_headers"), mistakes);
+    let response_headers =
+        headers::of_route(all, &written.response_headers, &path.key("response_headers"), mistakes);
+    Some(Route {
+        name,
+        matcher,
+        upstream,
+        cache,
+        encode,
+        purge_on_success,
+        limits,
+        request_headers,
+        response_headers,
+    })
 }
 
 /// Complains of what is no method.

@@ -21,6 +21,7 @@ use crate::observe::outcome::Local;
 use crate::rules::conditional;
 use crate::rules::head::{Field, Fields};
 use crate::rules::hop;
+use crate::rules::target::Scheme;
 use crate::store::fill::{Reader, Streaming};
 use crate::store::response::{Head, StoredResponse};
 
@@ -299,10 +300,20 @@ pub fn decorate(response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> 
     response.insert_header("X-Request-ID", outcome.request_id.as_str())?;
     response.insert_header("X-Processing-Time", outcome.processing_time())?;
     response.append_header("Server-Timing", outcome.server_timing())?;
-    for (name, value) in ctx.live.plan.security_headers(response.status.as_u16()) {
-        if !response.headers.contains_key(*name) {
-            response.insert_header(*name, *value)?;
-        }
+    let policy = ctx.route.as_ref().map_or(&ctx.live.plan.response_headers, |route| &route.response_headers);
+    let gone: Vec<String> =
+        response.headers.keys().map(ToString::to_string).filter(|name| policy.takes_away(name)).collect();
+    for name in gone {
+        response.remove_header(name.as_str());
+    }
+    let is_https = ctx.client.scheme == Scheme::Https;
+    let set = |name: &str| response.headers.contains_key(name);
+    let written: Vec<(String, String)> = policy
+        .written(response.status.as_u16(), is_https, set)
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    for (name, value) in written {
+        response.append_header(name, value)?;
     }
     Ok(())
 }

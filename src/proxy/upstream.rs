@@ -65,6 +65,21 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
     }
     request.insert_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
     request.append_header("Via", via(ctx.version))?;
+    as_the_operator_wants(request, ctx)
+}
+
+/// Adds, replaces and removes what the route says: last of all, so that it has the last word.
+fn as_the_operator_wants(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    let Some(wanted) = ctx.route.as_ref().map(|route| &route.request_headers) else { return Ok(()) };
+    for name in &wanted.remove {
+        request.remove_header(name.as_str());
+    }
+    for (name, value) in &wanted.set {
+        request.insert_header(name.clone(), value)?;
+    }
+    for (name, value) in &wanted.add {
+        request.append_header(name.clone(), value)?;
+    }
     Ok(())
 }
 
@@ -166,6 +181,7 @@ pub fn for_fetch(
     request.insert_header("X-Forwarded-Proto", ctx.client.scheme.as_str())?;
     request.insert_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
     request.append_header("Via", via(ctx.version))?;
+    as_the_operator_wants(&mut request, ctx)?;
     if let Some(expired) = expired {
         let fields = expired.head.fields();
         for (name, value) in validation::conditions(Fields::new(&fields)) {

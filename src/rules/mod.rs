@@ -45,6 +45,7 @@
 //! | [`invalidate`] | what a write removes |
 //! | [`balance`] | which of several servers gets a request |
 //! | [`breaker`] | when a server is left alone |
+//! | [`headers`] | which fields of messages the operator adds, replaces and removes |
 //! | [`limit`] | how often a client may ask, and who may ask at all |
 //! | [`retry`] | whether a request that failed is sent once more |
 //! | [`unavailable`] | why a request gets no server |
@@ -66,6 +67,7 @@ pub mod framing;
 pub mod freshness;
 pub mod guard;
 pub mod head;
+pub mod headers;
 pub mod hop;
 pub mod identity;
 pub mod invalidate;

@@ -7,6 +7,7 @@ use regex::Regex;
 
 use super::encodable::EncodePolicy;
 use super::head::{Fields, RequestHead};
+use super::headers::{HeaderPolicy, RequestHeaders};
 use super::invalidate::{Expires, Removal, by_write};
 use super::limit::LimitPolicy;
 use super::policy::{CachePolicy, Patterns, QueryPolicy};
@@ -32,6 +33,10 @@ pub struct Route {
     pub purge_on_success: Vec<Removal>,
     /// How often its clients may ask.
     pub limits: LimitPolicy,
+    /// What is done to the fields of its requests.
+    pub request_headers: RequestHeaders,
+    /// What is done to the fields of its responses.
+    pub response_headers: HeaderPolicy,
 }
 
 impl Route {

@@ -133,6 +133,8 @@ mod tests {
             encode: Default::default(),
             purge_on_success: vec![],
             limits: Default::default(),
+            request_headers: Default::default(),
+            response_headers: Default::default(),
         })
     }
 

@@ -113,6 +113,11 @@ impl Head {
         (fields_in(before), fields_in(after))
     }
 
+    /// The names that may be among its fields.
+    pub fn names(&self) -> Names {
+        self.names
+    }
+
     /// The entity tag.
     pub fn etag(&self) -> Option<&[u8]> {
         // `ETag: ` and the end of the line.

@@ -1,10 +1,13 @@
-//! By what servers are reached: names, sockets.
+//! By what servers are reached: names, sockets, TLS.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 
+use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod, SslVerifyMode};
+
 use super::{PASSING, started};
-use crate::support::{Directory, Origin, Reply, eventually};
+use crate::support::tls::Authority;
+use crate::support::{Directory, Origin, Parvis, Reply, eventually, free_port};
 
 #[test]
 fn a_name_has_all_its_addresses_and_one_that_does_not_answer_is_stepped_over() {
@@ -58,4 +61,98 @@ fn a_socket_in_the_file_system_is_a_server() {
     (0..3).for_each(|_| assert_eq!(parvis.client().get("/").text(), "unix"));
     std::fs::remove_file(&path).unwrap();
     eventually("it is gone", || parvis.client().get("/").status == 502);
+}
+
+/// A server that speaks TLS: another parvis, with a certificate for `app.test`.
+struct TlsServer {
+    address: std::net::SocketAddr,
+    authority: Authority,
+    _parvis: Parvis,
+    _directory: Directory,
+}
+
+impl TlsServer {
+    fn before(origin: &Origin) -> Self {
+        let directory = Directory::new();
+        let authority = Authority::new(directory.path());
+        let (certificate, key) = authority.sign("app", &["app.test"]);
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let listen = format!(
+            "[{{address: {{listen}}}}, {{address: \"{address}\", tls: [{{certificate: \"{}\", key: \"{}\"}}]}}]",
+            certificate.display(),
+            key.display()
+        );
+        let parvis = Parvis::start(&format!(
+            "listen: {listen}\nadmin: {{listen: {{admin}}}}\nupstreams: {{app: {{servers: [\"{}\"]}}}}\n{PASSING}\n",
+            origin.address
+        ));
+        Self { address, authority, _parvis: parvis, _directory: directory }
+    }
+}
+
+#[test]
+fn a_server_with_tls_is_who_it_says_or_gets_no_request() {
+    let origin = Origin::start();
+    origin.on_each("/", |request| Reply::ok(request.field("via").unwrap_or_default()));
+    let server = TlsServer::before(&origin);
+    let ca = server.authority.file();
+    let stranger = Directory::new();
+    let other = Authority::new(stranger.path()).file();
+    for (settings, status, version) in [
+        (format!("tls: {{server_name: app.test, ca: \"{}\"}}", ca.display()), 200, "1.1"),
+        (format!("protocol: auto, tls: {{server_name: app.test, ca: \"{}\"}}", ca.display()), 200, "2.0"),
+        (format!("protocol: http2, tls: {{server_name: app.test, ca: \"{}\"}}", ca.display()), 200, "2.0"),
+        ("tls: {server_name: app.test}".to_owned(), 502, ""),
+        (format!("tls: {{server_name: app.test, ca: \"{}\"}}", other.display()), 502, ""),
+        (format!("tls: {{server_name: other.test, ca: \"{}\"}}", ca.display()), 502, ""),
+        (
+            format!("tls: {{server_name: other.test, ca: \"{}\", verify: certificate}}", ca.display()),
+            200,
+            "1.1",
+        ),
+        ("tls: {verify: none}".to_owned(), 200, "1.1"),
+    ] {
+        let parvis = started(&format!("\"https://{}\"", server.address), &settings, PASSING);
+        let response = parvis.client().get("/");
+        let expected = if status == 200 { format!("1.1 parvis, {version} parvis") } else { String::new() };
+        let via = if status == 200 { response.text() } else { String::new() };
+        assert_eq!((response.status, via), (status, expected), "{settings}");
+    }
+}
+
+#[test]
+fn parvis_shows_its_own_certificate_to_a_server_that_asks_for_one() {
+    let directory = Directory::new();
+    let authority = Authority::new(directory.path());
+    let (certificate, key) = authority.sign("app", &["app.test"]);
+    let (own, own_key) = authority.sign("own", &["parvis.test"]);
+    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
+    acceptor.set_certificate_chain_file(certificate).unwrap();
+    acceptor.set_private_key_file(key, SslFiletype::PEM).unwrap();
+    acceptor.set_ca_file(authority.file()).unwrap();
+    acceptor.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+    let acceptor = acceptor.build();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let Ok(mut stream) = acceptor.accept(stream) else { continue };
+            let shown = stream.ssl().peer_certificate().unwrap();
+            let name = shown.subject_name().entries().next().unwrap().data().to_string().unwrap();
+            let mut head = [0; 4096];
+            if stream.read(&mut head).is_ok() {
+                let length = name.len();
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{name}"
+                );
+            }
+        }
+    });
+    let tls = format!("server_name: app.test, ca: \"{}\"", authority.file().display());
+    let shown = format!("certificate: \"{}\", key: \"{}\"", own.display(), own_key.display());
+    let parvis = started(&format!("\"https://{address}\""), &format!("tls: {{{tls}, {shown}}}"), PASSING);
+    assert_eq!(parvis.client().get("/").text(), "parvis.test");
+    let parvis = started(&format!("\"https://{address}\""), &format!("tls: {{{tls}}}"), PASSING);
+    assert_eq!(parvis.client().get("/").status, 502);
 }
