@@ -21,6 +21,8 @@ mod memory;
 mod observe;
 mod oracle;
 mod origin;
+
+mod passing;
 mod purge;
 mod regression;
 mod rfc;

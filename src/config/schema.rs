@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::headers::{Headers, ResponseHeaders};
 use super::limits::{Access, RateLimits};
 use super::listener::Listeners;
+use super::upstream::RouteTimeouts;
 pub use super::upstream::Upstream;
 use super::values::{OneOrMany, Period, Secret, Share, Size};
 
@@ -400,6 +401,8 @@ pub struct Route {
     pub max_concurrent: Option<usize>,
     /// Whom it lets through; all others are answered 403.
     pub access: Access,
+    /// How long its requests may take, where that is not as its upstream has it.
+    pub timeouts: RouteTimeouts,
     /// What is done to the fields of its requests before the application gets them.
     pub request_headers: Headers,
     /// What is done to the fields of its responses, besides what is done to all.

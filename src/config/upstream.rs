@@ -181,6 +181,19 @@ pub struct Timeouts {
     pub idle: Option<Period>,
 }
 
+/// How long the requests of a route may take.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouteTimeouts {
+    /// For the first bytes of a response, and for the next: longer for downloads that are made while they are sent, and for
+    /// WebSockets that are silent. Default the upstream's.
+    pub read: Option<Period>,
+    /// For the origin to take bytes of a request. Default the upstream's.
+    pub write: Option<Period>,
+    /// For waiting in the queue and all attempts together: none begins later. Default the upstream's.
+    pub total: Option<Period>,
+}
+
 /// Sending a request that failed once more.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]

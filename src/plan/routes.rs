@@ -5,13 +5,15 @@ use std::sync::Arc;
 use regex::RegexBuilder;
 
 use super::compile::{Mistakes, NAME_REMEDY, is_name};
+use super::upstreams::positive;
 use super::{encode, headers, limits, policies, removals, risks};
 use crate::config::locate::Path;
 use crate::config::schema::{self, Config};
-use crate::config::values::OneOrMany;
+use crate::config::upstream::RouteTimeouts;
+use crate::config::values::{OneOrMany, Period};
 use crate::rules::headers::HeaderPolicy;
 use crate::rules::policy::{Patterns, QueryPolicy};
-use crate::rules::route::{Matcher, Route, Routes};
+use crate::rules::route::{Matcher, Route, Routes, Timeouts};
 use crate::rules::target::normal_encoding;
 use crate::rules::template::{PathPattern, has_captures};
 
@@ -108,6 +110,7 @@ fn route(
     let place = path.key("purge_on_success");
     let purge_on_success = removals::compile(&written.purge_on_success, &matcher, &place, mistakes);
     let limits = limits::compile(written, &name, path, mistakes);
+    let timeouts = timeouts(&written.timeouts, &path.key("timeouts"), mistakes);
     let request_headers =
         headers::of_requests(&written.request_headers, &path.key("request_headers"), mistakes);
     let response_headers =
@@ -120,9 +123,21 @@ fn route(
         encode,
         purge_on_success,
         limits,
+        timeouts,
         request_headers,
         response_headers,
     })
+}
+
+fn timeouts(written: &RouteTimeouts, path: &Path, mistakes: &mut Mistakes) -> Timeouts {
+    let mut positive = |written: Option<Period>, key: &str| {
+        written.map(|period| positive(Some(period), period.0, &path.key(key), mistakes))
+    };
+    Timeouts {
+        read: positive(written.read, "read"),
+        write: positive(written.write, "write"),
+        total: positive(written.total, "total"),
+    }
 }
 
 /// Complains of what is no method.

@@ -195,7 +195,12 @@ fn upstream(name: &str, written: &written::Upstream, path: &Path, mistakes: &mut
     }
 }
 
-fn positive(written: Option<Period>, default: Duration, path: &Path, mistakes: &mut Mistakes) -> Duration {
+pub(super) fn positive(
+    written: Option<Period>,
+    default: Duration,
+    path: &Path,
+    mistakes: &mut Mistakes,
+) -> Duration {
     let value = period(written, default);
     if value.is_zero() {
         let remedy = "a request that may wait forever holds a connection forever; write `30s`";

@@ -49,11 +49,15 @@ pub async fn begin(app: &App, session: &Session, ctx: &mut Context) -> Result<Bo
         Ok(None) => wait(app, session, ctx, &pool).await,
         Err(unavailable) => Err(unavailable),
     };
+    let timeouts = ctx.route.as_ref().map(|route| route.timeouts).unwrap_or_default();
     let lease = found.map_err(|unavailable| {
         app.observer.metrics.upstreams().unavailable(&pool.name, unavailable);
         Error::because(NO_SERVER, "no server", unavailable)
     })?;
-    let peer = lease.peer();
+    let mut peer = lease.peer();
+    let options = &mut peer.options;
+    options.read_timeout = timeouts.read.or(options.read_timeout);
+    options.write_timeout = timeouts.write.or(options.write_timeout);
     ctx.lease = Some(lease);
     Ok(Box::new(peer))
 }
@@ -71,7 +75,7 @@ async fn wait(
             Kind::Fetch(order) => order.urgency,
             Kind::Client => Urgency::Client,
         },
-        deadline: ctx.began + pool.settings.total_timeout,
+        deadline: ctx.began + total(ctx, pool),
     };
     let began = crate::clock::start();
     let lease = match &ctx.kind {
@@ -80,6 +84,12 @@ async fn wait(
     };
     app.observer.metrics.upstreams().waited(&pool.name, began.elapsed());
     lease
+}
+
+/// How long all attempts together may take to begin.
+fn total(ctx: &Context, pool: &Pool) -> Duration {
+    let own = ctx.route.as_ref().and_then(|route| route.timeouts.total);
+    own.unwrap_or(pool.settings.total_timeout)
 }
 
 fn ask(session: &Session, ctx: &Context, pool: &Pool) -> Ask {
@@ -200,6 +210,16 @@ pub fn answered(app: &App, session: &Session, ctx: &mut Context, status: u16) ->
     Ok(())
 }
 
+/// The protocol is switched: what follows is between the client and the server, for as long as they like. It takes no place of
+/// those for requests, and the client need not say anything.
+pub fn switched(session: &mut Session, ctx: &mut Context) {
+    if let Some(mut lease) = ctx.lease.take() {
+        lease.answered(101);
+    }
+    ctx.has_answered = true;
+    session.set_read_timeout(None);
+}
+
 fn judge(
     app: &App,
     session: &Session,
@@ -241,7 +261,7 @@ fn may_retry(
         has_content: !session.as_ref().retry_buffer_truncated(),
         has_answered: ctx.has_answered,
     };
-    let is_late = ctx.began.elapsed() > pool.settings.total_timeout;
+    let is_late = ctx.began.elapsed() > total(ctx, pool);
     let mut failed_by = ctx.failed_by.clone();
     failed_by.extend(ctx.lease.as_ref().map(crate::origin::Lease::id));
     let retries = !is_late && pool.may_retry(&attempt, &failed_by).is_ok();

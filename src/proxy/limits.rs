@@ -1,4 +1,4 @@
-//! What is known of clients for the limits of routes: one moment each, and how many requests they have under way.
+//! The limits of routes, and what is known of clients for them: one moment each, and how many requests they have under way.
 //!
 //! Hits ask too, so it is cut into parts with a lock each. What does not fit is forgotten, the least recently seen first: then
 //! a client begins anew. That favours it, and only it.
@@ -14,10 +14,14 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use parking_lot::Mutex;
+use pingora::proxy::Session;
 use smallvec::SmallVec;
 
+use super::context::Context;
+use super::{App, Parvis, view};
+use crate::observe::outcome::Local;
 use crate::rules::head::RequestHead;
-use crate::rules::limit::{Allowance, RateLimit, network};
+use crate::rules::limit::{Allowance, RateLimit, network, whole_seconds};
 use crate::rules::route::Route;
 
 /// The most clients that are remembered, in all parts together.
@@ -132,6 +136,57 @@ impl Limits {
     /// How many clients were forgotten for want of room.
     pub fn forgotten(&self) -> u64 {
         self.forgotten.load(Ordering::Relaxed)
+    }
+}
+
+impl Parvis {
+    /// Whether a request is within the rates of its route; then it counts.
+    ///
+    /// # Errors
+    ///
+    /// The limit that it exceeds.
+    pub fn rate<'r>(
+        &self,
+        route: &'r Route,
+        request: &RequestHead<'_>,
+        client: IpAddr,
+        now: Instant,
+    ) -> Result<(), Beyond<'r>> {
+        let trial = |limit: &RateLimit| self.observer.metrics.limited(&route.name, &limit.name, "dry-run");
+        self.limits.admit(route, request, client, now, trial)
+    }
+}
+
+impl App {
+    /// Whether the client may ask this often, if at all. The error is the answer that it gets.
+    pub fn limit(&self, session: &Session, ctx: &mut Context) -> Result<(), Local> {
+        let Some(route) = ctx.route.clone() else { return Ok(()) };
+        let (client, limits) = (ctx.client.address, &route.limits);
+        if !limits.access.lets_in(client) {
+            return Err(Local::Forbidden);
+        }
+        let view = view::received(session.req_header(), &ctx.client);
+        if let Err(beyond) = self.rate(&route, &view.head(), client, ctx.began) {
+            self.observer.metrics.limited(&route.name, &beyond.limit.name, "refused");
+            ctx.told.push(("Retry-After", whole_seconds(beyond.wait).to_string()));
+            ctx.told.push(("RateLimit-Policy", beyond.limit.policy_field()));
+            ctx.told.push(("RateLimit", beyond.limit.field(beyond.wait)));
+            return Err(Local::RateLimited);
+        }
+        Ok(())
+    }
+
+    /// Whether the client may have one more request under way, which cannot be answered from the store. The error is the answer
+    /// that it gets.
+    pub fn enter(&self, ctx: &mut Context) -> Result<(), Local> {
+        let Some(route) = ctx.route.clone().filter(|_| ctx.place.is_none()) else { return Ok(()) };
+        let Some(place) = self.limits.enter(&route, ctx.client.address) else {
+            self.observer.metrics.limited(&route.name, "max_concurrent", "refused");
+            ctx.told.push(("Retry-After", "1".to_owned()));
+            return Err(Local::TooManyAtOnce);
+        };
+        ctx.place = place;
+        Ok(())
     }
 }
 

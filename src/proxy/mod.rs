@@ -28,10 +28,9 @@ pub mod upstream;
 mod view;
 pub mod wire;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -57,20 +56,19 @@ use crate::rules::client_control::ClientControl;
 use crate::rules::dialect;
 use crate::rules::framing;
 use crate::rules::freshness::Exchange;
-use crate::rules::head::{Fields, RequestHead, ResponseHead};
+use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::identity;
 use crate::rules::invalidate::Expires;
-use crate::rules::limit::{RateLimit, whole_seconds};
 use crate::rules::lookup::{self, PassReason};
 use crate::rules::policy::{Mode, QueryPolicy};
-use crate::rules::route::{self, Route};
+use crate::rules::route;
 use crate::rules::selector::Selector;
 use crate::rules::target::Scheme;
 use crate::rules::verdict::Verdict;
 use crate::store::Store;
 pub use context::Active;
 use context::{Context, Kind};
-use limits::{Beyond, Limits};
+use limits::Limits;
 use shadow::Shadow;
 
 /// How long a client may take to send or take the next bytes.
@@ -127,22 +125,6 @@ pub const MAX_AUDITS: usize = 16;
 pub const MAX_LATE_PURGES: usize = 1024;
 
 impl Parvis {
-    /// Whether a request is within the rates of its route; then it counts.
-    ///
-    /// # Errors
-    ///
-    /// The limit that it exceeds.
-    pub fn rate<'r>(
-        &self,
-        route: &'r Route,
-        request: &RequestHead<'_>,
-        client: IpAddr,
-        now: Instant,
-    ) -> std::result::Result<(), Beyond<'r>> {
-        let trial = |limit: &RateLimit| self.observer.metrics.limited(&route.name, &limit.name, "dry-run");
-        self.limits.admit(route, request, client, now, trial)
-    }
-
     /// How many requests and fetches are under way.
     pub fn active_requests(&self) -> usize {
         self.active.load(Ordering::Relaxed)
@@ -297,6 +279,9 @@ impl ProxyHttp for App {
         ctx: &mut Context,
     ) -> Result<()> {
         upstream::refuse_unasked_upgrade(session.req_header(), response)?;
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            exchange::switched(session, ctx);
+        }
         if response.status.is_informational() {
             return Ok(());
         }
@@ -457,37 +442,6 @@ impl App {
         ctx.route = route::select(&ctx.live.plan.routes, &view.head()).cloned();
         ctx.outcome.route = ctx.route.as_ref().map(|route| route.name.clone());
         ctx.route.is_some()
-    }
-
-    /// Whether the client may ask this often, if at all. The error is the answer that it gets.
-    fn limit(&self, session: &Session, ctx: &mut Context) -> std::result::Result<(), Local> {
-        let Some(route) = ctx.route.clone() else { return Ok(()) };
-        let (client, limits) = (ctx.client.address, &route.limits);
-        if !limits.access.lets_in(client) {
-            return Err(Local::Forbidden);
-        }
-        let view = view::received(session.req_header(), &ctx.client);
-        if let Err(beyond) = self.rate(&route, &view.head(), client, ctx.began) {
-            self.observer.metrics.limited(&route.name, &beyond.limit.name, "refused");
-            ctx.told.push(("Retry-After", whole_seconds(beyond.wait).to_string()));
-            ctx.told.push(("RateLimit-Policy", beyond.limit.policy_field()));
-            ctx.told.push(("RateLimit", beyond.limit.field(beyond.wait)));
-            return Err(Local::RateLimited);
-        }
-        Ok(())
-    }
-
-    /// Whether the client may have one more request under way, which cannot be answered from the store. The error is the answer
-    /// that it gets.
-    fn enter(&self, ctx: &mut Context) -> std::result::Result<(), Local> {
-        let Some(route) = ctx.route.clone().filter(|_| ctx.place.is_none()) else { return Ok(()) };
-        let Some(place) = self.limits.enter(&route, ctx.client.address) else {
-            self.observer.metrics.limited(&route.name, "max_concurrent", "refused");
-            ctx.told.push(("Retry-After", "1".to_owned()));
-            return Err(Local::TooManyAtOnce);
-        };
-        ctx.place = place;
-        Ok(())
     }
 
     fn judge(&self, session: &Session, ctx: &Context) -> std::result::Result<(), PassReason> {

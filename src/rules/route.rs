@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use regex::Regex;
 
@@ -33,10 +34,23 @@ pub struct Route {
     pub purge_on_success: Vec<Removal>,
     /// How often its clients may ask.
     pub limits: LimitPolicy,
+    /// How long its requests may take, where that is not as its upstream has it.
+    pub timeouts: Timeouts,
     /// What is done to the fields of its requests.
     pub request_headers: RequestHeaders,
     /// What is done to the fields of its responses.
     pub response_headers: HeaderPolicy,
+}
+
+/// How long requests may take; `None`: as the upstream has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For the first bytes of a response, and for the next.
+    pub read: Option<Duration>,
+    /// For the origin to take bytes of a request.
+    pub write: Option<Duration>,
+    /// For all attempts together to begin.
+    pub total: Option<Duration>,
 }
 
 impl Route {

@@ -133,6 +133,7 @@ mod tests {
             encode: Default::default(),
             purge_on_success: vec![],
             limits: Default::default(),
+            timeouts: Default::default(),
             request_headers: Default::default(),
             response_headers: Default::default(),
         })
