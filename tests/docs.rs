@@ -18,7 +18,7 @@ fn read(name: &str) -> String {
 
 /// The documents that show commands or YAML.
 fn documents() -> Vec<String> {
-    let docs = ["architecture", "http-caching", "performance", "purging", "safety"]
+    let docs = ["architecture", "http-caching", "performance", "purging", "reliability", "safety"]
         .map(|name| format!("docs/{name}.md"));
     ["README.md", "CONTRIBUTING.md", "systemd/README.md"].map(str::to_owned).into_iter().chain(docs).collect()
 }
@@ -298,4 +298,22 @@ fn every_line_of_the_caching_table_names_tests_that_exist() {
         count += 1;
     }
     assert!(count > 50, "{count}");
+}
+
+/// Every fault in the table names one test that exists.
+#[test]
+fn every_fault_has_a_test() {
+    let text = read("docs/reliability.md");
+    let rows = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| fault "));
+    let mut count = 0;
+    for row in rows {
+        let cells: Vec<&str> =
+            row.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`')).collect();
+        let [fault, _, _, _, test] = cells[..] else { panic!("{row}") };
+        let (module, name) = test.rsplit_once("::").expect(test);
+        let file = root().join(format!("tests/{}.rs", module.replace("::", "/")));
+        assert!(defines(&file, name), "{fault}: no {test}");
+        count += 1;
+    }
+    assert!(count > 20, "{count}");
 }

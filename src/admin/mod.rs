@@ -72,8 +72,7 @@ struct Admins {
     answers: Arc<idempotency::Answers>,
 }
 
-const ENDPOINTS: &str =
-    "POST /purge, GET /purges, GET /metrics, GET /healthz, and those of Fastly, Cloudflare and Souin";
+const ENDPOINTS: &str = "POST /purge, GET /purges, GET /metrics, GET /stats, GET /healthz, and those of Fastly, Cloudflare and Souin";
 
 fn router(app: App) -> Router {
     Router::new()
@@ -89,6 +88,7 @@ fn router(app: App) -> Router {
         .route("/souin-api/souin/{*pattern}", any(compatible::souin_regex))
         .route("/metrics", get(metrics))
         .route("/metrics/", get(metrics))
+        .route("/stats", get(stats))
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "no such endpoint", ENDPOINTS) })
         .method_not_allowed_fallback(|| async {
@@ -110,6 +110,25 @@ async fn metrics(State(admin): State<Admins>) -> impl IntoResponse {
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         admin.app.observer.metrics.render(),
     )
+}
+
+/// How the servers and the store stand, for people and scripts.
+async fn stats(State(admin): State<Admins>) -> impl IntoResponse {
+    let live = admin.app.live.load();
+    let upstreams: serde_json::Map<String, serde_json::Value> = live
+        .pools
+        .values()
+        .map(|pool| {
+            let mut servers = Vec::new();
+            pool.each(|server, state, requests| {
+                servers.push(json!({"server": server, "state": state, "requests": requests}));
+            });
+            (pool.name.to_string(), json!({"waiting": pool.waiting(), "servers": servers}))
+        })
+        .collect();
+    let memory = &admin.app.store.memory;
+    let store = json!({"entries": memory.entries(), "bytes": memory.bytes(), "capacity": memory.capacity()});
+    Json(json!({"instance": &*live.plan.instance, "upstreams": upstreams, "store": store}))
 }
 
 /// A refusal, told in JSON: what is wrong, and what to do instead.

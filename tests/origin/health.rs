@@ -28,6 +28,13 @@ fn a_server_that_fails_its_checks_gets_no_requests_until_it_passes_them() {
         (0..4).for_each(|_| assert_eq!(servers.get("/").status, 200));
         assert_eq!(servers.origins[0].count("/"), before + 2);
     }
+    let stats = servers.parvis.admin("GET", "/stats", None, "");
+    let stats: serde_json::Value = serde_json::from_str(&stats.text()).unwrap();
+    assert_eq!(
+        (&stats["upstreams"]["app"]["waiting"], &stats["upstreams"]["app"]["servers"][1]["state"]),
+        (&0.into(), &"up".into())
+    );
+    assert!(stats["store"]["capacity"].as_u64() > Some(0), "{stats}");
     let asked = servers.origins[0].received("/health").pop().unwrap();
     assert_eq!(
         (asked.target.as_str(), asked.field("host").as_deref()),

@@ -1,6 +1,7 @@
 //! Between parvis and its servers: who gets a request, how many at once, and what becomes of those that fail.
 
 mod breaker;
+mod faults;
 mod health;
 mod queue;
 mod reach;
