@@ -11,6 +11,7 @@ mod deploy;
 mod differential;
 mod django;
 mod docs;
+mod downgrade;
 mod encoding;
 mod faults;
 mod front;

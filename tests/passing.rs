@@ -247,3 +247,14 @@ fn a_route_may_wait_longer_than_its_upstream_or_less_long() {
     assert_eq!((late.status, late.detail().as_str()), (504, "origin-timeout"));
     eventually("both are logged", || parvis.access_log().len() == 2);
 }
+
+#[test]
+fn trailers_of_http_1_end_at_parvis_and_the_body_does_not() {
+    let rig = Rig::new(PASSING);
+    let head = "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n";
+    rig.origin.on("/", Reply::script().then(head).then("4\r\nbody\r\n0\r\nX-Sum: 1\r\n\r\n"));
+    for _ in 0..3 {
+        let response = rig.get("/");
+        assert_eq!((response.text().as_str(), response.field("x-sum")), ("body", None));
+    }
+}

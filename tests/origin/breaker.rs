@@ -84,3 +84,32 @@ fn answers_count_as_failures_only_where_the_operator_says_so() {
     assert_eq!(servers.get("/").text(), "broken");
     assert_eq!(servers.get("/well").detail(), "no-server", "three of five have failed");
 }
+
+#[test]
+fn a_server_that_comes_back_gets_less_than_its_share_at_first() {
+    let servers =
+        Servers::new(2, "circuit_breaker: {max_fails: 1, fail_timeout: 100ms}, slow_start: 1h", PASSING);
+    for origin in &servers.origins {
+        origin.on("/", Reply::ok("well"));
+    }
+    (0..20).for_each(|_| assert_eq!(servers.get("/").status, 200));
+    assert_eq!(servers.counts("/"), [10, 10], "at the start each has its whole share");
+    servers.origins[0].stop();
+    eventually("it is left alone", || {
+        servers.get("/");
+        states(&servers.parvis, "open") == 1.0
+    });
+    let again = Origin::start_at(servers.origins[0].address);
+    again.on("/", Reply::ok("back"));
+    eventually("it is back", || {
+        servers.get("/");
+        states(&servers.parvis, "up") == 2.0
+    });
+    let before = again.count("/");
+    (0..110).for_each(|_| assert_eq!(servers.get("/").status, 200));
+    assert!(
+        (9..=11).contains(&(again.count("/") - before)),
+        "a tenth of a share: {}",
+        again.count("/") - before
+    );
+}
