@@ -407,6 +407,8 @@ impl Reload {
         if !restart.is_empty() {
             tracing::warn!(changed = restart.join(", "), "takes effect only after a restart");
         }
+        // What is said of the listeners is asked of each connection: it is true of those that there are.
+        plan.listen.clone_from(&before.plan.listen);
         let routes = plan.routes.len();
         let forgets = !plan.remember_queries_of(&before.plan);
         let elsewhere = before.plan.leads_elsewhere(&plan) || forgets;

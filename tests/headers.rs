@@ -73,6 +73,12 @@ fn what_is_to_override_replaces_what_the_application_set() {
     for response in all_ways(&rig, "/") {
         assert_eq!(response.field("x-frame-options").as_deref(), Some("DENY"), "{}", response.head);
     }
+    let rig =
+        Rig::new("response_headers: {remove: [X-Frame-Options]}\nroutes: [{name: all, cache: {ttl: 1m}}]");
+    rig.origin.on("/", page());
+    for response in all_ways(&rig, "/") {
+        assert_eq!(response.field("x-frame-options").as_deref(), Some("DENY"), "{}", response.head);
+    }
     let rig = Rig::new("response_headers: {preset: off}\nroutes: [{name: all, cache: {ttl: 1m}}]");
     rig.origin.on("/", page());
     for response in all_ways(&rig, "/") {

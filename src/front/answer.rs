@@ -93,10 +93,7 @@ pub fn hit(
     let response = look_up(app, &request, &client, route, now, (key, variant))?;
     let selected = select(app, &request, route, &response)?;
     let held = held(&request, &response, &selected);
-    // Who is not let through is told so by the full path, which counts nothing for it either.
-    if !route.limits.access.lets_in(client.address)
-        || app.rate(route, &request, client.address, asked.started).is_err()
-    {
+    if !route.limits.access.lets_in(client.address) {
         return None;
     }
     outcome.renew(now, asked.started);
@@ -107,7 +104,7 @@ pub fn hit(
     let page = Page { response: &response, selected: &selected, held };
     let policy = &route.response_headers;
     write(output, &page, policy, now);
-    let is_set = |name: &str| response.head.delivers(name);
+    let is_set = |name: &str| response.head.delivers(name) && !policy.takes_away(name);
     finish(output, policy.written(outcome.status, client.scheme == Scheme::Https, is_set), outcome, keeps);
     let (mut body, mut file) = (Bytes::new(), None);
     if held.is_none() && request.method == "GET" {
@@ -123,6 +120,8 @@ pub fn hit(
     }
     // One that does not fit goes the full way.
     output.whole()?;
+    // Last of all, since it counts. Who is beyond a rate is told so by the full path, which counts nothing for it either.
+    app.rate(route, &request, client.address, asked.started).ok()?;
     Some(Hit { body, file, keeps })
 }
 

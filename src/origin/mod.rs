@@ -49,8 +49,14 @@ pub struct Pool {
 /// The pools of a plan, by the name of the upstream.
 pub type Pools = BTreeMap<Arc<str>, Arc<Pool>>;
 
-/// Where one that waits hears of its place.
-pub type Grant = oneshot::Sender<Result<Lease, Unavailable>>;
+/// One that waits.
+#[derive(Debug)]
+pub struct Waiter {
+    /// By what its server is chosen.
+    ask: Ask,
+    /// Where it hears of its place.
+    grant: oneshot::Sender<Result<Lease, Unavailable>>,
+}
 
 /// How a request asks for a server.
 #[derive(Debug)]
@@ -71,7 +77,11 @@ pub fn pools(plan: &Plan, before: Option<&Pools>) -> Pools {
     let mut pools = Pools::new();
     for (name, settings) in &plan.upstreams {
         let kept = before.and_then(|pools| pools.get(name)).filter(|pool| *pool.settings == *settings);
-        let pool = kept.cloned().unwrap_or_else(|| Arc::new(Pool::new(name.clone(), settings.clone())));
+        let pool = kept.cloned().unwrap_or_else(|| {
+            let pool = Arc::new(Pool::new(name.clone(), settings.clone()));
+            pool.take_over(resolve::look_up(settings), &mut Vec::new());
+            pool
+        });
         pools.insert(name.clone(), pool);
     }
     pools
@@ -81,23 +91,19 @@ impl Pool {
     fn new(name: Arc<str>, settings: Upstream) -> Self {
         let settings = Arc::new(settings);
         let servers = Mutex::new(Servers::new(settings.clone()));
-        let pool = Self { name, settings, servers };
-        pool.take_over(resolve::look_up(&pool.settings), &mut Vec::new());
-        pool
+        Self { name, settings, servers }
     }
 
     /// Takes over what was looked up. Addresses of a server that could not be looked up stay as they were. `failing` is what
     /// failed the last time: it is told once.
-    pub fn take_over(&self, looked_up: Vec<LookedUp>, failing: &mut Vec<LookupError>) {
-        let now = clock::start();
-        let mut servers = self.servers.lock();
+    pub fn take_over(self: &Arc<Self>, looked_up: Vec<LookedUp>, failing: &mut Vec<LookupError>) {
         let (mut endpoints, mut errors) = (Vec::new(), Vec::new());
+        let known = self.endpoints();
         for (server, result) in self.settings.servers.iter().zip(looked_up) {
             match result {
                 Ok(found) => endpoints.extend(found),
                 Err(error) => {
-                    let known = servers.all().iter().map(|standing| &standing.endpoint);
-                    endpoints.extend(known.filter(|known| known.is_of(server)).cloned());
+                    endpoints.extend(known.iter().filter(|known| known.is_of(server)).cloned());
                     if !failing.contains(&error) {
                         tracing::warn!(upstream = %self.name, %error, "its last addresses are used, if there are any");
                     }
@@ -106,7 +112,10 @@ impl Pool {
             }
         }
         *failing = errors;
-        servers.replace(endpoints, now);
+        self.update(|servers, now| {
+            servers.replace(endpoints, now);
+            None
+        });
     }
 
     /// A place at a server for a request that has just come. `None`: not now, but it may wait for one.
@@ -144,13 +153,15 @@ impl Pool {
                 drop(servers);
                 return Ok(Lease::new(self, placed));
             }
-            servers.queue.join(waiting, urgency, &route, grant)
+            servers.queue.join(waiting, urgency, &route, Waiter { ask, grant })
         };
+        // There may be a place that nobody has been told of: one that time has made, by a slow start.
+        self.update(|_, _| None);
         let ticket = match joined {
             Joined::Waits(ticket) => ticket,
             Joined::Instead(ticket, displaced) => {
                 // If it has left, nobody has to be told.
-                let _ = displaced.send(Err(Unavailable::Full(waiting)));
+                let _ = displaced.grant.send(Err(Unavailable::Full(waiting)));
                 ticket
             }
             Joined::Full(_) => return Err(Unavailable::Full(waiting)),
@@ -208,9 +219,9 @@ impl Pool {
         if let Some(change) = change {
             self.tell(&change);
         }
-        for (grant, result) in served {
+        for (waiter, result) in served {
             // A lease that nobody takes goes back when it is dropped here.
-            let _ = grant.send(result.map(|placed| Lease::new(self, placed)));
+            let _ = waiter.grant.send(result.map(|placed| Lease::new(self, placed)));
         }
     }
 
@@ -279,8 +290,7 @@ impl Lease {
             true => self.failed(failure),
             false => {
                 self.is_judged = true;
-                let id = self.id();
-                self.pool.clone().update(|servers, now| servers.succeeded(id, now));
+                self.pool.clone().update(|servers, now| servers.succeeded(&self.placed, now));
             }
         }
         has_failed
@@ -290,17 +300,15 @@ impl Lease {
     pub fn failed(&mut self, failure: Failure) {
         if counts(failure, &self.pool.settings) {
             self.is_judged = true;
-            let id = self.id();
-            self.pool.clone().update(|servers, now| servers.failed(id, now));
+            self.pool.clone().update(|servers, now| servers.failed(&self.placed, now));
         }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let (id, abandons) = (self.id(), self.placed.is_probe && !self.is_judged);
         self.pool.clone().update(|servers, now| {
-            servers.release(id, abandons, now);
+            servers.release(&self.placed, self.is_judged, now);
             None
         });
     }

@@ -70,6 +70,12 @@ impl<T> Queue<T> {
         displaced.map_or(Joined::Waits(self.last), |displaced| Joined::Instead(self.last, displaced))
     }
 
+    /// The one whose turn it is.
+    pub fn first(&self) -> Option<&T> {
+        let line = self.lanes.iter().find_map(|lane| lane.0.front())?;
+        line.1.front().map(|(_, waiter)| waiter)
+    }
+
     /// Takes out the one whose turn it is.
     pub fn pop(&mut self) -> Option<T> {
         let waiter = self.lanes.iter_mut().find_map(Lane::pop_first);

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Grant;
+use super::Waiter;
 use super::peer::Endpoint;
 use super::queue::Queue;
 use crate::plan::upstreams::Upstream;
@@ -112,14 +112,15 @@ pub struct Servers {
     settings: Arc<Upstream>,
     all: Vec<Standing>,
     /// Who waits.
-    pub queue: Queue<Grant>,
+    pub queue: Queue<Waiter>,
     /// What retries may cost.
     pub budget: Budget,
 }
 
 /// Which server a request gets.
 enum Pick {
-    Take(usize, bool),
+    /// This one, perhaps as its probe; and then so much is owed to these.
+    Take(usize, bool, Vec<(usize, f64)>),
     /// All that could take it have enough to do.
     Busy,
     /// None takes any, before this moment.
@@ -133,6 +134,8 @@ pub struct Placed {
     pub endpoint: Arc<Endpoint>,
     /// Whether the request finds out if the server is well again.
     pub is_probe: bool,
+    /// Of the breaker, when it began.
+    pub generation: u64,
 }
 
 impl Servers {
@@ -161,24 +164,22 @@ impl Servers {
 
     /// A place for a request that has just come: at once, or not now (`Ok(None)`), or at nobody.
     pub fn place(&mut self, ask: &Ask, now: Instant) -> Result<Option<Placed>, Unavailable> {
-        // Who waits already is first.
-        if !self.queue.is_empty() && !matches!(self.pick(ask, now), Pick::Nobody(_)) {
-            return Ok(None);
-        }
         match self.pick(ask, now) {
-            Pick::Take(at, is_probe) => Ok(Some(self.take(at, is_probe))),
+            // Who waits already is first; but a server that nobody tries never comes back.
+            Pick::Take(_, false, _) if !self.queue.is_empty() => Ok(None),
+            Pick::Take(at, is_probe, owed) => Ok(Some(self.take(at, is_probe, owed, now))),
             Pick::Busy => Ok(None),
             Pick::Nobody(until) => Err(Unavailable::nobody(until, now)),
         }
     }
 
     /// Places for those who wait, as far as there are some; if there is no server left to wait for, they hear of it.
-    pub fn serve_queue(&mut self, now: Instant) -> Vec<(Grant, Result<Placed, Unavailable>)> {
+    pub fn serve_queue(&mut self, now: Instant) -> Vec<(Waiter, Result<Placed, Unavailable>)> {
         let mut served = Vec::new();
-        while !self.queue.is_empty() {
-            let result = match self.pick(&Ask::default(), now) {
+        while let Some(ask) = self.queue.first().map(|waiter| waiter.ask.clone()) {
+            let result = match self.pick(&ask, now) {
                 Pick::Busy => break,
-                Pick::Take(at, is_probe) => Ok(self.take(at, is_probe)),
+                Pick::Take(at, is_probe, owed) => Ok(self.take(at, is_probe, owed, now)),
                 Pick::Nobody(until) => Err(Unavailable::nobody(until, now)),
             };
             let Some(waiter) = self.queue.pop() else { break };
@@ -188,20 +189,20 @@ impl Servers {
     }
 
     /// A request has ended at a server.
-    pub fn release(&mut self, id: u64, abandons_probe: bool, now: Instant) {
-        if let Some(standing) = self.find(id) {
+    pub fn release(&mut self, placed: &Placed, is_judged: bool, now: Instant) {
+        if let Some(standing) = self.find(placed.endpoint.id) {
             standing.in_flight = standing.in_flight.saturating_sub(1);
-            if abandons_probe {
-                standing.breaker.abandon_probe(now);
+            if placed.is_probe && !is_judged {
+                standing.breaker.abandon_probe(placed.generation, now);
             }
         }
     }
 
     /// A server has answered.
-    pub fn succeeded(&mut self, id: u64, now: Instant) -> Option<Change> {
+    pub fn succeeded(&mut self, placed: &Placed, now: Instant) -> Option<Change> {
         let policy = self.settings.breaker;
-        let standing = self.find(id)?;
-        let closed = standing.breaker.succeeded(now, &policy);
+        let standing = self.find(placed.endpoint.id)?;
+        let closed = standing.breaker.succeeded(placed.generation, now, &policy);
         closed.then(|| {
             standing.back_since = Some(now);
             Change::Closed(standing.endpoint.label.clone())
@@ -209,10 +210,10 @@ impl Servers {
     }
 
     /// A request to a server has failed.
-    pub fn failed(&mut self, id: u64, now: Instant) -> Option<Change> {
+    pub fn failed(&mut self, placed: &Placed, now: Instant) -> Option<Change> {
         let policy = self.settings.breaker;
-        let standing = self.find(id)?;
-        let trip = standing.breaker.failed(now, &policy)?;
+        let standing = self.find(placed.endpoint.id)?;
+        let trip = standing.breaker.failed(placed.generation, now, &policy)?;
         Some(Change::Opened(standing.endpoint.label.clone(), trip))
     }
 
@@ -260,17 +261,21 @@ impl Servers {
         self.all.iter_mut().find(|standing| standing.endpoint.id == id)
     }
 
-    fn take(&mut self, at: usize, is_probe: bool) -> Placed {
+    fn take(&mut self, at: usize, is_probe: bool, owed: Vec<(usize, f64)>, now: Instant) -> Placed {
+        for (server, owed) in owed {
+            self.all[server].owed = owed;
+        }
         let standing = &mut self.all[at];
         standing.in_flight += 1;
         if is_probe {
-            standing.breaker.begin_probe();
+            standing.breaker.begin_probe(now);
         }
-        Placed { endpoint: standing.endpoint.clone(), is_probe }
+        let generation = standing.breaker.generation();
+        Placed { endpoint: standing.endpoint.clone(), is_probe, generation }
     }
 
     /// Those that have not failed the request come first, then backups, then those that have.
-    fn pick(&mut self, ask: &Ask, now: Instant) -> Pick {
+    fn pick(&self, ask: &Ask, now: Instant) -> Pick {
         let mut nobody = None;
         for (may_have_failed, is_backup) in [(false, false), (false, true), (true, false), (true, true)] {
             let fits = |standing: &Standing| {
@@ -285,7 +290,7 @@ impl Servers {
         Pick::Nobody(nobody)
     }
 
-    fn pick_among(&mut self, fits: impl Fn(&Standing) -> bool, ask: &Ask, now: Instant) -> Pick {
+    fn pick_among(&self, fits: impl Fn(&Standing) -> bool, ask: &Ask, now: Instant) -> Pick {
         let settings = self.settings.clone();
         let (mut free, mut is_busy, mut until, mut probe) = (Vec::new(), false, None, None);
         for (at, standing) in self.all.iter().enumerate().filter(|(_, standing)| fits(standing)) {
@@ -298,16 +303,14 @@ impl Servers {
         }
         // A server that nobody tries never comes back; but who cannot be sent elsewhere need not be the one.
         if let Some(at) = probe.filter(|_| ask.may_probe || (free.is_empty() && !is_busy)) {
-            return Pick::Take(at, true);
+            return Pick::Take(at, true, Vec::new());
         }
         let mut candidates: Vec<Candidate> =
             free.iter().map(|at| self.all[*at].candidate(now, &settings)).collect();
         let chosen = choose(&settings.balance, ask.hash, &mut candidates);
-        for (at, candidate) in free.iter().zip(&candidates) {
-            self.all[*at].owed = candidate.owed;
-        }
+        let owed = free.iter().zip(&candidates).map(|(at, candidate)| (*at, candidate.owed)).collect();
         match chosen {
-            Some(chosen) => Pick::Take(free[chosen], false),
+            Some(chosen) => Pick::Take(free[chosen], false, owed),
             None if is_busy => Pick::Busy,
             None => Pick::Nobody(until),
         }

@@ -93,14 +93,17 @@ fn total(ctx: &Context, pool: &Pool) -> Duration {
 }
 
 fn ask(session: &Session, ctx: &Context, pool: &Pool) -> Ask {
-    let hash = match &ctx.kind {
-        Kind::Fetch(order) => order.hash,
+    let is_idempotent = session.req_header().method.is_idempotent();
+    let (hash, has_body) = match &ctx.kind {
+        Kind::Fetch(order) => (order.hash, false),
         Kind::Client => {
             let view = view::received(session.req_header(), &ctx.client);
-            hash(&view.head(), &ctx.client, &pool.settings.balance)
+            let head = view.head();
+            (hash(&head, &ctx.client, &pool.settings.balance), head.has_body)
         }
     };
-    Ask { hash, may_probe: session.req_header().method.is_idempotent(), failed_by: ctx.failed_by.clone() }
+    // Who takes its time with its content would keep all others waiting for what the probe tells.
+    Ask { hash, may_probe: is_idempotent && !has_body, failed_by: ctx.failed_by.clone() }
 }
 
 /// What leads a request to the same server as others.
@@ -159,7 +162,7 @@ pub fn not_connected(app: &App, session: &Session, ctx: &mut Context, mut error:
 /// The exchange has broken: tells the server if it is its doing, and decides whether the request is sent once more.
 pub fn broken(
     app: &App,
-    session: &Session,
+    session: &mut Session,
     ctx: &mut Context,
     mut error: Box<Error>,
     was_reused: bool,
@@ -185,6 +188,11 @@ pub fn broken(
         }
         _ => Failure::Broken,
     };
+    if failure == Failure::Timeout && !session.as_downstream_mut().is_body_done() {
+        // The server has waited for the client: that is not its failure, or any client could have it left alone.
+        error.set_retry(false);
+        return error;
+    }
     let retries = judge(app, session, ctx, failure, true, by_age);
     error.set_retry(retries);
     error

@@ -157,6 +157,17 @@ pub fn for_fetch(
     expired: Option<&StoredResponse>,
     ctx: &Context,
 ) -> Result<RequestHeader> {
+    let mut request = of_fetch(view, policy, expired, ctx)?;
+    as_the_operator_wants(&mut request, ctx)?;
+    Ok(request)
+}
+
+fn of_fetch(
+    view: &Received<'_>,
+    policy: &CachePolicy,
+    expired: Option<&StoredResponse>,
+    ctx: &Context,
+) -> Result<RequestHeader> {
     let head = view.head();
     let path = view.path_and_query().split('?').next().unwrap_or("/");
     let target = match head.target.upstream_query(&policy.query) {
@@ -181,7 +192,6 @@ pub fn for_fetch(
     request.insert_header("X-Forwarded-Proto", ctx.client.scheme.as_str())?;
     request.insert_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
     request.append_header("Via", via(ctx.version))?;
-    as_the_operator_wants(&mut request, ctx)?;
     if let Some(expired) = expired {
         let fields = expired.head.fields();
         for (name, value) in validation::conditions(Fields::new(&fields)) {
@@ -193,11 +203,12 @@ pub fn for_fetch(
 
 /// Makes the head of a request that asks what the origin would have answered to this client with all its cookies.
 pub fn for_audit(view: &Received<'_>, policy: &CachePolicy, ctx: &Context) -> Result<RequestHeader> {
-    let mut request = for_fetch(view, policy, None, ctx)?;
+    let mut request = of_fetch(view, policy, None, ctx)?;
     request.remove_header("cookie");
     for cookie in view.fields().all("cookie") {
         request.append_header("Cookie", cookie)?;
     }
+    as_the_operator_wants(&mut request, ctx)?;
     Ok(request)
 }
 
@@ -208,9 +219,20 @@ pub fn for_stranger(
     expired: Option<&StoredResponse>,
     ctx: &Context,
 ) -> Result<RequestHeader> {
+    let mut request = of_stranger(view, policy, expired, ctx)?;
+    as_the_operator_wants(&mut request, ctx)?;
+    Ok(request)
+}
+
+fn of_stranger(
+    view: &Received<'_>,
+    policy: &CachePolicy,
+    expired: Option<&StoredResponse>,
+    ctx: &Context,
+) -> Result<RequestHeader> {
     let mut unforwarding = policy.clone();
     unforwarding.query.forward_excluded = false;
-    let mut request = for_fetch(view, &unforwarding, expired, ctx)?;
+    let mut request = of_fetch(view, &unforwarding, expired, ctx)?;
     let keyed = cookies::with_role(view.fields(), policy, Role::Keyed).map(|pair| pair.to_string());
     let keyed: Vec<String> = keyed.collect();
     request.remove_header("cookie");
@@ -225,7 +247,7 @@ pub fn for_stranger(
 
 /// The same without what tells browsers apart, as far as it can be left out: the address is the connection's.
 pub fn for_anyone(view: &Received<'_>, policy: &CachePolicy, ctx: &Context) -> Result<RequestHeader> {
-    let mut request = for_stranger(view, policy, None, ctx)?;
+    let mut request = of_stranger(view, policy, None, ctx)?;
     if policy.identity.jwt_claim.is_some()
         && let Some(token) = view.fields().first("authorization")
     {
@@ -239,6 +261,7 @@ pub fn for_anyone(view: &Received<'_>, policy: &CachePolicy, ctx: &Context) -> R
     if policy.origin_cache_control == OriginControl::Override || policy.identity.device {
         request.insert_header("User-Agent", Device::of(view.fields()).agent())?;
     }
+    as_the_operator_wants(&mut request, ctx)?;
     Ok(request)
 }
 

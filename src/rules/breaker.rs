@@ -68,6 +68,8 @@ enum State {
 #[derive(Debug)]
 pub struct Breaker {
     state: State,
+    /// How often the state has changed. What a request of before tells says nothing of now.
+    generation: u64,
     in_a_row: u32,
     window: Window,
 }
@@ -75,7 +77,16 @@ pub struct Breaker {
 impl Breaker {
     /// Closed, with nothing known.
     pub fn new(now: Instant) -> Self {
-        Self { state: State::Closed, in_a_row: 0, window: Window::new(now) }
+        Self { state: State::Closed, generation: 0, in_a_row: 0, window: Window::new(now) }
+    }
+
+    fn change(&mut self, state: State, now: Instant) {
+        *self = Self { state, generation: self.generation + 1, ..Self::new(now) };
+    }
+
+    /// The generation that a request belongs to which begins now.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Whether a request may go there now.
@@ -90,26 +101,29 @@ impl Breaker {
     }
 
     /// A probe is on its way.
-    pub fn begin_probe(&mut self) {
-        self.state = State::HalfOpen;
+    pub fn begin_probe(&mut self, now: Instant) {
+        self.change(State::HalfOpen, now);
     }
 
     /// The probe has ended without telling anything: the next request may be one.
-    pub fn abandon_probe(&mut self, now: Instant) {
-        if self.state == State::HalfOpen {
-            self.state = State::Open { until: now };
+    pub fn abandon_probe(&mut self, generation: u64, now: Instant) {
+        if self.state == State::HalfOpen && generation == self.generation {
+            self.change(State::Open { until: now }, now);
         }
     }
 
-    /// The server has answered. Tells whether that closed the breaker.
-    pub fn succeeded(&mut self, now: Instant, policy: &BreakerPolicy) -> bool {
+    /// The server has answered a request of this generation. Tells whether that closed the breaker.
+    pub fn succeeded(&mut self, generation: u64, now: Instant, policy: &BreakerPolicy) -> bool {
+        if generation != self.generation {
+            return false;
+        }
         self.in_a_row = 0;
         match self.state {
             State::Closed => {
                 self.window.count(now, policy.window, false);
                 false
             }
-            // An answer to an older request says nothing of the server as it is now.
+            // No request is sent to it.
             State::Open { .. } => false,
             State::HalfOpen => {
                 self.close(now);
@@ -120,11 +134,14 @@ impl Breaker {
 
     /// Forgets what was, because somebody else knows better.
     pub fn close(&mut self, now: Instant) {
-        *self = Self::new(now);
+        self.change(State::Closed, now);
     }
 
-    /// A request has failed. Tells what that opened the breaker for.
-    pub fn failed(&mut self, now: Instant, policy: &BreakerPolicy) -> Option<Trip> {
+    /// A request of this generation has failed. Tells what that opened the breaker for.
+    pub fn failed(&mut self, generation: u64, now: Instant, policy: &BreakerPolicy) -> Option<Trip> {
+        if generation != self.generation {
+            return None;
+        }
         let trip = match self.state {
             State::Open { .. } => return None,
             State::HalfOpen => Trip::Probe,
@@ -142,7 +159,7 @@ impl Breaker {
                 }
             }
         };
-        *self = Self { state: State::Open { until: now + policy.fail_timeout }, ..Self::new(now) };
+        self.change(State::Open { until: now + policy.fail_timeout }, now);
         Some(trip)
     }
 
@@ -220,18 +237,24 @@ mod tests {
     fn failures_in_a_row_open_it_and_one_probe_closes_it() {
         let start = clock::start();
         let mut breaker = Breaker::new(start);
-        assert_eq!(breaker.failed(start, &POLICY), None);
-        assert!(!breaker.succeeded(start, &POLICY));
-        assert_eq!([breaker.failed(start, &POLICY), breaker.failed(start, &POLICY)], [None, None]);
+        assert_eq!(breaker.failed(breaker.generation(), start, &POLICY), None);
+        assert!(!breaker.succeeded(breaker.generation(), start, &POLICY));
+        assert_eq!(
+            [
+                breaker.failed(breaker.generation(), start, &POLICY),
+                breaker.failed(breaker.generation(), start, &POLICY)
+            ],
+            [None, None]
+        );
         assert_eq!(breaker.admit(start, &POLICY), Admit::Yes);
-        assert_eq!(breaker.failed(start, &POLICY), Some(Trip::InARow(3)));
-        assert_eq!(breaker.failed(start, &POLICY), None, "it is open already");
-        assert!(!breaker.succeeded(start, &POLICY), "a late answer to an old request");
+        assert_eq!(breaker.failed(breaker.generation(), start, &POLICY), Some(Trip::InARow(3)));
+        assert_eq!(breaker.failed(breaker.generation(), start, &POLICY), None, "it is open already");
+        assert!(!breaker.succeeded(breaker.generation(), start, &POLICY), "a late answer to an old request");
         assert_eq!(breaker.admit(after(start, 4999), &POLICY), Admit::NotBefore(after(start, 5000)));
         assert_eq!(breaker.admit(after(start, 5000), &POLICY), Admit::Probe);
-        breaker.begin_probe();
+        breaker.begin_probe(after(start, 5000));
         assert!(matches!(breaker.admit(after(start, 5000), &POLICY), Admit::NotBefore(_)), "one is enough");
-        assert!(breaker.succeeded(after(start, 5001), &POLICY));
+        assert!(breaker.succeeded(breaker.generation(), after(start, 5001), &POLICY));
         assert_eq!(breaker.admit(after(start, 5001), &POLICY), Admit::Yes);
     }
 
@@ -240,14 +263,14 @@ mod tests {
         let start = clock::start();
         let mut breaker = Breaker::new(start);
         (0..3).for_each(|_| {
-            breaker.failed(start, &POLICY);
+            breaker.failed(breaker.generation(), start, &POLICY);
         });
         let later = after(start, 6000);
-        breaker.begin_probe();
-        assert_eq!(breaker.failed(later, &POLICY), Some(Trip::Probe));
+        breaker.begin_probe(after(start, 5000));
+        assert_eq!(breaker.failed(breaker.generation(), later, &POLICY), Some(Trip::Probe));
         assert_eq!(breaker.admit(later, &POLICY), Admit::NotBefore(after(start, 11_000)));
-        breaker.begin_probe();
-        breaker.abandon_probe(later);
+        breaker.begin_probe(after(start, 5000));
+        breaker.abandon_probe(breaker.generation(), later);
         assert_eq!(breaker.admit(later, &POLICY), Admit::Probe);
     }
 
@@ -257,8 +280,8 @@ mod tests {
         let mut breaker = Breaker::new(start);
         let trips: Vec<_> = (0..10)
             .map(|n| match n % 2 {
-                0 => breaker.succeeded(start, &POLICY).then_some(Trip::Probe),
-                _ => breaker.failed(start, &POLICY),
+                0 => breaker.succeeded(breaker.generation(), start, &POLICY).then_some(Trip::Probe),
+                _ => breaker.failed(breaker.generation(), start, &POLICY),
             })
             .collect();
         assert!(trips[..9].iter().all(Option::is_none));
@@ -273,9 +296,32 @@ mod tests {
             // Half of them, but never ten within ten seconds.
             let now = after(start, n * 1500);
             match n % 2 {
-                0 => assert!(!breaker.succeeded(now, &POLICY)),
-                _ => assert_eq!(breaker.failed(now, &POLICY), None, "{n}"),
+                0 => assert!(!breaker.succeeded(breaker.generation(), now, &POLICY)),
+                _ => assert_eq!(breaker.failed(breaker.generation(), now, &POLICY), None, "{n}"),
             }
         }
+    }
+
+    #[test]
+    fn what_was_asked_before_a_change_tells_nothing_after_it() {
+        let start = clock::start();
+        let mut breaker = Breaker::new(start);
+        let old = breaker.generation();
+        (0..3).for_each(|_| {
+            breaker.failed(old, start, &POLICY);
+        });
+        breaker.begin_probe(after(start, 5000));
+        let probe = breaker.generation();
+        // Requests that had hung since before it was opened end now, well or not.
+        assert_eq!(breaker.failed(old, after(start, 5001), &POLICY), None);
+        assert!(!breaker.succeeded(old, after(start, 5001), &POLICY));
+        breaker.abandon_probe(old, after(start, 5001));
+        assert!(
+            matches!(breaker.admit(after(start, 5001), &POLICY), Admit::NotBefore(_)),
+            "the probe is under way"
+        );
+        assert!(breaker.succeeded(probe, after(start, 5002), &POLICY));
+        (0..5).for_each(|_| assert_eq!(breaker.failed(old, after(start, 5003), &POLICY), None));
+        assert!(breaker.is_closed());
     }
 }

@@ -113,3 +113,41 @@ fn a_server_that_comes_back_gets_less_than_its_share_at_first() {
         again.count("/") - before
     );
 }
+
+#[test]
+fn a_client_that_stalls_its_upload_is_no_failure_of_the_server() {
+    let settings = "circuit_breaker: {max_fails: 2, fail_timeout: 1h}, timeouts: {read: 200ms}";
+    let servers = Servers::new(1, settings, PASSING);
+    servers.origins[0].on("/", Reply::ok("well"));
+    let mut stalled: Vec<_> = (0..4).map(|_| servers.parvis.client().connect()).collect();
+    for connection in &mut stalled {
+        connection.write(b"POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 10\r\n\r\nhalf");
+    }
+    for connection in &mut stalled {
+        // Whatever it is told: it is over.
+        let _ = connection.try_read_response("POST");
+    }
+    assert_eq!((servers.get("/").text().as_str(), states(&servers.parvis, "up")), ("well", 1.0));
+}
+
+#[test]
+fn a_server_is_tried_again_although_others_are_busy_and_many_wait() {
+    let settings = "max_conns: 1, queue: {size: 50, timeout: 20s}, circuit_breaker: {max_fails: 1, fail_timeout: 300ms}, timeouts: {read: 20s}";
+    let servers = Servers::new(2, settings, PASSING);
+    let gate = Gate::new();
+    servers.origins[0].on("/", Reply::script().then_close());
+    servers.origins[1].on("/", Reply::ok("slow").behind(&gate));
+    eventually("the broken one is left alone, the other busy", || {
+        servers.crowd(1, "/");
+        states(&servers.parvis, "open") == 1.0 && servers.origins[1].count("/") == 1
+    });
+    servers.origins[0].on("/", Reply::ok("well again"));
+    let waiting = servers.crowd(5, "/");
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    // One more comes, and is the probe; with the server back all others are served by it.
+    let probe = servers.crowd(1, "/");
+    let texts: Vec<String> = (0..5).map(|_| waiting.recv().unwrap().text()).collect();
+    assert!(texts.iter().all(|text| text == "well again"), "{texts:?}");
+    assert_eq!(probe.recv().unwrap().text(), "well again");
+    gate.open();
+}
