@@ -258,3 +258,12 @@ fn trailers_of_http_1_end_at_parvis_and_the_body_does_not() {
         assert_eq!((response.text().as_str(), response.field("x-sum")), ("body", None));
     }
 }
+
+#[test]
+fn nobody_is_connected_through() {
+    let rig = Rig::new(PASSING);
+    let mut client = connected(&rig.parvis);
+    client.write_all(b"CONNECT shop.test:443 HTTP/1.1\r\nHost: shop.test:443\r\n\r\n").unwrap();
+    assert!(read_head(&mut client).starts_with("HTTP/1.1 405 "));
+    assert!(rig.origin.all_received().is_empty());
+}

@@ -4,10 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
 
-use super::values::{OneOrMany, Period};
+use super::values::{OneOrMany, Period, one_or_list};
 
 /// One limit, or a list of them that must all agree.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -47,28 +47,7 @@ pub struct Access {
 
 impl<'de> Deserialize<'de> for RateLimits {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = RateLimits;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a limit such as `{rate: 100/h}`, or a list of them")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RateLimits, A::Error> {
-                RateLimit::deserialize(de::value::MapAccessDeserializer::new(map))
-                    .map(|one| RateLimits(vec![one]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<RateLimits, A::Error> {
-                let mut limits = Vec::new();
-                while let Some(limit) = list.next_element()? {
-                    limits.push(limit);
-                }
-                Ok(RateLimits(limits))
-            }
-        }
-        deserializer.deserialize_any(Either)
+        one_or_list(deserializer, "a limit such as `{rate: 100/h}`, or a list of them").map(Self)
     }
 }
 

@@ -1,10 +1,11 @@
 //! The part of the YAML about where clients connect.
 
-use std::fmt;
 use std::path::PathBuf;
 
-use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
+
+use super::values::{one_or_list, text_or_map};
 
 /// One address to listen on, or a list of them.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -46,65 +47,30 @@ impl From<&str> for Listener {
 
 impl<'de> Deserialize<'de> for Listener {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Written {
-            address: String,
-            #[serde(default)]
-            tls: Vec<Certificate>,
-            http2: Option<bool>,
-            proxy_protocol: Option<bool>,
-            redirect_to_https: Option<u16>,
-        }
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = Listener;
+        text_or_map::<_, InFull, _>(deserializer, "an address, or a map with one")
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address, or a map with one")
-            }
+/// A listener with more to say.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InFull {
+    address: String,
+    #[serde(default)]
+    tls: Vec<Certificate>,
+    http2: Option<bool>,
+    proxy_protocol: Option<bool>,
+    redirect_to_https: Option<u16>,
+}
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Listener, E> {
-                Ok(Listener::from(text))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Listener, A::Error> {
-                let Written { address, tls, http2, proxy_protocol, redirect_to_https } =
-                    Written::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(Listener { address, tls, http2, proxy_protocol, redirect_to_https })
-            }
-        }
-        deserializer.deserialize_any(Either)
+impl From<InFull> for Listener {
+    fn from(InFull { address, tls, http2, proxy_protocol, redirect_to_https }: InFull) -> Self {
+        Self { address, tls, http2, proxy_protocol, redirect_to_https }
     }
 }
 
 impl<'de> Deserialize<'de> for Listeners {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = Listeners;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address, a map with one, or a list of these")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Listeners, E> {
-                Ok(Listeners(vec![Listener::from(text)]))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Listeners, A::Error> {
-                let one = Listener::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(Listeners(vec![one]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Listeners, A::Error> {
-                let mut listeners = Vec::new();
-                while let Some(listener) = list.next_element()? {
-                    listeners.push(listener);
-                }
-                Ok(Listeners(listeners))
-            }
-        }
-        deserializer.deserialize_any(Either)
+        one_or_list(deserializer, "an address, a map with one, or a list of these").map(Self)
     }
 }

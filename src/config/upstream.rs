@@ -1,12 +1,11 @@
 //! The part of the YAML about the applications behind parvis.
 
-use std::fmt;
 use std::path::PathBuf;
 
-use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
 
-use super::values::{OneOrMany, Period, Share};
+use super::values::{OneOrMany, Period, Share, text_or_map};
 
 /// An application behind parvis.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -54,32 +53,22 @@ pub struct Server {
 
 impl<'de> Deserialize<'de> for Server {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Written {
-            address: String,
-            weight: Option<u32>,
-            backup: Option<bool>,
-        }
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = Server;
+        text_or_map::<_, InFull, _>(deserializer, "an address, or a map with one")
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address, or a map with one")
-            }
+/// A server with more to say.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InFull {
+    address: String,
+    weight: Option<u32>,
+    backup: Option<bool>,
+}
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Server, E> {
-                Ok(Server::from(text))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Server, A::Error> {
-                let Written { address, weight, backup } =
-                    Written::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(Server { address, weight, backup })
-            }
-        }
-        deserializer.deserialize_any(Either)
+impl From<InFull> for Server {
+    fn from(InFull { address, weight, backup }: InFull) -> Self {
+        Self { address, weight, backup }
     }
 }
 

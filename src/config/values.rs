@@ -1,10 +1,12 @@
 //! Values with a unit, lists of one or many, and secrets.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::limits::Rate;
@@ -118,7 +120,7 @@ impl FromStr for Secret {
 /// an answer about their meaning, not about their type.
 struct ScalarVisitor<T> {
     expecting: &'static str,
-    kind: std::marker::PhantomData<T>,
+    kind: PhantomData<T>,
 }
 
 impl<T: FromStr<Err = String>> Visitor<'_> for ScalarVisitor<T> {
@@ -149,7 +151,7 @@ macro_rules! scalar {
     ($type:ty, $expecting:literal) => {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let kind = std::marker::PhantomData;
+                let kind = PhantomData;
                 deserializer.deserialize_any(ScalarVisitor::<$type> { expecting: $expecting, kind })
             }
         }
@@ -177,6 +179,69 @@ as_text!(Rate);
 as_text!(Share);
 as_text!(Size);
 
+/// Reads a text, or a map that says more. `S` is what the map is read as.
+pub(super) fn text_or_map<'de, T, S, D>(deserializer: D, expecting: &'static str) -> Result<T, D::Error>
+where
+    T: for<'t> From<&'t str> + From<S>,
+    S: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    struct Either<T, S>(&'static str, PhantomData<(T, S)>);
+    impl<'de, T: for<'t> From<&'t str> + From<S>, S: Deserialize<'de>> Visitor<'de> for Either<T, S> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            Ok(T::from(text))
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            S::deserialize(MapAccessDeserializer::new(map)).map(T::from)
+        }
+    }
+    deserializer.deserialize_any(Either::<T, S>(expecting, PhantomData))
+}
+
+/// Reads one value, be it a text or a map, or a list of them.
+pub(super) fn one_or_list<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+    expecting: &'static str,
+) -> Result<Vec<T>, D::Error> {
+    struct Either<T>(&'static str, PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+            T::deserialize(text.into_deserializer()).map(|one| vec![one])
+        }
+
+        // `200` is as good as `"200"`.
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<Vec<T>, E> {
+            T::deserialize(number.into_deserializer()).map(|one| vec![one])
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Vec<T>, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map)).map(|one| vec![one])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut values = Vec::new();
+            while let Some(value) = list.next_element()? {
+                values.push(value);
+            }
+            Ok(values)
+        }
+    }
+    deserializer.deserialize_any(Either::<T>(expecting, PhantomData))
+}
+
 /// One value or a list of them: `listen: ":80"` or `listen: [":80", ":81"]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
@@ -195,32 +260,8 @@ impl FromStr for Item {
 
 impl<'de> Deserialize<'de> for OneOrMany {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct List;
-        impl<'de> Visitor<'de> for List {
-            type Value = OneOrMany;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text or a list of texts")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMany, E> {
-                Ok(OneOrMany(vec![text.to_owned()]))
-            }
-
-            // `200` is as good as `"200"`.
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<OneOrMany, E> {
-                Ok(OneOrMany(vec![number.to_string()]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
-                let mut values = Vec::new();
-                while let Some(Item(value)) = list.next_element()? {
-                    values.push(value);
-                }
-                Ok(OneOrMany(values))
-            }
-        }
-        deserializer.deserialize_any(List)
+        let items: Vec<Item> = one_or_list(deserializer, "text or a list of texts")?;
+        Ok(Self(items.into_iter().map(|Item(text)| text).collect()))
     }
 }
 

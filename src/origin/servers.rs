@@ -37,8 +37,8 @@ pub struct Standing {
     pub in_flight: usize,
     /// How requests have done.
     pub breaker: Breaker,
-    /// What checks say: `Some` since when it is not well.
-    pub unwell: Option<Instant>,
+    /// Whether checks say that it is not well.
+    is_unwell: bool,
     /// Bad or good answers in a row that contradict that.
     contrary: u32,
     /// Since when it is back.
@@ -52,7 +52,7 @@ impl Standing {
             endpoint,
             in_flight: 0,
             breaker: Breaker::new(now),
-            unwell: None,
+            is_unwell: false,
             contrary: 0,
             back_since: is_new.then_some(now),
             owed: 0.0,
@@ -75,20 +75,20 @@ impl Standing {
     }
 
     fn admit(&self, now: Instant, settings: &Upstream) -> Admit {
-        match self.unwell {
-            Some(_) => Admit::NotBefore(
+        match self.is_unwell {
+            true => Admit::NotBefore(
                 now + settings.health.as_ref().map(|health| health.interval).unwrap_or_default(),
             ),
-            None => self.breaker.admit(now, &settings.breaker),
+            false => self.breaker.admit(now, &settings.breaker),
         }
     }
 
     /// The word used in metrics and statistics: `up`, or why not.
     pub fn state(&self) -> &'static str {
-        match (self.unwell, self.breaker.is_closed()) {
-            (Some(_), _) => "down",
-            (None, true) => "up",
-            (None, false) => self.breaker.as_str(),
+        match (self.is_unwell, self.breaker.is_closed()) {
+            (true, _) => "down",
+            (false, true) => "up",
+            (false, false) => self.breaker.as_str(),
         }
     }
 }
@@ -222,11 +222,11 @@ impl Servers {
         let settings = self.settings.clone();
         let policy = settings.health.as_ref()?;
         let standing = self.find(id)?;
-        let needed = if standing.unwell.is_some() { policy.passes } else { policy.fails };
-        let agrees = result.is_err() == standing.unwell.is_some();
+        let needed = if standing.is_unwell { policy.passes } else { policy.fails };
+        let agrees = result.is_err() == standing.is_unwell;
         standing.contrary = if agrees { 0 } else { standing.contrary + 1 };
         // A good answer says more than the time that has passed since a bad one.
-        let closes = result.is_ok() && standing.unwell.is_none() && !standing.breaker.is_closed();
+        let closes = result.is_ok() && !standing.is_unwell && !standing.breaker.is_closed();
         if closes {
             standing.breaker.close(now);
             standing.back_since = Some(now);
@@ -239,13 +239,13 @@ impl Servers {
         let label = standing.endpoint.label.clone();
         Some(match result {
             Ok(()) => {
-                standing.unwell = None;
+                standing.is_unwell = false;
                 standing.back_since = Some(now);
                 standing.breaker.close(now);
                 Change::Well(label)
             }
             Err(why) => {
-                standing.unwell = Some(now);
+                standing.is_unwell = true;
                 Change::Unwell(label, why.clone())
             }
         })

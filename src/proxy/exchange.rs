@@ -13,15 +13,17 @@ use rustix::net::{RecvFlags, recv};
 use super::context::{Context, Kind};
 use super::wire::Wire;
 use super::{App, view};
+use crate::clock;
 use crate::observe::outcome::Local;
 use crate::origin::queue::Urgency;
 use crate::origin::servers::Ask;
-use crate::origin::{Pool, Wish};
+use crate::origin::{Lease, Pool, Wish};
 use crate::rules::balance::{Balance, HashBy, hashed};
 use crate::rules::cookies;
 use crate::rules::forwarding::Client;
 use crate::rules::head::RequestHead;
 use crate::rules::retry::{Attempt, Failure};
+use crate::rules::route::Timeouts;
 use crate::rules::unavailable::Unavailable;
 use crate::store::fill::Fill;
 
@@ -44,20 +46,20 @@ pub async fn begin(app: &App, session: &Session, ctx: &mut Context) -> Result<Bo
         ctx.failed_by.push(lease.id());
     }
     ctx.attempts += 1;
-    let found = match pool.place(&ask(session, ctx, &pool)) {
+    let ask = ask(session, ctx, &pool);
+    let found = match pool.place(&ask) {
         Ok(Some(lease)) => Ok(lease),
-        Ok(None) => wait(app, session, ctx, &pool).await,
+        Ok(None) => wait(app, session, ctx, &pool, ask).await,
         Err(unavailable) => Err(unavailable),
     };
-    let timeouts = ctx.route.as_ref().map(|route| route.timeouts).unwrap_or_default();
     let lease = found.map_err(|unavailable| {
         app.observer.metrics.upstreams().unavailable(&pool.name, unavailable);
         Error::because(NO_SERVER, "no server", unavailable)
     })?;
     let mut peer = lease.peer();
     let options = &mut peer.options;
-    options.read_timeout = timeouts.read.or(options.read_timeout);
-    options.write_timeout = timeouts.write.or(options.write_timeout);
+    options.read_timeout = Some(read_timeout(ctx, &pool));
+    options.write_timeout = timeouts(ctx).write.or(options.write_timeout);
     ctx.lease = Some(lease);
     Ok(Box::new(peer))
 }
@@ -67,9 +69,10 @@ async fn wait(
     session: &Session,
     ctx: &Context,
     pool: &Arc<Pool>,
-) -> std::result::Result<crate::origin::Lease, Unavailable> {
+    ask: Ask,
+) -> std::result::Result<Lease, Unavailable> {
     let wish = Wish {
-        ask: ask(session, ctx, pool),
+        ask,
         route: ctx.route_name().unwrap_or_else(|| "".into()),
         urgency: match &ctx.kind {
             Kind::Fetch(order) => order.urgency,
@@ -77,7 +80,7 @@ async fn wait(
         },
         deadline: ctx.began + total(ctx, pool),
     };
-    let began = crate::clock::start();
+    let began = clock::start();
     let lease = match &ctx.kind {
         Kind::Fetch(order) => pool.wait(wish, nobody_reads(order.fill.clone(), order.urgency)).await,
         Kind::Client => pool.wait(wish, has_left(connection(session))).await,
@@ -86,10 +89,18 @@ async fn wait(
     lease
 }
 
+fn timeouts(ctx: &Context) -> Timeouts {
+    ctx.route.as_ref().map(|route| route.timeouts).unwrap_or_default()
+}
+
+/// How long the server may be silent.
+pub fn read_timeout(ctx: &Context, pool: &Pool) -> Duration {
+    timeouts(ctx).read.unwrap_or(pool.settings.read_timeout)
+}
+
 /// How long all attempts together may take to begin.
 fn total(ctx: &Context, pool: &Pool) -> Duration {
-    let own = ctx.route.as_ref().and_then(|route| route.timeouts.total);
-    own.unwrap_or(pool.settings.total_timeout)
+    timeouts(ctx).total.unwrap_or(pool.settings.total_timeout)
 }
 
 fn ask(session: &Session, ctx: &Context, pool: &Pool) -> Ask {
@@ -271,7 +282,7 @@ fn may_retry(
     };
     let is_late = ctx.began.elapsed() > total(ctx, pool);
     let mut failed_by = ctx.failed_by.clone();
-    failed_by.extend(ctx.lease.as_ref().map(crate::origin::Lease::id));
+    failed_by.extend(ctx.lease.as_ref().map(Lease::id));
     let retries = !is_late && pool.may_retry(&attempt, &failed_by).is_ok();
     if retries {
         app.observer.metrics.upstreams().retry(&pool.name, failure);

@@ -502,7 +502,7 @@ impl App {
             self.observer.metrics.limit("late-purges");
             return;
         };
-        let (app, after) = (self.clone(), pool.settings.read_timeout);
+        let (app, after) = (self.clone(), exchange::read_timeout(ctx, pool));
         tokio::spawn(async move {
             tokio::time::sleep(after).await;
             app.purge_after(Cause::Late, removals).await;

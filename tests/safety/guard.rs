@@ -375,10 +375,11 @@ fn what_a_304_says_to_one_visitor_is_theirs() {
     });
     let own = with_cookie(&rig, "/", "sessionid=0123456789-of-ada");
     assert_eq!(own.text(), "public");
+    // `ada` alone may stand in the id of a request.
     for cookie in ["", "sessionid=bob", "sessionid=1"] {
         let response = with_cookie(&rig, "/", cookie);
         assert_eq!(response.text(), "public");
-        assert!(!response.head.contains("ada"), "{cookie}: {}", response.head);
+        assert!(!response.head.contains("of-ada"), "{cookie}: {}", response.head);
     }
 }
 
@@ -471,7 +472,7 @@ fn a_token_is_not_what_a_stranger_has() {
     rig.get_with("/", &fields);
     for cookie in ["", "sessionid=1", "sessionid=9"] {
         let response = with_cookie(&rig, "/", cookie);
-        assert!(!response.head.contains("ada"), "{cookie}: {}", response.head);
+        assert!(!response.head.contains("of-ada"), "{cookie}: {}", response.head);
     }
 }
 
