@@ -73,10 +73,9 @@ struct Visit<'a> {
 fn answer(app: &App, visit: &Visit<'_>, reused: &mut Reused) -> Option<(u16, usize)> {
     let mut lines = FieldList::new();
     let Read::Head { head, .. } = head::read(visit.head, 0, &mut lines) else { return None };
-    let asked =
-        Asked { head, peer: visit.peer, scheme: Scheme::Http, started: clock::start(), is_ending: false };
     let mut output = Output::default();
     let live = app.live.load();
+    let asked = Asked::new(&live, head, (visit.peer, Scheme::Http), clock::start(), false)?;
     let hit = answer::hit(app, &live, &asked, reused, &mut output)?;
     reused.outcome.finish();
     app.observer.record(&reused.outcome, live.plan.access_log, live.plan.slow_request);

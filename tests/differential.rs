@@ -6,7 +6,8 @@
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::support::{Origin, Parvis, Reply, Response, eventually, upstream};
+use crate::support::tls::Authority;
+use crate::support::{Directory, Http2, Origin, Parvis, Reply, Response, eventually, upstream};
 
 /// How many requests, unless the environment says otherwise.
 const REQUESTS: u64 = 4000;
@@ -328,6 +329,57 @@ fn the_front_and_the_full_path_answer_the_same() {
         if !ends(&response) && response.status != 101 && !(100..200).contains(&response.status) {
             connections = Some((a, b));
         }
+    }
+    let lent = |parvis: &Parvis| parvis.metric("parvis_lent_total", "");
+    let (by_front, by_full) = (lent(&full) - lent(&front), lent(&full));
+    assert!(by_front * 5.0 > by_full, "the front answered {by_front} of {by_full} only");
+}
+
+/// Method, target and fields.
+type Parts<'h> = (&'h str, &'h str, Vec<(&'h str, &'h str)>);
+
+/// What HTTP/2 can say of a generated head; `None` where that is another request.
+fn by_http_2(head: &str) -> Option<Parts<'_>> {
+    const OF_THE_CONNECTION: &[&str] =
+        &["host", "connection", "upgrade", "te", "transfer-encoding", "content-length", "expect", "bad name"];
+    let mut lines = head.trim_end().lines();
+    let mut first = lines.next()?.split(' ');
+    let (method, target) = (first.next()?, first.next()?);
+    let fields = lines.filter(|line| !line.starts_with(' ')).filter_map(|line| line.split_once(':'));
+    let fields = fields.map(|(name, value)| (name, value.trim()));
+    let fields =
+        fields.filter(|(name, _)| !OF_THE_CONNECTION.contains(&name.trim().to_ascii_lowercase().as_str()));
+    (target.starts_with('/') && target.is_ascii() && matches!(method, "GET" | "HEAD"))
+        .then(|| (method, target, fields.collect()))
+}
+
+#[test]
+fn by_http_2_they_answer_the_same() {
+    let mut dice = Dice(20_261_129);
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let (one, two) = (origin(&date), origin(&date));
+    let directory = Directory::new();
+    let (certificate, key) = Authority::new(directory.path()).sign("shop", &["shop.test"]);
+    let start = |origin: &Origin, more: &[&str]| {
+        let listen = format!(
+            "listen: {{address: {{listen}}, tls: [{{certificate: {}, key: {}}}]}}",
+            certificate.display(),
+            key.display()
+        );
+        let yaml = upstream(origin.address, "{}", CONFIG).replacen("listen: {listen}", &listen, 1);
+        Parvis::start_also_with(&yaml, more)
+    };
+    let (front, full) = (start(&one, &[]), start(&two, &["--no-shortcut"]));
+    let (a, b) = (Http2::new(front.listen, "shop.test"), Http2::new(full.listen, "shop.test"));
+    for at in 0..REQUESTS {
+        let (_, head) = request(&mut dice);
+        let Some((method, target, fields)) = by_http_2(&head) else { continue };
+        // Made of the page, they come when they are ready.
+        if target.starts_with("/encoded") {
+            continue;
+        }
+        let (of_front, of_full) = (a.send(method, target, &fields), b.send(method, target, &fields));
+        assert_eq!(comparable(&of_front, &date), comparable(&of_full, &date), "request {at}:\n{head}");
     }
     let lent = |parvis: &Parvis| parvis.metric("parvis_lent_total", "");
     let (by_front, by_full) = (lent(&full) - lent(&front), lent(&full));

@@ -4,14 +4,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use openssl::ssl::SslVersion;
-use pingora::connectors::http::Connector;
-use pingora::http::RequestHeader;
-use pingora::protocols::ALPN;
-use pingora::protocols::http::client::HttpSession;
-use pingora::upstreams::peer::HttpPeer;
 
 use crate::support::tls::{Authority, connect};
-use crate::support::{Directory, Origin, Parvis, Reply, eventually, free_port};
+use crate::support::{Directory, Http2, Origin, Parvis, Reply, eventually, free_port};
 
 /// A parvis with a TLS listener, and a plain one beside it.
 struct Secure {
@@ -119,57 +114,46 @@ fn http_goes_to_https_but_for_what_authorities_ask() {
     assert_eq!(secure.origin.count("/page"), 1);
 }
 
-/// A request by HTTP/2: its status, a field, and the body.
-fn http2(secure: &Secure, path: &str, fields: &[(&'static str, &str)]) -> (u16, String, String) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut peer = HttpPeer::new(secure.address, true, "shop.test".to_owned());
-        peer.options.alpn = ALPN::H2;
-        peer.options.verify_cert = false;
-        let (mut session, _) = Connector::<()>::new(None).get_http_session(&peer).await.unwrap();
-        assert!(matches!(session, HttpSession::H2(_)));
-        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
-        head.set_uri(format!("https://shop.test{path}").parse().unwrap());
-        for (name, value) in fields {
-            head.append_header(*name, *value).unwrap();
-        }
-        session.write_request_header(Box::new(head)).await.unwrap();
-        session.finish_request_body().await.unwrap();
-        session.read_response_header().await.unwrap();
-        let head = session.response_header().unwrap();
-        let status = head.status.as_u16();
-        let told = head.headers.get("cache-status").unwrap().to_str().unwrap().to_owned();
-        let mut body = Vec::new();
-        while let Some(chunk) = session.read_response_body().await.unwrap() {
-            body.extend_from_slice(&chunk);
-        }
-        (status, told, String::from_utf8(body).unwrap())
-    })
-}
-
 #[test]
 fn http_2_is_spoken_and_shares_the_store() {
     let secure = Secure::new("", MINUTE);
+    let client = Http2::new(secure.address, "shop.test");
     secure.origin.on_each("/", |request| Reply::ok(request.field("host").unwrap_or_default()));
     secure.origin.on_each("/mine", |request| Reply::ok(request.field("cookie").unwrap_or_default()));
     secure.origin.on("/chunks", Reply::ok("").chunked(&["one ", "two"]));
-    let (status, told, body) = http2(&secure, "/", &[]);
-    assert_eq!((status, body.as_str()), (200, "shop.test"), "{told}");
-    assert!(told.contains("fwd=miss"), "{told}");
+    let response = client.get("/");
+    assert_eq!((response.text().as_str(), response.verdict()), ("shop.test", "miss"), "{response:?}");
     assert!(secure.get("shop.test", "/").contains("; hit"), "HTTP/1 gets what HTTP/2 has fetched");
-    assert!(http2(&secure, "/", &[]).1.contains("; hit"));
+    assert_eq!(client.get("/").verdict(), "hit");
     // Cut into two lines, which a server of HTTP/1 would not put together.
     let cookies = [("cookie", "sessionid=1"), ("cookie", "theme=dark")];
-    assert_eq!(http2(&secure, "/mine", &cookies).2, "sessionid=1; theme=dark");
-    assert_eq!(
-        secure.origin.received("/mine")[0]
-            .fields
-            .iter()
-            .filter(|(name, _)| name.eq_ignore_ascii_case("cookie"))
-            .count(),
-        1
-    );
-    assert_eq!(http2(&secure, "/chunks", &[]).2, "one two");
+    assert_eq!(client.send("GET", "/mine", &cookies).text(), "sessionid=1; theme=dark");
+    let named = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("cookie");
+    assert_eq!(secure.origin.received("/mine")[0].fields.iter().filter(named).count(), 1);
+    assert_eq!(client.get("/chunks").text(), "one two");
+}
+
+#[test]
+fn the_front_answers_hits_by_http_2() {
+    let secure = Secure::new("", MINUTE);
+    let client = Http2::new(secure.address, "shop.test");
+    let large = "0123456789".repeat(100_000);
+    secure.origin.on("/small", Reply::ok("small").field("ETag", "\"s\""));
+    secure.origin.on("/large", Reply::ok(large.as_str()));
+    ["/small", "/large"].iter().for_each(|path| drop(client.get(path)));
+    let lent = || secure.parvis.metric("parvis_lent_total", "");
+    let before = lent();
+    assert_eq!(client.get("/small").text(), "small");
+    assert_eq!(client.get("/large").text(), large);
+    assert_eq!(client.send("GET", "/small", &[("if-none-match", "\"s\"")]).status, 304);
+    let head = client.send("HEAD", "/large", &[]);
+    assert_eq!((head.field("content-length").as_deref(), head.body.len()), (Some("1000000"), 0));
+    assert_eq!(lent(), before, "Pingora saw none of them");
+    client.get("/other");
+    assert_eq!(lent(), before + 1.0);
+    eventually("all are logged", || secure.parvis.access_log().len() == 7);
+    let line = &secure.parvis.access_log()[3];
+    assert_eq!((&line["target"], &line["bytes"]), (&"/large".into(), &1_000_000.into()), "{line}");
 }
 
 #[test]

@@ -147,9 +147,9 @@ impl Page {
 
     fn answer_read(&self, head: Head<'_>, reused: &mut Reused) -> Option<usize> {
         let peer = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-        let asked = Asked { head, peer, scheme: Scheme::Http, started: clock::start(), is_ending: false };
         let mut output = Output::default();
         let live = self.app.live.load();
+        let asked = Asked::new(&live, head, (peer, Scheme::Http), clock::start(), false)?;
         let hit = answer::hit(&self.app, &live, &asked, reused, &mut output)?;
         reused.outcome.finish();
         self.app.observer.record(&reused.outcome, live.plan.access_log, live.plan.slow_request);

@@ -3,6 +3,7 @@
 //! Everything is decided by [`crate::rules`], as on the full path. Where the rules say anything but that, there is no
 //! answer here, and the full path decides anew.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -44,16 +45,39 @@ const COPIED: usize = 4 * 1024;
 
 /// A request that may be a hit.
 pub struct Asked<'r> {
-    /// Its head.
-    pub head: Head<'r>,
-    /// Where the connection comes from.
-    pub peer: IpAddr,
-    /// Whether it has TLS.
-    pub scheme: Scheme,
+    /// As the rules see it.
+    pub received: Received<'r>,
+    /// Who sent it.
+    pub client: Client,
     /// When it had come.
     pub started: Instant,
-    /// Whether the server is about to end.
-    pub is_ending: bool,
+    /// Whether another request may follow on the connection.
+    pub keeps: bool,
+}
+
+impl<'r> Asked<'r> {
+    /// The request with this head, on a connection from `peer`; `None` for what only the full path knows to answer.
+    pub fn new(
+        live: &Live,
+        head: Head<'r>,
+        (peer, scheme): (IpAddr, Scheme),
+        started: Instant,
+        is_ending: bool,
+    ) -> Option<Self> {
+        // A target in absolute form is rare.
+        if !head.target.starts_with('/') || !is_read(head.method) {
+            return None;
+        }
+        let client = forwarding::identify(peer, scheme, &live.plan.trusted_proxies, head.fields);
+        let received = Received::new(head.method, None, head.target, head.fields, &client);
+        let keeps = !is_ending && framing::persists(head.minor_version, head.fields);
+        Some(Self { received, client, started, keeps })
+    }
+}
+
+/// Whether a method may be answered here.
+pub fn is_read(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD")
 }
 
 /// What one request after the other is answered with: the room of the last one's texts, and the names to come.
@@ -67,14 +91,18 @@ pub struct Reused {
     variant: Vec<u8>,
 }
 
+thread_local! {
+    /// Hits are answered one at a time by each thread, without waiting. With these in every connection, each would have to be
+    /// fetched into the processor's caches anew.
+    pub static REUSED: RefCell<Reused> = RefCell::default();
+}
+
 /// What follows the head that was written.
 pub struct Hit {
     /// What of the body is not in the output; often nothing.
     pub body: Bytes,
     /// The same in a file, where there is one.
     pub file: Option<Arc<File>>,
-    /// Whether another request may follow on the connection.
-    pub keeps: bool,
 }
 
 /// Writes the head of the answer, if the request is a plain hit.
@@ -86,26 +114,28 @@ pub fn hit(
     output: &mut Output,
 ) -> Option<Hit> {
     let Reused { outcome, ids, key, variant } = reused;
-    let (received, client) = identify(live, asked)?;
+    let Asked { received, client, started, keeps } = asked;
+    if !received.has_valid_host() {
+        return None;
+    }
     let request = received.head();
     let route = route(live, &request)?;
     let now = clock::now();
-    let response = look_up(app, &request, &client, route, now, (key, variant))?;
+    let response = look_up(app, &request, client, route, now, (key, variant))?;
     let selected = select(app, &request, route, &response)?;
     let held = held(&request, &response, &selected);
     if !route.limits.access.lets_in(client.address) {
         return None;
     }
-    outcome.renew(now, asked.started);
+    outcome.renew(now, *started);
     outcome.set_request_id(received.fields(), Some(ids));
-    describe(outcome, &received, &client, route, &response, now);
+    describe(outcome, received, client, route, &response, now);
     outcome.status = if held.is_none() { response.head.status } else { 304 };
-    let keeps = !asked.is_ending && framing::persists(asked.head.minor_version, asked.head.fields);
     let page = Page { response: &response, selected: &selected, held };
     let policy = &route.response_headers;
     write(output, &page, policy, now);
     let is_set = |name: &str| response.head.delivers(name) && !policy.takes_away(name);
-    finish(output, policy.written(outcome.status, client.scheme == Scheme::Https, is_set), outcome, keeps);
+    finish(output, policy.written(outcome.status, client.scheme == Scheme::Https, is_set), outcome, *keeps);
     let (mut body, mut file) = (Bytes::new(), None);
     if held.is_none() && request.method == "GET" {
         let whole = selected.body(&response);
@@ -121,20 +151,8 @@ pub fn hit(
     // One that does not fit goes the full way.
     output.whole()?;
     // Last of all, since it counts. Who is beyond a rate is told so by the full path, which counts nothing for it either.
-    app.rate(route, &request, client.address, asked.started).ok()?;
-    Some(Hit { body, file, keeps })
-}
-
-/// The request as the rules see it, and who sent it; `None` for what only the full path knows to answer.
-fn identify<'r>(live: &Live, asked: &Asked<'r>) -> Option<(Received<'r>, Client)> {
-    let head = asked.head;
-    // A target in absolute form is rare.
-    if !head.target.starts_with('/') || !matches!(head.method, "GET" | "HEAD") {
-        return None;
-    }
-    let client = forwarding::identify(asked.peer, asked.scheme, &live.plan.trusted_proxies, head.fields);
-    let received = Received::new(head.method, None, head.target, head.fields, &client);
-    received.has_valid_host().then_some((received, client))
+    app.rate(route, &request, client.address, *started).ok()?;
+    Some(Hit { body, file })
 }
 
 /// The route, if it answers from the store and is not watched.

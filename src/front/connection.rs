@@ -4,7 +4,6 @@
 //! again ([`super::repeat`]). A request that arrives whole, as nearly all do, is read and answered out of buffers on the
 //! stack, without an allocation.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
@@ -22,7 +21,7 @@ use tokio::task::coop;
 use tokio::time::Sleep;
 
 use super::Front;
-use super::answer::{self, Hit, Reused};
+use super::answer::{self, Asked, Hit, REUSED};
 use super::head::{self, Head, Read, Refused};
 use super::output::Output;
 use super::repeat::Repeat;
@@ -43,12 +42,6 @@ const MAX_TARGET: usize = u16::MAX as usize - 1;
 
 /// How much of a body is written between two pieces of its file.
 const PIECE: usize = 16 * 1024;
-
-thread_local! {
-    /// Hits are answered one at a time by each thread, without waiting. With these in every connection, each would have to be
-    /// fetched into the processor's caches anew.
-    static REUSED: RefCell<Reused> = RefCell::default();
-}
 
 /// What a connection needs someone else for.
 pub enum Event {
@@ -323,9 +316,10 @@ impl<'f> Connection<'f> {
         let mut output = Output::default();
         // An error means that who would tell of an end is gone.
         let is_ending = !matches!(shutdown.has_changed(), Ok(false));
-        let asked = answer::Asked { head, peer: self.peer, scheme: self.scheme, started, is_ending };
+        let asked = Asked::new(live, head, (self.peer, self.scheme), started, is_ending)?;
+        let keeps = asked.keeps;
         REUSED.with_borrow_mut(|reused| {
-            let Hit { body, file, keeps } = answer::hit(&self.front.app, live, &asked, reused, &mut output)?;
+            let Hit { body, file } = answer::hit(&self.front.app, live, &asked, reused, &mut output)?;
             self.idle_since = started;
             let file = file.filter(|_| self.wire.is_plain()).map(|file| Sending { file, length: body.len() });
             if let Some(unsent) = self.write(cx, output.whole()?, body, file, !keeps) {

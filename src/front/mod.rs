@@ -8,12 +8,15 @@
 //! 3. **lends** the connection for everything else to Pingora's `HttpProxy`, for one request, with its bytes intact, and
 //!    takes it back ([`crate::proxy::wire`]).
 //!
+//! HTTP/2 is Pingora's to read; there it answers hits, request by request ([`http2`]).
+//!
 //! It is a shortcut, never a second opinion: it asks the same functions as [`crate::proxy`], and where they do not say
 //! that a fresh, complete response may be served as it is, it leaves the question to the full path.
 
 pub mod answer;
 mod connection;
 pub mod head;
+mod http2;
 pub mod output;
 pub mod proxy_protocol;
 mod refuse;
@@ -33,6 +36,7 @@ use pingora::server::ShutdownWatch;
 use crate::proxy::App;
 use crate::proxy::wire::Wire;
 use connection::{Connection, Event, Loan};
+use http2::Streams;
 
 /// Tells Pingora that the connection is kept, in its words: for any time. It is the front that waits for the next request.
 const KEPT: u64 = 0;
@@ -84,8 +88,7 @@ impl ServerApp for Front {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         self.app.observer.metrics.connection();
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            // Each of its requests is a task of Pingora's, which reads heads by itself.
-            return ServerApp::process_new(&self.proxy, stream, shutdown).await;
+            return ServerApp::process_new(&Arc::new(Streams(self.clone())), stream, shutdown).await;
         }
         let stream = self.introduce(stream).await?;
         let mut connection = Connection::new(self, Box::new(Wire::new(stream)));

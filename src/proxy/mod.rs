@@ -25,7 +25,7 @@ pub mod limits;
 pub mod purge;
 mod shadow;
 pub mod upstream;
-mod view;
+pub mod view;
 pub mod wire;
 
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use http::uri::Authority;
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession;
 
 use crate::rules::forwarding::{self, Client};
 use crate::rules::head::{Field, Fields};
@@ -25,7 +25,7 @@ pub fn request_fields(request: &RequestHeader) -> Vec<Field<'_>> {
 }
 
 /// Identifies the client of a session.
-pub fn client(session: &Session, trusted: &[IpNet]) -> Client {
+pub fn client(session: &ServerSession, trusted: &[IpNet]) -> Client {
     let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
     let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let fields = request_fields(session.req_header());

@@ -1,0 +1,65 @@
+//! A client that speaks HTTP/2, over TLS.
+
+use std::net::SocketAddr;
+
+use pingora::connectors::http::Connector;
+use pingora::http::RequestHeader;
+use pingora::protocols::ALPN;
+use pingora::protocols::http::client::HttpSession;
+use pingora::upstreams::peer::HttpPeer;
+use tokio::runtime::{Builder, Runtime};
+
+use super::client::Response;
+
+/// Sends requests on one connection.
+pub struct Http2 {
+    runtime: Runtime,
+    connector: Connector,
+    peer: HttpPeer,
+    host: &'static str,
+}
+
+impl Http2 {
+    pub fn new(address: SocketAddr, host: &'static str) -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let mut peer = HttpPeer::new(address, true, host.to_owned());
+        peer.options.alpn = ALPN::H2;
+        peer.options.verify_cert = false;
+        peer.options.idle_timeout = Some(super::PATIENCE);
+        Self { runtime, connector: Connector::new(None), peer, host }
+    }
+
+    pub fn get(&self, path: &str) -> Response {
+        self.send("GET", path, &[])
+    }
+
+    pub fn send(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Response {
+        let asked = async { tokio::time::timeout(super::PATIENCE, self.ask(method, path, fields)).await };
+        self.runtime.block_on(asked).expect("in time").expect("a response")
+    }
+
+    async fn ask(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> pingora::Result<Response> {
+        let (session, _) = self.connector.get_http_session(&self.peer).await?;
+        let HttpSession::H2(mut session) = session else { panic!("not by HTTP/2") };
+        let mut head = RequestHeader::build(method, b"/", None)?;
+        head.set_uri(format!("https://{}{path}", self.host).parse().expect("a target"));
+        for (name, value) in fields {
+            head.append_header((*name).to_owned(), value.as_bytes())?;
+        }
+        session.write_request_header(Box::new(head), true)?;
+        session.read_response_header().await?;
+        let head = session.response_header().expect("it has come");
+        let status = head.status.as_u16();
+        let fields = head
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            .collect();
+        let mut body = Vec::new();
+        while let Some(chunk) = session.read_response_body().await? {
+            body.extend_from_slice(&chunk);
+        }
+        self.connector.release_http_session(HttpSession::H2(session), &self.peer, None).await;
+        Ok(Response { status, fields, body, complete: true, head: String::new() })
+    }
+}
