@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use openssl::ssl::SslVersion;
 
 use crate::support::tls::{Authority, connect};
-use crate::support::{Directory, Http2, Origin, Parvis, Reply, eventually, free_port};
+use crate::support::{Directory, Gate, Http2, Origin, Parvis, Reply, eventually, free_port};
 
 /// A parvis with a TLS listener, and a plain one beside it.
 struct Secure {
@@ -20,6 +20,11 @@ struct Secure {
 impl Secure {
     /// `more` is said of the plain listener.
     fn new(more: &str, routes: &str) -> Self {
+        Self::with(more, "", routes)
+    }
+
+    /// The same, with these settings of the upstream.
+    fn with(more: &str, settings: &str, routes: &str) -> Self {
         let (origin, directory) = (Origin::start(), Directory::new());
         let authority = Authority::new(directory.path());
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -29,7 +34,7 @@ impl Secure {
         };
         let certificates = [pair("shop", &["shop.test"]), pair("other", &["*.other.test"])].join(", ");
         let parvis = Parvis::start(&format!(
-            "listen: [{{address: {{listen}}{more}}}, {{address: \"{address}\", tls: [{certificates}]}}]\nadmin: {{listen: {{admin}}}}\ntrusted_proxies: [127.0.0.2]\nupstreams: {{app: {{servers: [\"{}\"]}}}}\n{routes}\n",
+            "listen: [{{address: {{listen}}{more}}}, {{address: \"{address}\", tls: [{certificates}]}}]\nadmin: {{listen: {{admin}}}}\ntrusted_proxies: [127.0.0.2]\nupstreams: {{app: {{servers: [\"{}\"]{settings}}}}}\n{routes}\n",
             origin.address
         ));
         Self { origin, parvis, address, authority, directory }
@@ -154,6 +159,29 @@ fn the_front_answers_hits_by_http_2() {
     eventually("all are logged", || secure.parvis.access_log().len() == 7);
     let line = &secure.parvis.access_log()[3];
     assert_eq!((&line["target"], &line["bytes"]), (&"/large".into(), &1_000_000.into()), "{line}");
+}
+
+#[test]
+fn who_leaves_the_queue_is_noticed_behind_tls_and_by_http_2() {
+    let settings = ", max_conns: 1, queue: {timeout: 25s}, timeouts: {read: 25s}";
+    let secure = Secure::with("", settings, "routes: [{name: all, cache: {mode: off}}]");
+    let gate = Gate::new();
+    secure.origin.on("/slow", Reply::ok("slow").behind(&gate));
+    let client = secure.parvis.client();
+    let slow = std::thread::spawn(move || client.get("/slow"));
+    eventually("the server is busy", || secure.origin.count("/slow") == 1);
+    let waiting = || secure.parvis.metric("parvis_upstream_waiting", "");
+    let http2 = Http2::new(secure.address, "shop.test");
+    let mut stream = connect(secure.address, &secure.authority, "shop.test", None).unwrap();
+    write!(stream, "GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n").unwrap();
+    eventually("it waits", || waiting() == 1.0);
+    drop(stream);
+    eventually("it has left", || waiting() == 0.0);
+    http2.give_up("/", || waiting() == 1.0);
+    eventually("it has left by HTTP/2", || waiting() == 0.0);
+    gate.open();
+    assert_eq!(slow.join().unwrap().text(), "slow");
+    assert_eq!(secure.origin.count("/"), 0, "nobody asked for who had left");
 }
 
 #[test]

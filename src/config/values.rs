@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::limits::Rate;
 
-/// A duration with its unit: `250ms`, `2s`, `5m`, `1h 30m`, `1d`.
+/// The longest duration: a hundred years. Nothing that is added to the present moment may overflow.
+const LONGEST: Duration = Duration::from_secs(36_525 * 24 * 60 * 60);
+
+/// A duration with its unit: `250ms`, `2s`, `5m`, `1h 30m`, `1d`; up to a hundred years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period(pub Duration);
 
@@ -22,9 +25,13 @@ impl FromStr for Period {
         if is_number(text) {
             return Err(format!("`{text}` has no unit; write `{text}s`, `{text}m`, `{text}h` or `{text}d`"));
         }
-        humantime::parse_duration(text).map(Self).map_err(|error| {
+        let duration = humantime::parse_duration(text).map_err(|error| {
             format!("`{text}` is not a duration ({error}); write `250ms`, `2s`, `5m`, `1h`, `1d`")
-        })
+        })?;
+        match duration <= LONGEST {
+            true => Ok(Self(duration)),
+            false => Err(format!("`{text}` is longer than a hundred years; write `1d` or `10years`")),
+        }
     }
 }
 
@@ -276,6 +283,9 @@ mod tests {
         assert_eq!("0s".parse(), Ok(Period(Duration::ZERO)));
         assert!("5".parse::<Period>().unwrap_err().contains("`5s`"));
         assert!("-5m".parse::<Period>().is_err());
+        assert!("90years".parse::<Period>().is_ok());
+        assert!("101years".parse::<Period>().unwrap_err().contains("a hundred years"));
+        assert!("500000000000years".parse::<Period>().is_err());
         assert_eq!("800B".parse(), Ok(Size(800)));
         assert_eq!("8MiB".parse(), Ok(Size(8 << 20)));
         assert_eq!("1.5 KiB".parse(), Ok(Size(1536)));

@@ -34,7 +34,7 @@ use crate::rules::retry::{Attempt, Failure, NoRetry};
 use crate::rules::unavailable::Unavailable;
 use queue::{Joined, Ticket, Urgency};
 use resolve::{LookedUp, LookupError};
-use servers::{Ask, Change, Placed, Servers, counts};
+use servers::{Ask, Change, Course, Placed, Servers, counts};
 
 /// The servers of one upstream.
 #[derive(Debug)]
@@ -259,12 +259,12 @@ impl Drop for Waiting<'_> {
 pub struct Lease {
     pool: Arc<Pool>,
     placed: Placed,
-    is_judged: bool,
+    course: Course,
 }
 
 impl Lease {
     fn new(pool: &Arc<Pool>, placed: Placed) -> Self {
-        Self { pool: pool.clone(), placed, is_judged: false }
+        Self { pool: pool.clone(), placed, course: Course::Begun }
     }
 
     /// What to connect to.
@@ -289,8 +289,8 @@ impl Lease {
         match has_failed {
             true => self.failed(failure),
             false => {
-                self.is_judged = true;
-                self.pool.clone().update(|servers, now| servers.succeeded(&self.placed, now));
+                self.course = Course::Answered;
+                self.pool.clone().update(|servers, now| servers.answered(&mut self.placed, now));
             }
         }
         has_failed
@@ -299,7 +299,7 @@ impl Lease {
     /// It has not, or not as it should.
     pub fn failed(&mut self, failure: Failure) {
         if counts(failure, &self.pool.settings) {
-            self.is_judged = true;
+            self.course = Course::Failed;
             self.pool.clone().update(|servers, now| servers.failed(&self.placed, now));
         }
     }
@@ -308,7 +308,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.pool.clone().update(|servers, now| {
-            servers.release(&self.placed, self.is_judged, now);
+            servers.release(&self.placed, self.course, now);
             None
         });
     }

@@ -14,6 +14,9 @@ use crate::rules::breaker::{Admit, Breaker, Trip};
 use crate::rules::retry::{Budget, Failure};
 use crate::rules::unavailable::Unavailable;
 
+/// The most servers that are remembered although they are gone.
+const MAX_RETIRED: usize = 64;
+
 /// The least share of its weight that a server has which comes back.
 const FIRST_SHARE: f64 = 0.1;
 
@@ -83,6 +86,11 @@ impl Standing {
         }
     }
 
+    /// Whether it would be another one if it began anew.
+    fn is_remembered(&self) -> bool {
+        self.in_flight > 0 || self.is_unwell || !self.breaker.is_closed()
+    }
+
     /// The word used in metrics and statistics: `up`, or why not.
     pub fn state(&self) -> &'static str {
         match (self.is_unwell, self.breaker.is_closed()) {
@@ -111,6 +119,8 @@ pub enum Change {
 pub struct Servers {
     settings: Arc<Upstream>,
     all: Vec<Standing>,
+    /// Those whose address was not among the last that were looked up, as far as there is something to remember.
+    retired: Vec<Standing>,
     /// Who waits.
     pub queue: Queue<Waiter>,
     /// What retries may cost.
@@ -127,6 +137,17 @@ enum Pick {
     Nobody(Option<Instant>),
 }
 
+/// How far a request has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// Nothing is known.
+    Begun,
+    /// The head has come, and nothing bad since.
+    Answered,
+    /// It has failed, and that has been counted.
+    Failed,
+}
+
 /// A place at a server.
 #[derive(Debug)]
 pub struct Placed {
@@ -141,20 +162,30 @@ pub struct Placed {
 impl Servers {
     /// Those of `settings`, of which none is known yet.
     pub fn new(settings: Arc<Upstream>) -> Self {
-        Self { settings, all: Vec::new(), queue: Queue::default(), budget: Budget::default() }
+        Self {
+            settings,
+            all: Vec::new(),
+            retired: Vec::new(),
+            queue: Queue::default(),
+            budget: Budget::default(),
+        }
     }
 
-    /// The servers are these from now on. What is known of those that stay is kept; the first ones ever have their whole share
-    /// at once.
+    /// The servers are these from now on. What is known of those that stay is kept, also while an address is missing for a while;
+    /// the first ones ever have their whole share at once.
     pub fn replace(&mut self, endpoints: Vec<Arc<Endpoint>>, now: Instant) {
         let (is_new, mut before) = (!self.all.is_empty(), std::mem::take(&mut self.all));
+        before.append(&mut self.retired);
         for endpoint in endpoints {
             let known = before.iter().position(|standing| standing.endpoint.id == endpoint.id);
             self.all.push(match known {
-                Some(at) => before.swap_remove(at),
+                Some(at) => before.remove(at),
                 None => Standing::new(endpoint, now, is_new),
             });
         }
+        before.retain(Standing::is_remembered);
+        before.truncate(MAX_RETIRED);
+        self.retired = before;
     }
 
     /// Every server.
@@ -189,21 +220,24 @@ impl Servers {
     }
 
     /// A request has ended at a server.
-    pub fn release(&mut self, placed: &Placed, is_judged: bool, now: Instant) {
-        if let Some(standing) = self.find(placed.endpoint.id) {
-            standing.in_flight = standing.in_flight.saturating_sub(1);
-            if placed.is_probe && !is_judged {
-                standing.breaker.abandon_probe(placed.generation, now);
-            }
+    pub fn release(&mut self, placed: &Placed, course: Course, now: Instant) {
+        let policy = self.settings.breaker;
+        let Some(standing) = self.find(placed.endpoint.id) else { return };
+        standing.in_flight = standing.in_flight.saturating_sub(1);
+        match course {
+            Course::Begun if placed.is_probe => standing.breaker.abandon_probe(placed.generation, now),
+            Course::Answered => standing.breaker.succeeded(placed.generation, now, &policy),
+            Course::Begun | Course::Failed => {}
         }
     }
 
-    /// A server has answered.
-    pub fn succeeded(&mut self, placed: &Placed, now: Instant) -> Option<Change> {
-        let policy = self.settings.breaker;
+    /// A server has begun to answer.
+    pub fn answered(&mut self, placed: &mut Placed, now: Instant) -> Option<Change> {
         let standing = self.find(placed.endpoint.id)?;
-        let closed = standing.breaker.succeeded(placed.generation, now, &policy);
+        let closed = standing.breaker.answered(placed.generation, now);
         closed.then(|| {
+            // What becomes of the rest is the first that is known of it.
+            placed.generation = standing.breaker.generation();
             standing.back_since = Some(now);
             Change::Closed(standing.endpoint.label.clone())
         })
@@ -258,7 +292,7 @@ impl Servers {
     }
 
     fn find(&mut self, id: u64) -> Option<&mut Standing> {
-        self.all.iter_mut().find(|standing| standing.endpoint.id == id)
+        self.all.iter_mut().chain(&mut self.retired).find(|standing| standing.endpoint.id == id)
     }
 
     fn take(&mut self, at: usize, is_probe: bool, owed: Vec<(usize, f64)>, now: Instant) -> Placed {
@@ -333,5 +367,51 @@ pub fn counts(failure: Failure, settings: &Upstream) -> bool {
     match failure {
         Failure::Status(status) => settings.failures.contains(&status),
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::config::load;
+    use crate::origin::peer::{Material, Reach};
+    use crate::plan::Plan;
+
+    fn settings() -> Arc<Upstream> {
+        let yaml = "upstreams: {app: {servers: [\"a.test:80\"], circuit_breaker: {max_fails: 1}}}\nroutes: [{name: all, cache: {ttl: 0s}}]\n";
+        let (plan, _) = Plan::from_loaded(&load::parse("test.yaml", yaml, &|_| None)).unwrap();
+        Arc::new(plan.upstreams.values().next().unwrap().clone())
+    }
+
+    fn endpoint(settings: &Upstream, last: u8) -> Arc<Endpoint> {
+        let reach = Reach::Tcp(([127, 0, 0, last], 80).into());
+        Arc::new(Endpoint::new(&settings.servers[0], &reach, settings, &Material::default()).unwrap())
+    }
+
+    #[test]
+    fn an_address_that_is_missing_for_a_while_is_the_same_when_it_returns() {
+        let (settings, now) = (settings(), clock::start());
+        let both = vec![endpoint(&settings, 1), endpoint(&settings, 2)];
+        let mut servers = Servers::new(settings);
+        servers.replace(both.clone(), now);
+        let ask = Ask { may_probe: true, ..Ask::default() };
+        let placed: Vec<_> = (0..2).map(|_| servers.place(&ask, now).unwrap().unwrap()).collect();
+        let (lost, other) = match placed[0].endpoint.id == both[0].id {
+            true => (&placed[0], &placed[1]),
+            false => (&placed[1], &placed[0]),
+        };
+        servers.replace(vec![both[1].clone()], now);
+        // It fails while it is gone, and with it what it was asked before.
+        assert!(matches!(servers.failed(lost, now), Some(Change::Opened(..))));
+        servers.release(lost, Course::Failed, now);
+        servers.release(other, Course::Answered, now);
+        servers.replace(both.clone(), now);
+        let states: Vec<_> = servers.all().iter().map(Standing::state).collect();
+        assert_eq!(states, ["open", "up"]);
+        assert!(servers.all().iter().all(|standing| standing.in_flight == 0));
+        // Of one that is well nothing need be remembered.
+        servers.replace(vec![both[0].clone()], now);
+        assert!(servers.retired.is_empty());
     }
 }

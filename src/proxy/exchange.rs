@@ -1,17 +1,14 @@
 //! One exchange with a server of the upstream: getting a place at one, telling how it did, and trying another.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
 
 use super::context::{Context, Kind};
-use super::wire::Wire;
+use super::leaving::{LOOK, left};
 use super::{App, view};
 use crate::clock;
 use crate::observe::outcome::Local;
@@ -27,9 +24,6 @@ use crate::rules::route::Timeouts;
 use crate::rules::unavailable::Unavailable;
 use crate::store::fill::Fill;
 
-/// How often to look whether a client that waits has left.
-const LOOK: Duration = Duration::from_millis(100);
-
 /// The error of a request that is to be sent once more because of the status of its answer.
 const RETRIED_STATUS: ErrorType = ErrorType::new("RetriedStatus");
 
@@ -37,7 +31,7 @@ const RETRIED_STATUS: ErrorType = ErrorType::new("RetriedStatus");
 const NO_SERVER: ErrorType = ErrorType::new("NoServer");
 
 /// Gets a place at a server, for the next attempt.
-pub async fn begin(app: &App, session: &Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+pub async fn begin(app: &App, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
     let Some(pool) = ctx.pool().cloned() else {
         return Error::e_explain(ErrorType::InternalError, "the route's upstream has no pool");
     };
@@ -66,7 +60,7 @@ pub async fn begin(app: &App, session: &Session, ctx: &mut Context) -> Result<Bo
 
 async fn wait(
     app: &App,
-    session: &Session,
+    session: &mut Session,
     ctx: &Context,
     pool: &Arc<Pool>,
     ask: Ask,
@@ -83,7 +77,7 @@ async fn wait(
     let began = clock::start();
     let lease = match &ctx.kind {
         Kind::Fetch(order) => pool.wait(wish, nobody_reads(order.fill.clone(), order.urgency)).await,
-        Kind::Client => pool.wait(wish, has_left(connection(session))).await,
+        Kind::Client => pool.wait(wish, left(session)).await,
     };
     app.observer.metrics.upstreams().waited(&pool.name, began.elapsed());
     lease
@@ -139,27 +133,6 @@ async fn nobody_reads(fill: Option<Arc<Fill>>, urgency: Urgency) {
             }
         }
         None => std::future::pending().await,
-    }
-}
-
-/// The client's connection, to look at.
-fn connection(session: &Session) -> Option<OwnedFd> {
-    let stream = session.as_downstream().as_http1().map(|http1| http1.stream())?;
-    stream.as_any().downcast_ref::<Wire>()?.watched()
-}
-
-/// Ends when the client has closed its connection. Nobody reads from it meanwhile, so that has to be looked for.
-async fn has_left(connection: Option<OwnedFd>) {
-    let Some(connection) = connection else { return std::future::pending().await };
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let mut byte = [0_u8];
-        match recv(&connection, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => return,
-            // Something it has sent and nobody has read yet.
-            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(_) => return,
-        }
     }
 }
 

@@ -21,6 +21,7 @@ mod encode;
 mod exchange;
 mod extract;
 mod fetch;
+mod leaving;
 pub mod limits;
 pub mod purge;
 mod shadow;

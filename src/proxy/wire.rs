@@ -10,7 +10,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +27,7 @@ use pingora::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use pingora::proxy::Session;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SendFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -97,26 +98,33 @@ impl Wire {
 
     /// Whether what is written goes out as it is, by a descriptor.
     pub fn is_plain(&self) -> bool {
-        self.descriptor().is_some()
+        self.plain().is_some()
     }
 
-    /// The descriptor of a plain connection, for as long as that is borrowed.
+    /// The descriptor of a plain connection.
+    fn plain(&self) -> Option<BorrowedFd<'_>> {
+        self.descriptor().filter(|_| self.stream.as_any().is::<L4Stream>())
+    }
+
+    /// The descriptor, for as long as the connection is borrowed; `None` of one that is not of the system.
     ///
-    /// Pingora lends it as a number only, and every safe interface of the kernel's `sendfile` asks for the type that guarantees
-    /// an open descriptor.
+    /// Pingora lends it as a number only, and every safe interface of the kernel asks for the type that guarantees an open
+    /// descriptor.
     #[allow(unsafe_code)]
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        let plain: &L4Stream = self.stream.as_any().downcast_ref()?;
-        // One that is not of the system has none.
-        let number = Some(plain.as_raw_fd()).filter(|number| *number >= 0)?;
+        let number = Some(self.stream.id()).filter(|number| *number >= 0)?;
         // SAFETY: this is the number of a socket which the stream owns, and closes only when it is dropped. It cannot be
         // dropped while the result lives, since that borrows it.
         Some(unsafe { BorrowedFd::borrow_raw(number) })
     }
 
-    /// A descriptor of its own for a plain connection, to look at while nobody reads from it; `None` where there is none.
-    pub fn watched(&self) -> Option<OwnedFd> {
-        self.descriptor()?.try_clone_to_owned().ok()
+    /// Whether the client has closed its end. Reads nothing.
+    pub fn has_ended(&self) -> bool {
+        let Some(descriptor) = self.descriptor() else { return false };
+        let mut looked_at = [PollFd::new(&descriptor, PollFlags::RDHUP)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // An error is not the client's doing.
+        poll(&mut looked_at, Some(&at_once)).is_ok_and(|ready| ready > 0)
     }
 
     /// Sends as many bytes as the client takes now, without the detours of a write that may wait. If `more` follows at once,
@@ -126,7 +134,7 @@ impl Wire {
     ///
     /// Those of a write that does not wait; [`io::ErrorKind::Unsupported`] where the connection is not [plain](Wire::is_plain).
     pub fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
-        let plain = self.descriptor().ok_or(io::ErrorKind::Unsupported)?;
+        let plain = self.plain().ok_or(io::ErrorKind::Unsupported)?;
         let more = if more { SendFlags::MORE } else { SendFlags::empty() };
         Ok(rustix::net::send(plain, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL | more)?)
     }
@@ -137,7 +145,7 @@ impl Wire {
     ///
     /// As of [`Wire::send`].
     pub fn send_file(&self, file: &File, at: usize, length: usize) -> io::Result<usize> {
-        let plain = self.descriptor().ok_or(io::ErrorKind::Unsupported)?;
+        let plain = self.plain().ok_or(io::ErrorKind::Unsupported)?;
         let mut offset = at as u64;
         Ok(rustix::fs::sendfile(plain, file, Some(&mut offset), length)?)
     }

@@ -112,23 +112,21 @@ impl Breaker {
         }
     }
 
-    /// The server has answered a request of this generation. Tells whether that closed the breaker.
-    pub fn succeeded(&mut self, generation: u64, now: Instant, policy: &BreakerPolicy) -> bool {
-        if generation != self.generation {
-            return false;
+    /// The head of a response to a request of this generation has come. Tells whether that closed the breaker: the rest of a
+    /// probe's may take its time.
+    pub fn answered(&mut self, generation: u64, now: Instant) -> bool {
+        let closes = generation == self.generation && self.state == State::HalfOpen;
+        if closes {
+            self.close(now);
         }
-        self.in_a_row = 0;
-        match self.state {
-            State::Closed => {
-                self.window.count(now, policy.window, false);
-                false
-            }
-            // No request is sent to it.
-            State::Open { .. } => false,
-            State::HalfOpen => {
-                self.close(now);
-                true
-            }
+        closes
+    }
+
+    /// The response to a request of this generation has ended well: it counts once it has.
+    pub fn succeeded(&mut self, generation: u64, now: Instant, policy: &BreakerPolicy) {
+        if generation == self.generation && self.state == State::Closed {
+            self.in_a_row = 0;
+            self.window.count(now, policy.window, false);
         }
     }
 
@@ -238,7 +236,7 @@ mod tests {
         let start = clock::start();
         let mut breaker = Breaker::new(start);
         assert_eq!(breaker.failed(breaker.generation(), start, &POLICY), None);
-        assert!(!breaker.succeeded(breaker.generation(), start, &POLICY));
+        breaker.succeeded(breaker.generation(), start, &POLICY);
         assert_eq!(
             [
                 breaker.failed(breaker.generation(), start, &POLICY),
@@ -249,12 +247,12 @@ mod tests {
         assert_eq!(breaker.admit(start, &POLICY), Admit::Yes);
         assert_eq!(breaker.failed(breaker.generation(), start, &POLICY), Some(Trip::InARow(3)));
         assert_eq!(breaker.failed(breaker.generation(), start, &POLICY), None, "it is open already");
-        assert!(!breaker.succeeded(breaker.generation(), start, &POLICY), "a late answer to an old request");
+        assert!(!breaker.answered(breaker.generation(), start), "a late answer to an old request");
         assert_eq!(breaker.admit(after(start, 4999), &POLICY), Admit::NotBefore(after(start, 5000)));
         assert_eq!(breaker.admit(after(start, 5000), &POLICY), Admit::Probe);
         breaker.begin_probe(after(start, 5000));
         assert!(matches!(breaker.admit(after(start, 5000), &POLICY), Admit::NotBefore(_)), "one is enough");
-        assert!(breaker.succeeded(breaker.generation(), after(start, 5001), &POLICY));
+        assert!(breaker.answered(breaker.generation(), after(start, 5001)));
         assert_eq!(breaker.admit(after(start, 5001), &POLICY), Admit::Yes);
     }
 
@@ -280,7 +278,10 @@ mod tests {
         let mut breaker = Breaker::new(start);
         let trips: Vec<_> = (0..10)
             .map(|n| match n % 2 {
-                0 => breaker.succeeded(breaker.generation(), start, &POLICY).then_some(Trip::Probe),
+                0 => {
+                    breaker.succeeded(breaker.generation(), start, &POLICY);
+                    None
+                }
                 _ => breaker.failed(breaker.generation(), start, &POLICY),
             })
             .collect();
@@ -296,7 +297,7 @@ mod tests {
             // Half of them, but never ten within ten seconds.
             let now = after(start, n * 1500);
             match n % 2 {
-                0 => assert!(!breaker.succeeded(breaker.generation(), now, &POLICY)),
+                0 => breaker.succeeded(breaker.generation(), now, &POLICY),
                 _ => assert_eq!(breaker.failed(breaker.generation(), now, &POLICY), None, "{n}"),
             }
         }
@@ -314,13 +315,13 @@ mod tests {
         let probe = breaker.generation();
         // Requests that had hung since before it was opened end now, well or not.
         assert_eq!(breaker.failed(old, after(start, 5001), &POLICY), None);
-        assert!(!breaker.succeeded(old, after(start, 5001), &POLICY));
+        assert!(!breaker.answered(old, after(start, 5001)));
         breaker.abandon_probe(old, after(start, 5001));
         assert!(
             matches!(breaker.admit(after(start, 5001), &POLICY), Admit::NotBefore(_)),
             "the probe is under way"
         );
-        assert!(breaker.succeeded(probe, after(start, 5002), &POLICY));
+        assert!(breaker.answered(probe, after(start, 5002)));
         (0..5).for_each(|_| assert_eq!(breaker.failed(old, after(start, 5003), &POLICY), None));
         assert!(breaker.is_closed());
     }

@@ -86,6 +86,18 @@ fn answers_count_as_failures_only_where_the_operator_says_so() {
 }
 
 #[test]
+fn a_server_that_breaks_off_every_body_is_left_alone() {
+    let servers = Servers::new(1, "circuit_breaker: {max_fails: 3, error_share: 100%}", PASSING);
+    servers.origins[0].on("/", Reply::raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").then_close());
+    for _ in 0..3 {
+        let response = servers.get("/");
+        assert_eq!((response.status, response.complete), (200, false));
+    }
+    eventually("it is left alone", || states(&servers.parvis, "open") == 1.0);
+    assert_eq!(servers.get("/").detail(), "no-server", "each head was good");
+}
+
+#[test]
 fn a_server_that_comes_back_gets_less_than_its_share_at_first() {
     let servers =
         Servers::new(2, "circuit_breaker: {max_fails: 1, fail_timeout: 100ms}, slow_start: 1h", PASSING);

@@ -1,7 +1,7 @@
 //! Which requests are sent once more.
 
 use super::{PASSING, Servers};
-use crate::support::Reply;
+use crate::support::{Reply, eventually};
 
 const PATIENT: &str = "circuit_breaker: {max_fails: 1000, min_requests: 1000}";
 
@@ -50,7 +50,9 @@ fn what_meets_a_closing_connection_is_sent_again() {
     let origin = &servers.origins[0];
     origin.on("/", Reply::ok("first"));
     assert_eq!(send(&servers, "GET"), 200);
-    // The connection is kept, and breaks off with the next request.
+    // It is logged when its connection has been put away.
+    eventually("the connection is kept", || servers.parvis.access_log().len() == 1);
+    // And breaks off with the next request.
     origin.on_sequence("/", vec![Reply::script().then_close(), Reply::ok("second")]);
     assert_eq!(send(&servers, "GET"), 200);
     assert_eq!(origin.count("/"), 3);

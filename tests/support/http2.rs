@@ -1,6 +1,7 @@
 //! A client that speaks HTTP/2, over TLS.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
@@ -10,6 +11,9 @@ use pingora::upstreams::peer::HttpPeer;
 use tokio::runtime::{Builder, Runtime};
 
 use super::client::Response;
+
+/// How often it is looked whether to give up.
+const STEP: Duration = Duration::from_millis(10);
 
 /// Sends requests on one connection.
 pub struct Http2 {
@@ -36,6 +40,18 @@ impl Http2 {
     pub fn send(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Response {
         let asked = async { tokio::time::timeout(super::PATIENCE, self.ask(method, path, fields)).await };
         self.runtime.block_on(asked).expect("in time").expect("a response")
+    }
+
+    /// Sends a request, and takes it back once it is `enough`.
+    pub fn give_up(&self, path: &str, enough: impl Fn() -> bool) {
+        self.runtime.block_on(async {
+            tokio::select! {
+                response = self.ask("GET", path, &[]) => panic!("it was answered: {response:?}"),
+                () = async { while !enough() { tokio::time::sleep(STEP).await } } => {}
+            }
+            // That it is taken back has to be sent, too.
+            tokio::time::sleep(10 * STEP).await;
+        });
     }
 
     async fn ask(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> pingora::Result<Response> {
