@@ -57,6 +57,12 @@ pub struct Clients {
     pub header_timeout: Option<Period>,
     /// How long a connection is kept that waits for a request. Default `60s`.
     pub idle_timeout: Option<Period>,
+    /// How long a client may send nothing of a request's body, or take nothing of a response; then its connection ends.
+    /// Default `60s`.
+    pub stall_timeout: Option<Period>,
+    /// The least that a client has to send or take in a second, on average over the time that it is waited for, once that is
+    /// longer than `stall_timeout`; over HTTP/1. `0B`: anything. Default `100B`.
+    pub min_rate: Option<Size>,
 }
 
 /// The operators' own listener: purge, metrics, health.

@@ -159,7 +159,9 @@ pub struct CircuitBreaker {
 pub struct Timeouts {
     /// For a connection. Default `1s`.
     pub connect: Option<Period>,
-    /// For the first bytes of a response, and for the next. Default `30s`.
+    /// For the whole head of a response, once the request has been sent; over HTTP/1. At most `read`, which is the default.
+    pub first_byte: Option<Period>,
+    /// For the next bytes of a response. Default `30s`.
     pub read: Option<Period>,
     /// For the origin to take bytes of a request. Default `30s`.
     pub write: Option<Period>,
@@ -174,8 +176,10 @@ pub struct Timeouts {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteTimeouts {
-    /// For the first bytes of a response, and for the next: longer for downloads that are made while they are sent, and for
-    /// WebSockets that are silent. Default the upstream's.
+    /// For the whole head of a response, once the request has been sent; over HTTP/1. Default the upstream's, or as `read`.
+    pub first_byte: Option<Period>,
+    /// For the next bytes of a response: longer for events, and for downloads that are made while they are sent. Default the
+    /// upstream's.
     pub read: Option<Period>,
     /// For the origin to take bytes of a request. Default the upstream's.
     pub write: Option<Period>,

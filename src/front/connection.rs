@@ -27,8 +27,8 @@ use super::output::Output;
 use super::repeat::Repeat;
 use crate::clock;
 use crate::observe::outcome::Outcome;
-use crate::proxy::wire::Wire;
-use crate::proxy::{Active, App, CLIENT_TIMEOUT, Live};
+use crate::proxy::wire::{self, Wire};
+use crate::proxy::{Active, App, Live};
 use crate::rules::framing::{Boundary, Malformed};
 use crate::rules::request::FieldList;
 use crate::rules::target::Scheme;
@@ -384,11 +384,13 @@ impl<'f> Connection<'f> {
         let Unfinished { unsent: Unsent { head, mut body, file, .. }, mut outcome } = unfinished;
         let mut head = Bytes::from(head);
         let mut result = Ok(());
+        let clients = self.front.app.live.load().plan.clients;
+        self.wire.begin_exchange(clients.least_pace());
         while result.is_ok() && !(head.is_empty() && body.is_empty()) {
             // Writing a piece waits until the client takes more; what else it then takes goes from the file.
             let next = if head.is_empty() { &mut body } else { &mut head };
             let piece = if file.is_some() { next.slice(..next.len().min(PIECE)) } else { next.clone() };
-            result = match tokio::time::timeout(CLIENT_TIMEOUT, self.wire.write(&piece)).await {
+            result = match tokio::time::timeout(clients.stall_timeout, self.wire.write(&piece)).await {
                 Ok(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => written.map(|written| next.advance(written)),
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
@@ -399,6 +401,9 @@ impl<'f> Connection<'f> {
             }
         }
         if let Err(error) = &result {
+            if wire::is_too_slow(error) {
+                self.front.app.observer.metrics.limit("min_rate");
+            }
             let unsent = (head.len() + body.len()) as u64;
             outcome.bytes = outcome.bytes.saturating_sub(unsent);
             outcome.error = Some(format!("the client took no more: {error}"));

@@ -19,7 +19,7 @@ use super::connection::record;
 use super::output::Output;
 use crate::clock;
 use crate::observe::outcome::Outcome;
-use crate::proxy::{Active, CLIENT_TIMEOUT, view};
+use crate::proxy::{Active, view};
 
 /// The application of the requests by HTTP/2.
 pub struct Streams(pub Arc<Front>);
@@ -78,7 +78,10 @@ async fn send(front: &Front, mut session: ServerSession, answer: Answer) {
     let _active = Active::new(&front.app.active);
     let Answer { head, body, mut outcome } = answer;
     let result = match &mut session {
-        ServerSession::H2(session) => write(session, head, body).await,
+        ServerSession::H2(session) => {
+            session.set_write_timeout(Some(front.app.live.load().plan.clients.stall_timeout));
+            write(session, head, body).await
+        }
         _ => Error::e_explain(ErrorType::InternalError, "a session of another version"),
     };
     if let Err(error) = result {
@@ -93,7 +96,6 @@ async fn write(session: &mut HttpSession, head: Vec<u8>, mut body: Bytes) -> Res
     if body.is_empty() {
         body = Bytes::from(head).slice(length..);
     }
-    session.set_write_timeout(Some(CLIENT_TIMEOUT));
     session.write_response_header(Box::new(header), body.is_empty())?;
     if body.is_empty() { Ok(()) } else { session.write_body(body, true).await }
 }

@@ -74,7 +74,7 @@ impl Front {
     /// Lends the connection to the proxy for one request. `None` when no other can follow.
     async fn lend(&self, mut wire: Box<Wire>, loan: Loan, shutdown: &ShutdownWatch) -> Option<Box<Wire>> {
         self.app.observer.metrics.lent();
-        wire.lend(loan.boundary, loan.may_switch);
+        wire.lend(loan.boundary, loan.may_switch, self.app.live.load().plan.clients.least_pace());
         let mut session = ServerSession::new_http1(wire);
         session.set_keepalive((!*shutdown.borrow()).then_some(KEPT));
         let (stream, _) = self.proxy.process_new_http(session, shutdown).await?.consume();

@@ -25,6 +25,8 @@ const DEFAULT_MAX_HEADER_SIZE: u64 = 32 << 10;
 const HEADER_SIZES: std::ops::RangeInclusive<u64> = (1 << 10)..=(512 << 10);
 const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const DEFAULT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+const DEFAULT_MIN_RATE: u64 = 100;
 const MAX_NETWORKS: usize = 1000;
 
 /// Collects mistakes while the parts are compiled.
@@ -97,6 +99,8 @@ fn clients(written: &schema::Clients, path: &Path, mistakes: &mut Mistakes) -> C
     };
     let header_timeout = positive(written.header_timeout, "header_timeout", DEFAULT_HEADER_TIMEOUT);
     let idle_timeout = positive(written.idle_timeout, "idle_timeout", DEFAULT_IDLE_TIMEOUT);
+    let stall_timeout = positive(written.stall_timeout, "stall_timeout", DEFAULT_STALL_TIMEOUT);
+    let min_rate = written.min_rate.map_or(DEFAULT_MIN_RATE, |size| size.0);
     let max_header_size = written.max_header_size.map_or(DEFAULT_MAX_HEADER_SIZE, |size| size.0);
     if !HEADER_SIZES.contains(&max_header_size) {
         let (least, most) = (Size(*HEADER_SIZES.start()), Size(*HEADER_SIZES.end()));
@@ -109,7 +113,7 @@ fn clients(written: &schema::Clients, path: &Path, mistakes: &mut Mistakes) -> C
     }
     // Within the bounds above.
     let max_header_size = usize::try_from(max_header_size).unwrap_or(usize::MAX);
-    Clients { max_header_size, header_timeout, idle_timeout }
+    Clients { max_header_size, header_timeout, idle_timeout, stall_timeout, min_rate }
 }
 
 /// An upstream that is parvis itself would send every request round until nothing is left to open.

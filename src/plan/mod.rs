@@ -26,6 +26,7 @@ use ipnet::IpNet;
 
 use crate::config::{self, Report, schema::Scope};
 use crate::rules::headers::HeaderPolicy;
+use crate::rules::pace::LeastPace;
 use crate::rules::policy::QueryPolicy;
 use crate::rules::route::{Route, Routes};
 use listeners::Listener;
@@ -74,6 +75,17 @@ pub struct Clients {
     pub header_timeout: Duration,
     /// How long a connection without a request is kept.
     pub idle_timeout: Duration,
+    /// How long it may stand still in the middle of an exchange.
+    pub stall_timeout: Duration,
+    /// The least bytes per second while the client is waited for.
+    pub min_rate: u64,
+}
+
+impl Clients {
+    /// How fast a client has to be.
+    pub fn least_pace(&self) -> LeastPace {
+        LeastPace { rate: self.min_rate, patience: self.stall_timeout }
+    }
 }
 
 /// The operators' listener.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use regex::RegexBuilder;
 
 use super::compile::{Mistakes, NAME_REMEDY, is_name};
+use super::upstreams::check_first_byte;
 use super::upstreams::positive;
 use super::{encode, headers, limits, policies, removals, risks};
 use crate::config::locate::Path;
@@ -130,10 +131,12 @@ fn route(
 }
 
 fn timeouts(written: &RouteTimeouts, path: &Path, mistakes: &mut Mistakes) -> Timeouts {
+    check_first_byte(written.first_byte, written.read, path, mistakes);
     let mut positive = |written: Option<Period>, key: &str| {
         written.map(|period| positive(Some(period), period.0, &path.key(key), mistakes))
     };
     Timeouts {
+        first_byte: positive(written.first_byte, "first_byte"),
         read: positive(written.read, "read"),
         write: positive(written.write, "write"),
         total: positive(written.total, "total"),

@@ -53,6 +53,8 @@ pub struct Upstream {
     pub slow_start: Duration,
     /// For a connection.
     pub connect_timeout: Duration,
+    /// For the head of a response; `None`: as for the next bytes.
+    pub first_byte_timeout: Option<Duration>,
     /// For the next bytes of a response.
     pub read_timeout: Duration,
     /// For the origin to take bytes of a request.
@@ -162,6 +164,7 @@ fn upstream(name: &str, written: &written::Upstream, path: &Path, mistakes: &mut
         let remedy = "write `http1` or `http2`, or `https://` before the servers";
         mistakes.error(&path.key("protocol"), "without TLS nothing is negotiated", remedy);
     }
+    check_first_byte(timeouts.first_byte, timeouts.read, &times, mistakes);
     Upstream {
         balance: balance(written, path, mistakes),
         max_conns: within(written.max_conns, 1000, &MAX_CONNS, &path.key("max_conns"), mistakes),
@@ -184,6 +187,9 @@ fn upstream(name: &str, written: &written::Upstream, path: &Path, mistakes: &mut
         retries: retries(&written.retries, &path.key("retries"), mistakes),
         slow_start: period(written.slow_start, Duration::ZERO),
         connect_timeout: positive(timeouts.connect, second, &times.key("connect"), mistakes),
+        first_byte_timeout: timeouts
+            .first_byte
+            .map(|period| positive(Some(period), period.0, &times.key("first_byte"), mistakes)),
         read_timeout: positive(timeouts.read, 30 * second, &times.key("read"), mistakes),
         write_timeout: positive(timeouts.write, 30 * second, &times.key("write"), mistakes),
         total_timeout: positive(timeouts.total, 60 * second, &times.key("total"), mistakes),
@@ -192,6 +198,21 @@ fn upstream(name: &str, written: &written::Upstream, path: &Path, mistakes: &mut
         protocol,
         resolve_every: positive(written.resolve_every, 10 * second, &path.key("resolve_every"), mistakes),
         servers,
+    }
+}
+
+/// Pingora's timer for the next bytes runs for the first ones, too.
+pub(super) fn check_first_byte(
+    first_byte: Option<Period>,
+    read: Option<Period>,
+    path: &Path,
+    mistakes: &mut Mistakes,
+) {
+    if let (Some(first_byte), Some(read)) = (first_byte, read)
+        && first_byte > read
+    {
+        let message = format!("the head may take no longer than the next bytes, {read}");
+        mistakes.error(&path.key("first_byte"), message, format!("write `read: {first_byte}` too"));
     }
 }
 

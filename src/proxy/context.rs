@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use http::Version;
 
+use super::deadline::Deadline;
 use super::encode::Encoding;
 use super::shadow::Shadow;
 use super::{Live, fetch, limits};
@@ -63,6 +64,8 @@ pub struct Context {
     pub told: Vec<(&'static str, String)>,
     /// Whether a connection to the origin was made.
     pub connected: bool,
+    /// How long the server may still take for the head of its response.
+    pub deadline: Option<Deadline>,
     /// When the request was sent to the origin.
     pub sent_at: Option<Instant>,
     _active: Active,
@@ -108,6 +111,7 @@ impl Context {
             place: None,
             told: Vec::new(),
             connected: false,
+            deadline: None,
             sent_at: None,
             _active: Active::new(active),
         }

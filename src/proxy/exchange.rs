@@ -1,5 +1,6 @@
 //! One exchange with a server of the upstream: getting a place at one, telling how it did, and trying another.
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +9,11 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use super::context::{Context, Kind};
+use super::deadline::Deadline;
 use super::leaving::{LOOK, left};
 use super::{App, view};
 use crate::clock;
+use crate::config::upstream::Protocol;
 use crate::observe::outcome::Local;
 use crate::origin::queue::Urgency;
 use crate::origin::servers::Ask;
@@ -87,6 +90,15 @@ fn timeouts(ctx: &Context) -> Timeouts {
     ctx.route.as_ref().map(|route| route.timeouts).unwrap_or_default()
 }
 
+/// How long the server may take for the head of a response.
+pub fn first_byte(ctx: &Context, pool: &Pool) -> Duration {
+    let read = read_timeout(ctx, pool);
+    timeouts(ctx)
+        .first_byte
+        .or(pool.settings.first_byte_timeout)
+        .map_or(read, |first_byte| first_byte.min(read))
+}
+
 /// How long the server may be silent.
 pub fn read_timeout(ctx: &Context, pool: &Pool) -> Duration {
     timeouts(ctx).read.unwrap_or(pool.settings.read_timeout)
@@ -159,6 +171,12 @@ pub fn broken(
         error.set_retry(false);
         return error;
     }
+    if ctx.deadline.take().is_some_and(|deadline| deadline.has_passed()) {
+        let late = "no whole head within the time for it";
+        error = Error::because(ErrorType::ReadTimedout, late, error).into_up();
+        // That it has been closed is not its age's doing.
+        error.set_retry(false);
+    }
     // Pingora knows which errors of a connection that was used before may be its age's.
     error.retry.decide_reuse(was_reused);
     let by_age = was_reused && error.retry();
@@ -188,6 +206,7 @@ pub fn broken(
 ///
 /// The one that makes Pingora do so.
 pub fn answered(app: &App, session: &Session, ctx: &mut Context, status: u16) -> Result<()> {
+    ctx.deadline = None;
     let has_failed = ctx.lease.as_mut().is_some_and(|lease| lease.answered(status));
     if has_failed {
         count(app, ctx, Failure::Status(status));
@@ -202,6 +221,24 @@ pub fn answered(app: &App, session: &Session, ctx: &mut Context, status: u16) ->
     Ok(())
 }
 
+/// A connection to the server has been made, or is used again.
+pub fn connected(ctx: &mut Context, number: RawFd) {
+    ctx.connected = true;
+    ctx.sent_at = Some(clock::start());
+    // One of HTTP/2 may be that of other exchanges, too.
+    let is_alone = ctx.pool().is_some_and(|pool| pool.settings.protocol == Protocol::Http1);
+    ctx.deadline = if is_alone { Deadline::new(number) } else { None };
+}
+
+/// The request has been sent as a whole.
+pub fn sent(ctx: &mut Context) {
+    let Some(pool) = ctx.pool().cloned() else { return };
+    let within = first_byte(ctx, &pool);
+    if let Some(deadline) = &mut ctx.deadline {
+        deadline.begin(within);
+    }
+}
+
 /// The protocol is switched: what follows is between the client and the server, for as long as they like. It takes no place of
 /// those for requests, and the client need not say anything.
 pub fn switched(session: &mut Session, ctx: &mut Context) {
@@ -209,6 +246,7 @@ pub fn switched(session: &mut Session, ctx: &mut Context) {
         lease.answered(101);
     }
     ctx.has_answered = true;
+    ctx.deadline = None;
     session.set_read_timeout(None);
 }
 

@@ -17,6 +17,7 @@ pub mod answer;
 mod audit;
 pub mod cached;
 mod context;
+mod deadline;
 mod encode;
 mod exchange;
 mod extract;
@@ -71,9 +72,6 @@ pub use context::Active;
 use context::{Context, Kind};
 use limits::Limits;
 use shadow::Shadow;
-
-/// How long a client may take to send or take the next bytes.
-pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Methods that only reflect a request, or refresh a cache. No application expects them.
 const REFUSED_METHODS: &[&str] = &["REFRESH", "TRACE", "TRACK"];
@@ -175,9 +173,10 @@ impl ProxyHttp for App {
             // Pingora looks at the first line only.
             session.set_keepalive(None);
         }
-        session.set_read_timeout(Some(CLIENT_TIMEOUT));
-        session.set_write_timeout(Some(CLIENT_TIMEOUT));
-        session.set_total_drain_timeout(Some(CLIENT_TIMEOUT));
+        let stall_timeout = ctx.live.plan.clients.stall_timeout;
+        session.set_read_timeout(Some(stall_timeout));
+        session.set_write_timeout(Some(stall_timeout));
+        session.set_total_drain_timeout(Some(stall_timeout));
         Ok(())
     }
 
@@ -246,12 +245,11 @@ impl ProxyHttp for App {
         _session: &mut Session,
         _reused: bool,
         _peer: &HttpPeer,
-        _fd: std::os::unix::io::RawFd,
+        number: std::os::fd::RawFd,
         _digest: Option<&Digest>,
         ctx: &mut Context,
     ) -> Result<()> {
-        ctx.connected = true;
-        ctx.sent_at = Some(clock::start());
+        exchange::connected(ctx, number);
         Ok(())
     }
 
@@ -269,6 +267,19 @@ impl ProxyHttp for App {
         if ctx.shadow.is_some() {
             // As a fetch would be answered: what is compressed anew each time cannot be compared.
             request.insert_header("Accept-Encoding", "identity")?;
+        }
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        ends: bool,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if ends {
+            exchange::sent(ctx);
         }
         Ok(())
     }
@@ -403,6 +414,9 @@ impl ProxyHttp for App {
         outcome.bytes = session.body_bytes_sent() as u64;
         if outcome.error.is_none() {
             outcome.error = error.map(ToString::to_string);
+        }
+        if error.is_some_and(|error| wire::is_too_slow(error.root_cause())) {
+            self.observer.metrics.limit("min_rate");
         }
         outcome.shadow = ctx.shadow.as_ref().map(|shadow| shadow.result());
         outcome.finish();

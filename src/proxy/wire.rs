@@ -31,9 +31,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SendFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::clock::Timestamp;
+use crate::clock::{self, Timestamp};
 use crate::rules::framing::Boundary;
 use crate::rules::freshness::parse_date;
+use crate::rules::pace::{LeastPace, Pace, TooSlow};
 use crate::store::sendable::File;
 
 /// A client connection.
@@ -48,6 +49,10 @@ pub struct Wire {
     pub received: BytesMut,
     /// The request that Pingora may read.
     lent: Option<Lent>,
+    /// How fast the client sends that, and takes the response.
+    sends: Pace,
+    takes: Pace,
+    least: LeastPace,
 }
 
 /// A request that is lent.
@@ -73,7 +78,16 @@ const DATE_LENGTH: usize = 29;
 impl Wire {
     /// Wraps a connection.
     pub fn new(stream: Stream) -> Self {
-        Self { stream, date: AtomicU64::new(0), head: None, received: BytesMut::new(), lent: None }
+        Self {
+            stream,
+            date: AtomicU64::new(0),
+            head: None,
+            received: BytesMut::new(),
+            lent: None,
+            sends: Pace::default(),
+            takes: Pace::default(),
+            least: LeastPace::default(),
+        }
     }
 
     /// The address at the other end; `None` where it has none.
@@ -151,8 +165,31 @@ impl Wire {
     }
 
     /// Lets the next reader have what is received up to `boundary`, and more if it then `may_switch` protocols.
-    pub fn lend(&mut self, boundary: Boundary, may_switch: bool) {
+    pub fn lend(&mut self, boundary: Boundary, may_switch: bool, least: LeastPace) {
         self.lent = Some(Lent { boundary, may_switch, has_switched: false });
+        self.begin_exchange(least);
+    }
+
+    /// From here on it counts how fast the client is.
+    pub fn begin_exchange(&mut self, least: LeastPace) {
+        (self.sends, self.takes, self.least) = (Pace::default(), Pace::default(), least);
+    }
+
+    /// Writes to the connection itself, as long as the client takes enough.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut Stream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let Poll::Ready(written) = write(Pin::new(&mut self.stream), cx)? else {
+            self.takes.waits(clock::start);
+            return Poll::Pending;
+        };
+        self.takes.moved(written, clock::start);
+        if !self.lent.as_ref().is_some_and(|lent| lent.has_switched) {
+            self.takes.keep(self.least)?;
+        }
+        Poll::Ready(Ok(written))
     }
 
     /// Ends the loan. Tells whether another request may follow: the one lent was read to its end (what is left of it would
@@ -179,7 +216,12 @@ impl Wire {
         }
         if self.received.is_empty() {
             let before = buf.filled().len();
-            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+            if Pin::new(&mut self.stream).poll_read(cx, buf)?.is_pending() {
+                self.sends.waits(clock::start);
+                return Poll::Pending;
+            }
+            self.sends.moved(buf.filled().len() - before, clock::start);
+            self.sends.keep(self.least)?;
             let taken = before + lent.boundary.take(&buf.filled()[before..]).map_err(bad_chunk)?;
             self.received.extend_from_slice(&buf.filled()[taken..]);
             buf.set_filled(taken);
@@ -236,6 +278,18 @@ impl Wire {
     }
 }
 
+impl From<TooSlow> for io::Error {
+    fn from(too_slow: TooSlow) -> Self {
+        Self::new(io::ErrorKind::TimedOut, too_slow)
+    }
+}
+
+/// Whether this is what an error is about.
+pub fn is_too_slow(error: &(dyn std::error::Error + 'static)) -> bool {
+    let cause = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    cause.is_some_and(|cause| cause.is::<TooSlow>())
+}
+
 /// Lets the response keep its own `Date`, where it has a valid one. To be called before its head is sent.
 pub fn keep_date(session: &Session, response: &ResponseHeader) {
     // The date that is set is for the final head.
@@ -278,7 +332,7 @@ impl AsyncWrite for Wire {
                 return Poll::Ready(Ok(buf.len()));
             }
         }
-        Pin::new(&mut this.stream).poll_write(cx, buf)
+        this.poll_send(cx, |stream, cx| stream.poll_write(cx, buf))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -295,7 +349,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        self.poll_send(cx, |stream, cx| stream.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {

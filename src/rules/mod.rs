@@ -76,6 +76,7 @@ pub mod limit;
 pub mod lookup;
 pub mod media;
 pub mod outgoing;
+pub mod pace;
 pub mod pattern;
 pub mod policy;
 pub mod preferences;

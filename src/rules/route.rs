@@ -45,7 +45,9 @@ pub struct Route {
 /// How long requests may take; `None`: as the upstream has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For the first bytes of a response, and for the next.
+    /// For the head of a response.
+    pub first_byte: Option<Duration>,
+    /// For the next bytes of a response.
     pub read: Option<Duration>,
     /// For the origin to take bytes of a request.
     pub write: Option<Duration>,

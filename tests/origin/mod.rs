@@ -6,6 +6,7 @@ mod health;
 mod queue;
 mod reach;
 mod retries;
+mod slow;
 mod spread;
 
 use std::sync::mpsc;

@@ -127,6 +127,10 @@ impl Reply {
         self.step(Step::Repeat(bytes.into(), times))
     }
 
+    pub fn then_sleep(self, time: Duration) -> Self {
+        self.step(Step::Sleep(time))
+    }
+
     pub fn then_wait(self, gate: &Gate) -> Self {
         self.step(Step::Wait(gate.clone()))
     }
