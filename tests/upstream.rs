@@ -86,6 +86,48 @@ routes:
 }
 
 #[test]
+fn where_proxies_write_forwarded_that_alone_is_believed() {
+    let rig = Rig::new(
+        "trusted_proxies: [127.0.0.0/8]
+forwarded_fields: forwarded
+routes: [{name: passed, match: {path: /passed}, cache: {mode: off}}, {name: all, cache: {ttl: 1m}}]",
+    );
+    let names = [
+        "host",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-forwarded-for",
+        "x-forwarded-prefix",
+        "forwarded",
+    ];
+    for path in ["/passed", "/page"] {
+        rig.origin.on_each(path, move |request| {
+            Reply::ok(names.map(|name| request.field(name).unwrap_or_default()).join("|"))
+        });
+        let named = |host: &str| {
+            let forwarded =
+                format!("for=192.0.2.1;proto=http, for=\"[2001:db8::1]:99\";proto=https;host=\"{host}\"");
+            let invented = [
+                ("X-Forwarded-Host", "evil.test"),
+                ("X-Forwarded-For", "1.2.3.4"),
+                ("X-Forwarded-Prefix", "/evil"),
+            ];
+            rig.get_with(path, &[&[("Host", "internal"), ("Forwarded", &forwarded)][..], &invented].concat())
+        };
+        for host in ["shop.test", "other.test:8443"] {
+            let expected = format!("internal|{host}|https|192.0.2.1, 2001:db8::1, 127.0.0.1||");
+            assert_eq!(named(host).text(), expected, "{path}");
+        }
+        let again = if path == "/page" { "hit" } else { "pass" };
+        assert_eq!([named("shop.test").verdict(), named("other.test:8443").verdict()], [again, again]);
+        assert_eq!(named("shop test").status, 400);
+    }
+    crate::support::eventually("the client's address is logged", || {
+        rig.parvis.access_log().iter().any(|line| line["client"] == "2001:db8::1")
+    });
+}
+
+#[test]
 fn a_fetch_for_everyone_carries_nothing_of_one_visitor() {
     let rig = Rig::new(MINUTE);
     rig.origin.on("/", Reply::ok("x"));

@@ -54,7 +54,7 @@ impl Options {
         let response = self.response_header.iter().map(|line| field(line)).collect::<Result<Vec<_>, _>>()?;
         let (scheme, host, path) = split(&self.url, Fields::new(&fields))?;
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let client = Client { peer: nobody, address: nobody, scheme, via_trusted: false };
+        let client = Client { peer: nobody, address: nobody, scheme, told_by: None };
         let received = Received::new(&self.method, Some(host), path, Fields::new(&fields), &client);
         let request = received.head();
         let response = ResponseHead { status: self.status, fields: Fields::new(&response) };

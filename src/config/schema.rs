@@ -19,8 +19,11 @@ use super::values::{OneOrMany, Period, Secret, Share, Size};
 pub struct Config {
     /// Where clients connect: one address or a list. Default `:8080`, which is every address of the machine.
     pub listen: Option<Listeners>,
-    /// Networks whose `X-Forwarded-For`, `-Proto`, `-Host`, `-Prefix` and `-Port` are believed. Default none.
+    /// Networks of proxies that are believed about their clients. Default none.
     pub trusted_proxies: Vec<String>,
+    /// By which fields these tell of them; those of the other kind may be the client's own, and are dropped. Default
+    /// `x_forwarded`.
+    pub forwarded_fields: Option<ForwardedFields>,
     /// Networks whose `PURGE`, `BAN`, `PURGEKEYS`, `PURGETAGS` and `URIBAN` on the main listener are carried out. Default
     /// the machine itself, `[127.0.0.0/8, "::1"]`; `[]` for nobody.
     pub purge_clients: Option<Vec<String>>,
@@ -45,6 +48,16 @@ pub struct Config {
     pub response_headers: ResponseHeaders,
     /// Logs.
     pub observability: Observability,
+}
+
+/// By which fields proxies tell of their clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ForwardedFields {
+    /// `X-Forwarded-For`, `-Proto`, `-Host`, `-Prefix` and `-Port`, and what names the visitor, as `X-Remote-User`.
+    XForwarded,
+    /// `Forwarded` (RFC 7239): `for`, `proto`, `host`.
+    Forwarded,
 }
 
 /// What the connections of clients are allowed.

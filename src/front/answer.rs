@@ -68,7 +68,7 @@ impl<'r> Asked<'r> {
         if !head.target.starts_with('/') || !is_read(head.method) {
             return None;
         }
-        let client = forwarding::identify(peer, scheme, &live.plan.trusted_proxies, head.fields);
+        let client = forwarding::identify(peer, scheme, &live.plan.trust, head.fields);
         let received = Received::new(head.method, None, head.target, head.fields, &client);
         let keeps = !is_ending && framing::persists(head.minor_version, head.fields);
         Some(Self { received, client, started, keeps })

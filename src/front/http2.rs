@@ -63,7 +63,7 @@ fn hit(front: &Front, session: &ServerSession) -> Option<Answer> {
         return None;
     }
     let live = front.app.live.load();
-    let client = view::client(session, &live.plan.trusted_proxies);
+    let client = view::client(session, &live.plan.trust);
     let received = view::received(request, &client);
     let asked = Asked { received, client, started, keeps: true };
     let mut output = Output::default();

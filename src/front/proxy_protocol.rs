@@ -52,7 +52,7 @@ pub async fn accept(app: &App, stream: &mut Stream) -> Result<()> {
         return Ok(());
     }
     let trusted =
-        |peer: SocketAddr| plan.trusted_proxies.iter().any(|net| net.contains(&peer.ip().to_canonical()));
+        |peer: SocketAddr| plan.trust.networks.iter().any(|net| net.contains(&peer.ip().to_canonical()));
     if !peer.is_some_and(trusted) {
         app.observer.metrics.limit("proxy-protocol");
         return Error::e_explain(REFUSED, "the PROXY protocol of someone who is not trusted");

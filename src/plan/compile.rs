@@ -9,9 +9,10 @@ use ipnet::IpNet;
 use super::listeners::Listener;
 use super::{Clients, Memory, Plan, admin, headers, listeners, routes, upstreams};
 use crate::config::locate::Path;
-use crate::config::schema::{self, Config, LogFormat};
+use crate::config::schema::{self, Config, ForwardedFields, LogFormat};
 use crate::config::values::{Period, Size};
 use crate::config::{Mistake, Severity};
+use crate::rules::forwarding::{ToldBy, Trust};
 
 pub(super) const DEFAULT_PORT: u16 = 8080;
 const DEFAULT_MAX_SIZE: u64 = 256 << 20;
@@ -59,7 +60,7 @@ pub fn compile(config: &Config) -> (Option<Plan>, Vec<Mistake>) {
     let mut mistakes = Mistakes::default();
     let top = Path::default();
     let listen = listeners::compile(config, &top.key("listen"), &mut mistakes);
-    let trusted_proxies = trusted_proxies(config, &top.key("trusted_proxies"), &mut mistakes);
+    let trust = trust(config, &top.key("trusted_proxies"), &mut mistakes);
     let purge_clients = purge_clients(config, &top.key("purge_clients"), &mut mistakes);
     let instance = instance(config, &listen, &top.key("instance"), &mut mistakes);
     let clients = clients(&config.clients, &top.key("clients"), &mut mistakes);
@@ -71,7 +72,7 @@ pub fn compile(config: &Config) -> (Option<Plan>, Vec<Mistake>) {
     let (routes, query_policies) = routes::compile(config, &response_headers, &mut mistakes);
     let plan = Plan {
         listen,
-        trusted_proxies,
+        trust,
         purge_clients,
         clients,
         instance,
@@ -149,9 +150,15 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     full.parse().map_err(|_| format!("`{text}` is not an address with a port"))
 }
 
-fn trusted_proxies(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Vec<IpNet> {
+fn trust(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Trust {
     let risk = "trusts every client to name its own address and scheme";
-    networks(&config.trusted_proxies, Some((risk, "list the networks of your own proxies")), path, mistakes)
+    let remedy = "list the networks of your own proxies";
+    let networks = networks(&config.trusted_proxies, Some((risk, remedy)), path, mistakes);
+    let by = match config.forwarded_fields {
+        None | Some(ForwardedFields::XForwarded) => ToldBy::XForwarded,
+        Some(ForwardedFields::Forwarded) => ToldBy::Forwarded,
+    };
+    Trust { networks, by }
 }
 
 fn purge_clients(config: &Config, path: &Path, mistakes: &mut Mistakes) -> Vec<IpNet> {

@@ -25,6 +25,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::{self, Report, schema::Scope};
+use crate::rules::forwarding::Trust;
 use crate::rules::headers::HeaderPolicy;
 use crate::rules::pace::LeastPace;
 use crate::rules::policy::QueryPolicy;
@@ -40,8 +41,8 @@ const MAX_QUERY_POLICIES: usize = 1000;
 pub struct Plan {
     /// Where clients connect.
     pub listen: Vec<Listener>,
-    /// Whose forwarding fields are believed.
-    pub trusted_proxies: Vec<IpNet>,
+    /// Who is believed about clients.
+    pub trust: Trust,
     /// Whose purges on the main listener are carried out.
     pub purge_clients: Vec<IpNet>,
     /// What clients are allowed.

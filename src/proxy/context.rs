@@ -92,7 +92,7 @@ impl Context {
     /// A client's request, of which nothing is known yet.
     pub fn new(live: Arc<Live>, active: &Arc<AtomicUsize>) -> Self {
         let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let client = Client { peer: unknown, address: unknown, scheme: Scheme::Http, via_trusted: false };
+        let client = Client { peer: unknown, address: unknown, scheme: Scheme::Http, told_by: None };
         Self {
             live,
             kind: Kind::Client,

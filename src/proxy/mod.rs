@@ -442,7 +442,7 @@ impl ProxyHttp for App {
 
 impl App {
     fn identify(&self, session: &Session, ctx: &mut Context) {
-        ctx.client = view::client(session, &ctx.live.plan.trusted_proxies);
+        ctx.client = view::client(session, &ctx.live.plan.trust);
         let view = view::received(session.req_header(), &ctx.client);
         let outcome = &mut ctx.outcome;
         outcome.set_request_id(view.fields(), None);

@@ -193,8 +193,7 @@ impl App {
 /// The address from which the client may purge by the methods of other caches, if it may.
 pub fn sender(session: &Session, ctx: &Context) -> Option<IpAddr> {
     let (plan, received) = (&ctx.live.plan, view::request_fields(session.req_header()));
-    let trusted = &plan.trusted_proxies;
-    forwarding::sender_among(&plan.purge_clients, ctx.client.peer, trusted, Fields::new(&received))
+    forwarding::sender_among(&plan.purge_clients, ctx.client.peer, &plan.trust, Fields::new(&received))
 }
 
 fn effect(expires: Expires) -> Effect {

@@ -10,7 +10,7 @@ use super::view;
 use crate::rules::cookies::{self, Role};
 use crate::rules::directives::digits;
 use crate::rules::encodable::with_origin_tags;
-use crate::rules::forwarding::is_claim;
+use crate::rules::forwarding::{Told, ToldBy, is_claim};
 use crate::rules::head::Fields;
 use crate::rules::identity::{DEVICE_FIELD, Device};
 use crate::rules::outgoing::Outgoing;
@@ -37,7 +37,7 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
         request.insert_header("Cookie", lines.join(&b"; "[..]))?;
     }
     let peer_chain = forwarded_for(&view, ctx);
-    if !ctx.client.via_trusted {
+    if ctx.client.told_by != Some(ToldBy::XForwarded) {
         let claims: Vec<String> = request
             .headers
             .keys()
@@ -268,8 +268,8 @@ pub fn for_anyone(view: &Received<'_>, policy: &CachePolicy, ctx: &Context) -> R
 /// The chain as a trusted proxy sent it, and the address of the connection; only the latter from a stranger.
 fn forwarded_for(view: &Received<'_>, ctx: &Context) -> String {
     let peer = ctx.client.peer.to_string();
-    let believed = view.fields().list("x-forwarded-for").filter(|_| ctx.client.via_trusted);
-    believed.chain([peer.as_str()]).collect::<Vec<_>>().join(", ")
+    let hops = ctx.client.told_by.map(|by| Told::by(by, view.fields()).hops).unwrap_or_default();
+    hops.into_iter().chain([peer.as_str()]).collect::<Vec<_>>().join(", ")
 }
 
 fn set_target(request: &mut RequestHeader, path_and_query: &str) -> Result<()> {

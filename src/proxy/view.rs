@@ -3,11 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use http::uri::Authority;
-use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 
-use crate::rules::forwarding::{self, Client};
+use crate::rules::forwarding::{self, Client, Trust};
 use crate::rules::head::{Field, Fields};
 use crate::rules::request::Received;
 use crate::rules::target::Scheme;
@@ -25,13 +24,13 @@ pub fn request_fields(request: &RequestHeader) -> Vec<Field<'_>> {
 }
 
 /// Identifies the client of a session.
-pub fn client(session: &ServerSession, trusted: &[IpNet]) -> Client {
+pub fn client(session: &ServerSession, trust: &Trust) -> Client {
     let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
     let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let fields = request_fields(session.req_header());
     let has_tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
     let scheme = if has_tls { Scheme::Https } else { Scheme::Http };
-    forwarding::identify(peer, scheme, trusted, Fields::new(&fields))
+    forwarding::identify(peer, scheme, trust, Fields::new(&fields))
 }
 
 /// The fields of a response, with their names as the origin wrote them.

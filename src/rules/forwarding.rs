@@ -9,6 +9,7 @@ use std::ops::Deref;
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
+use super::forwarded;
 use super::head::Fields;
 use super::target::Scheme;
 
@@ -17,12 +18,32 @@ use super::target::Scheme;
 pub struct Client {
     /// The address of the connection itself.
     pub peer: IpAddr,
-    /// Its address: of the connection, or the first untrusted one from the right of `X-Forwarded-For`.
+    /// Its address: of the connection, or the first untrusted one from the right of what trusted proxies tell.
     pub address: IpAddr,
     /// The scheme it used.
     pub scheme: Scheme,
-    /// Whether the connection comes from a trusted proxy.
-    pub via_trusted: bool,
+    /// By which fields the connection's other end tells of it, if that is a trusted proxy.
+    pub told_by: Option<ToldBy>,
+}
+
+/// The fields by which trusted proxies tell of their clients. Those of the other kind may be the client's own invention, which a
+/// proxy that does not write them hands on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ToldBy {
+    /// `X-Forwarded-For` and its kin, and what names the visitor.
+    #[default]
+    XForwarded,
+    /// `Forwarded` (RFC 7239), and nothing else.
+    Forwarded,
+}
+
+/// Who is believed about its clients, and by what.
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    /// Its networks.
+    pub networks: Vec<IpNet>,
+    /// The fields.
+    pub by: ToldBy,
 }
 
 /// Fields by which a proxy tells the origin about the client or rewrites the request, besides the families that
@@ -139,58 +160,85 @@ pub const FRAGMENT_FIELDS: &[&str] = &[
 ];
 
 /// Identifies the client of a connection from `peer` over `scheme`.
-pub fn identify(peer: IpAddr, scheme: Scheme, trusted: &[IpNet], request: Fields<'_>) -> Client {
+pub fn identify(peer: IpAddr, scheme: Scheme, trust: &Trust, request: Fields<'_>) -> Client {
     let peer = peer.to_canonical();
-    if !is_among(peer, trusted) {
-        return Client { peer, address: peer, scheme, via_trusted: false };
+    if !is_among(peer, &trust.networks) {
+        return Client { peer, address: peer, scheme, told_by: None };
     }
-    let (address, _) = follow_hops(peer, trusted, request);
-    let scheme = match request.list("x-forwarded-proto").next_back() {
+    let told = Told::by(trust.by, request);
+    let (address, _) = told.follow_hops(peer, &trust.networks);
+    let scheme = match told.proto {
         Some(proto) if proto.eq_ignore_ascii_case("https") => Scheme::Https,
         Some(proto) if proto.eq_ignore_ascii_case("http") => Scheme::Http,
         _ => scheme,
     };
-    Client { peer, address, scheme, via_trusted: true }
+    Client { peer, address, scheme, told_by: Some(trust.by) }
 }
 
 /// The address that a request comes from, if that is among the `allowed`; `None` also when it was forwarded by someone who
 /// is not trusted, or who does not say for whom. `request` are the fields received, be they nominated by `Connection` or not.
-pub fn sender_among(
-    allowed: &[IpNet],
-    peer: IpAddr,
-    trusted: &[IpNet],
-    request: Fields<'_>,
-) -> Option<IpAddr> {
-    sender(peer, trusted, request).filter(|address| is_among(*address, allowed))
+pub fn sender_among(allowed: &[IpNet], peer: IpAddr, trust: &Trust, request: Fields<'_>) -> Option<IpAddr> {
+    sender(peer, trust, request).filter(|address| is_among(*address, allowed))
 }
 
-fn sender(peer: IpAddr, trusted: &[IpNet], request: Fields<'_>) -> Option<IpAddr> {
+fn sender(peer: IpAddr, trust: &Trust, request: Fields<'_>) -> Option<IpAddr> {
     let peer = peer.to_canonical();
-    if !is_among(peer, trusted) || request.list("x-forwarded-for").next().is_none() {
+    let told = Told::by(trust.by, request);
+    if !is_among(peer, &trust.networks) || (told.is_readable && told.hops.is_empty()) {
         return (!is_forwarded(request)).then_some(peer);
     }
-    let is_text = request.all("x-forwarded-for").all(|line| std::str::from_utf8(line).is_ok());
-    let (address, was_read) = follow_hops(peer, trusted, request);
-    (is_text && was_read).then_some(address)
+    let (address, was_read) = told.follow_hops(peer, &trust.networks);
+    (told.is_readable && was_read).then_some(address)
 }
 
 fn is_among(address: IpAddr, networks: &[IpNet]) -> bool {
     networks.iter().any(|network| network.contains(&address))
 }
 
-/// The first address from the right of `X-Forwarded-For` that is not trusted, or how far it can be read, and whether all
-/// up to it could.
-fn follow_hops(peer: IpAddr, trusted: &[IpNet], request: Fields<'_>) -> (IpAddr, bool) {
-    let mut address = peer;
-    for hop in request.list("x-forwarded-for").rev() {
-        // What cannot be read ends what can be known.
-        let Some(hop) = hop_address(hop) else { return (address, false) };
-        address = hop.to_canonical();
-        if !is_among(address, trusted) {
-            break;
+/// What is told of a request by fields of one kind.
+pub struct Told<'a> {
+    /// Who has sent it, from the client on; more than one or two need an allocation.
+    pub hops: SmallVec<[&'a str; 2]>,
+    /// By which scheme the nearest proxy was asked.
+    proto: Option<&'a str>,
+    /// Whether all of it can be read.
+    is_readable: bool,
+}
+
+impl<'a> Told<'a> {
+    /// What these fields tell.
+    pub fn by(by: ToldBy, request: Fields<'a>) -> Self {
+        match by {
+            ToldBy::XForwarded => Self {
+                hops: request.list("x-forwarded-for").collect(),
+                proto: request.list("x-forwarded-proto").next_back(),
+                is_readable: request.all("x-forwarded-for").all(|line| std::str::from_utf8(line).is_ok()),
+            },
+            ToldBy::Forwarded => {
+                let elements = forwarded::elements(request.all("forwarded"));
+                let is_readable = elements.is_some();
+                let elements = elements.unwrap_or_default();
+                let nearest = elements.last().copied().unwrap_or_default();
+                let hops =
+                    elements.iter().map(|element| element.node.map_or("unknown", without_port)).collect();
+                Self { hops, proto: nearest.proto, is_readable }
+            }
         }
     }
-    (address, true)
+
+    /// The first address from the right that is not trusted, or how far it can be read, and whether all up to it could.
+    fn follow_hops(&self, peer: IpAddr, trusted: &[IpNet]) -> (IpAddr, bool) {
+        let mut address = peer;
+        for hop in self.hops.iter().rev() {
+            // What cannot be read ends what can be known.
+            let Some(hop) = hop_address(hop) else { return (address, false) };
+            address = hop.to_canonical();
+            if !is_among(address, trusted) {
+                break;
+            }
+        }
+        (address, true)
+    }
 }
 
 /// Whether a request says that somebody else has sent it on.
@@ -201,7 +249,15 @@ fn is_forwarded(request: Fields<'_>) -> bool {
     request.lines().iter().any(|(name, _)| says_so(name))
 }
 
-/// One hop of `X-Forwarded-For`, which some proxies write with its port.
+/// A node of `Forwarded` as a hop of `X-Forwarded-For`.
+fn without_port(node: &str) -> &str {
+    match node.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or(node, |(address, _)| address),
+        None => node.split_once(':').map_or(node, |(address, _)| address),
+    }
+}
+
+/// One hop, which may have its port.
 fn hop_address(hop: &str) -> Option<IpAddr> {
     let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(hop);
     bare.parse().ok().or_else(|| hop.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
@@ -211,10 +267,14 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
+    fn trust(by: ToldBy) -> Trust {
+        Trust { networks: vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()], by }
+    }
+
     fn client(peer: &str, fields: &[(&str, &str)]) -> (String, Scheme) {
-        let trusted = ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
         let fields: Vec<_> = fields.iter().map(|(n, v)| (*n, v.as_bytes())).collect();
-        let client = identify(peer.parse().unwrap(), Scheme::Http, &trusted, Fields::new(&fields));
+        let client =
+            identify(peer.parse().unwrap(), Scheme::Http, &trust(ToldBy::XForwarded), Fields::new(&fields));
         (client.address.to_string(), client.scheme)
     }
 
@@ -227,9 +287,9 @@ mod tests {
 
     #[test]
     fn where_a_request_comes_from_is_known_only_if_nobody_hides_it() {
-        let trusted = ["10.0.0.0/8".parse().unwrap()];
         let known = |peer: &str, fields: &[(&str, &[u8])]| {
-            sender(peer.parse().unwrap(), &trusted, Fields::new(fields)).map(|address| address.to_string())
+            let sender = sender(peer.parse().unwrap(), &trust(ToldBy::XForwarded), Fields::new(fields));
+            sender.map(|address| address.to_string())
         };
         let stranger = "192.0.2.1";
         assert_eq!(known(stranger, &[("X-Host", b".*"), ("Host", b"shop")]).as_deref(), Some(stranger));
@@ -254,8 +314,10 @@ mod tests {
         }
         assert_eq!(known(proxy, &[("x-forwarded-for", b"10.0.0.2, \xff")]), None);
         assert_eq!(known(proxy, &[("X-Real-IP", b"192.0.2.9")]), None, "only X-Forwarded-For is believed");
-        let allowed =
-            |peer: &str| sender_among(&trusted, peer.parse().unwrap(), &[], Fields::default()).is_some();
+        let networks = trust(ToldBy::XForwarded).networks;
+        let allowed = |peer: &str| {
+            sender_among(&networks, peer.parse().unwrap(), &Trust::default(), Fields::default()).is_some()
+        };
         assert!(allowed(proxy) && allowed("::ffff:10.0.0.1") && !allowed(stranger));
     }
 
@@ -304,5 +366,39 @@ mod tests {
         assert_eq!(client("10.0.0.1", &lines).0, "192.0.2.9");
         assert_eq!(client("10.0.0.1", &[("x-forwarded-proto", "HTTPS")]).1, Scheme::Https);
         assert_eq!(client("10.0.0.1", &[("x-forwarded-proto", "gopher")]).1, Scheme::Http);
+    }
+
+    #[test]
+    fn forwarded_is_believed_only_where_the_proxies_write_it() {
+        let known = |by: ToldBy, fields: &[(&str, &str)]| {
+            let fields: Vec<_> = fields.iter().map(|(n, v)| (*n, v.as_bytes())).collect();
+            let client =
+                identify("10.0.0.1".parse().unwrap(), Scheme::Http, &trust(by), Fields::new(&fields));
+            (client.address.to_string(), client.scheme)
+        };
+        let both = [
+            ("x-forwarded-for", "192.0.2.1"),
+            ("forwarded", "for=\"192.0.2.2:99\";proto=https, for=10.1.1.1;proto=https"),
+        ];
+        assert_eq!(known(ToldBy::XForwarded, &both), ("192.0.2.1".into(), Scheme::Http));
+        assert_eq!(known(ToldBy::Forwarded, &both), ("192.0.2.2".into(), Scheme::Https));
+        for (value, expected) in [
+            ("for=192.0.2.3, for=_hidden", "10.0.0.1"),
+            ("for=192.0.2.3, proto=https", "10.0.0.1"),
+            ("for=192.0.2.3, for=\"", "10.0.0.1"),
+            ("for=1.1.1.1, for=192.0.2.3", "192.0.2.3"),
+            ("for=\"[2001:db8::1]\"", "2001:db8::1"),
+        ] {
+            assert_eq!(known(ToldBy::Forwarded, &[("forwarded", value)]).0, expected, "{value}");
+        }
+        let sender = |value: &str| {
+            sender(
+                "10.0.0.1".parse().unwrap(),
+                &trust(ToldBy::Forwarded),
+                Fields::new(&[("forwarded", value.as_bytes())]),
+            )
+        };
+        assert_eq!(sender("for=192.0.2.3"), Some("192.0.2.3".parse().unwrap()));
+        assert_eq!((sender("for=_hidden"), sender("for=\""), sender("proto=https")), (None, None, None));
     }
 }

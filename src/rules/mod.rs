@@ -62,6 +62,7 @@ pub mod dialect;
 pub mod directives;
 pub mod encodable;
 pub mod encoding;
+pub mod forwarded;
 pub mod forwarding;
 pub mod framing;
 pub mod freshness;

@@ -5,7 +5,8 @@
 
 use smallvec::SmallVec;
 
-use super::forwarding::{Client, is_believed};
+use super::forwarded;
+use super::forwarding::{Client, ToldBy, is_believed};
 use super::head::{Field, FieldLines, Fields, RequestHead};
 use super::hop;
 use super::target::{Scheme, Target, is_host};
@@ -58,14 +59,16 @@ impl<'a> Received<'a> {
             names_text,
             believed: SmallVec::new(),
         };
-        if client.via_trusted {
-            received.believe();
+        match client.told_by {
+            None => {}
+            Some(ToldBy::XForwarded) => received.believe_x_forwarded(),
+            Some(ToldBy::Forwarded) => received.believe_forwarded(),
         }
         received
     }
 
     /// Takes over what a trusted proxy says, where it says more than the request itself.
-    fn believe(&mut self) {
+    fn believe_x_forwarded(&mut self) {
         let own = self.own_host;
         let says_more = |(name, value): &&Field<'a>| {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
@@ -80,9 +83,24 @@ impl<'a> Received<'a> {
             let host = hosts.ok().and_then(|hosts| hosts.rsplit(',').next());
             self.host = host.map_or(own, str::trim);
         }
-        if self.host != own {
-            // The origin is sent both.
-            self.believed.push(("host", own.as_bytes()));
+        self.note_other_host();
+    }
+
+    /// The same, of one that writes `Forwarded` and hands the other fields on, whoever wrote them.
+    fn believe_forwarded(&mut self) {
+        let elements = forwarded::elements(self.fields.all("forwarded")).unwrap_or_default();
+        let host = elements.last().and_then(|nearest| nearest.host);
+        if let Some(host) = host.filter(|host| *host != self.own_host) {
+            self.host = host;
+            self.believed.push((FORWARDED_HOST, host.as_bytes()));
+        }
+        self.note_other_host();
+    }
+
+    /// The origin is sent both.
+    fn note_other_host(&mut self) {
+        if self.host != self.own_host {
+            self.believed.push(("host", self.own_host.as_bytes()));
         }
     }
 
