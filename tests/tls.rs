@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use openssl::ssl::SslVersion;
 
 use crate::support::tls::{Authority, connect};
-use crate::support::{Directory, Gate, Http2, Origin, Parvis, Reply, eventually, free_port};
+use crate::support::{Directory, Gate, GrpcOrigin, Http2, Origin, Parvis, Reply, eventually, free_port};
 
 /// A parvis with a TLS listener, and a plain one beside it.
 struct Secure {
@@ -115,6 +115,8 @@ fn http_goes_to_https_but_for_what_authorities_ask() {
         assert_eq!(response.status, 308);
         assert_eq!(response.field("location").as_deref(), Some("https://shop.test/page?a=b"));
     }
+    let nowhere = secure.parvis.client().raw(b"GET /page HTTP/1.0\r\n\r\n");
+    assert!(nowhere.starts_with(b"HTTP/1.0 400") || nowhere.starts_with(b"HTTP/1.1 400"));
     assert_eq!(secure.parvis.client().get("/.well-known/acme-challenge/token").text(), "token");
     assert_eq!(secure.origin.count("/page"), 1);
 }
@@ -182,6 +184,25 @@ fn who_leaves_the_queue_is_noticed_behind_tls_and_by_http_2() {
     gate.open();
     assert_eq!(slow.join().unwrap().text(), "slow");
     assert_eq!(secure.origin.count("/"), 0, "nobody asked for who had left");
+}
+
+#[test]
+fn grpc_passes_both_ways_at_once_and_with_its_trailers() {
+    let (origin, directory) = (GrpcOrigin::start(), Directory::new());
+    let (certificate, key) = Authority::new(directory.path()).sign("shop", &["shop.test"]);
+    let parvis = Parvis::start(&format!(
+        "listen: {{address: {{listen}}, tls: [{{certificate: {}, key: {}}}]}}\nadmin: {{listen: {{admin}}}}\nupstreams: {{app: {{servers: [\"{}\"], protocol: http2}}}}\nroutes: [{{name: all, cache: {{ttl: 1m}}}}]\n",
+        certificate.display(),
+        key.display(),
+        origin.address
+    ));
+    let client = Http2::new(parvis.listen, "shop.test");
+    let call = client.call("/shop.Cart/Watch", &["one", "two", "three"]).unwrap();
+    assert_eq!(call.answers, ["ONE", "TWO", "THREE"], "each before the next was sent");
+    assert_eq!(call.trailers.get("grpc-status").unwrap(), "0");
+    assert_eq!(call.head.get("x-te").unwrap(), "trailers", "servers insist on it");
+    assert!(client.call("/shop.Cart/Watch", &["one", "break"]).is_err());
+    assert_eq!(client.call("/shop.Cart/Watch", &["again"]).unwrap().answers, ["AGAIN"]);
 }
 
 #[test]

@@ -39,6 +39,10 @@ pub struct Limits {
     forgotten: AtomicU64,
 }
 
+/// A client has as many requests under way as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMany;
+
 /// A request that a limit does not let through.
 #[derive(Clone, Copy, Debug)]
 pub struct Beyond<'r> {
@@ -120,17 +124,21 @@ impl Limits {
         allowance
     }
 
-    /// A place among the requests that a client may have under way at once; `None` when it has as many.
-    pub fn enter(self: &Arc<Self>, route: &Route, client: IpAddr) -> Option<Option<Place>> {
-        let Some(most) = route.limits.concurrency else { return Some(None) };
+    /// A place among the requests that a client may have under way at once, where the route has a limit.
+    ///
+    /// # Errors
+    ///
+    /// That it has as many.
+    pub fn enter(self: &Arc<Self>, route: &Route, client: IpAddr) -> Result<Option<Place>, TooMany> {
+        let Some(most) = route.limits.concurrency else { return Ok(None) };
         let client = self.hasher.hash_one((&route.name, network(client)));
         let mut under_way = self.under_way.lock();
         let count = under_way.entry(client).or_default();
         if *count >= most {
-            return None;
+            return Err(TooMany);
         }
         *count += 1;
-        Some(Some(Place { limits: self.clone(), client }))
+        Ok(Some(Place { limits: self.clone(), client }))
     }
 
     /// How many clients were forgotten for want of room.
@@ -180,7 +188,7 @@ impl App {
     /// that it gets.
     pub fn enter(&self, ctx: &mut Context) -> Result<(), Local> {
         let Some(route) = ctx.route.clone().filter(|_| ctx.place.is_none()) else { return Ok(()) };
-        let Some(place) = self.limits.enter(&route, ctx.client.address) else {
+        let Ok(place) = self.limits.enter(&route, ctx.client.address) else {
             self.observer.metrics.limited(&route.name, "max_concurrent", "refused");
             ctx.told.push(("Retry-After", "1".to_owned()));
             return Err(Local::TooManyAtOnce);

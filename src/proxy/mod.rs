@@ -195,9 +195,8 @@ impl ProxyHttp for App {
         if !view::received(session.req_header(), &ctx.client).has_valid_host() {
             return answer::local(session, ctx, Local::BadRequest).await.map(|()| true);
         }
-        if let Some(location) = redirect(session, ctx) {
-            ctx.told.push(("Location", location));
-            return answer::local(session, ctx, Local::Redirected).await.map(|()| true);
+        if let Some(local) = redirect(session, ctx) {
+            return answer::local(session, ctx, local).await.map(|()| true);
         }
         if REFUSED_METHODS.contains(&session.req_header().method.as_str()) {
             return answer::local(session, ctx, Local::Refused).await.map(|()| true);
@@ -536,8 +535,8 @@ impl App {
     }
 }
 
-/// Where a request is sent that has come by a listener which only says so. The method stays what it is (RFC 9110 section 15.4.9).
-fn redirect(session: &Session, ctx: &Context) -> Option<String> {
+/// The answer on a listener that redirects, which tells where to. The method stays what it is (RFC 9110 section 15.4.9).
+fn redirect(session: &Session, ctx: &mut Context) -> Option<Local> {
     let local = session.server_addr()?.as_inet()?;
     let port = ctx.live.plan.listener(*local)?.redirect_to_https?;
     let view = view::received(session.req_header(), &ctx.client);
@@ -547,8 +546,14 @@ fn redirect(session: &Session, ctx: &Context) -> Option<String> {
     // Without its port, if it has one behind the name.
     let host = view.host().rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
     let host = host.map_or(view.host(), |(host, _)| host);
+    if host.is_empty() {
+        // HTTP/1.0 need not name one, and then there is nowhere to go.
+        return Some(Local::BadRequest);
+    }
     let port = if port == 443 { String::new() } else { format!(":{port}") };
-    Some(format!("https://{host}{port}{}", view.path_and_query()))
+    let location = format!("https://{host}{port}{}", view.path_and_query());
+    ctx.told.push(("Location", location));
+    Some(Local::Redirected)
 }
 
 /// What a write through its route removes; nothing for a safe method.

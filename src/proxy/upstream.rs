@@ -7,6 +7,7 @@ use pingora::{Error, ErrorType, OrErr, Result};
 use super::context::Context;
 use super::encode;
 use super::view;
+use crate::config::upstream::Protocol;
 use crate::rules::cookies::{self, Role};
 use crate::rules::directives::digits;
 use crate::rules::encodable::with_origin_tags;
@@ -27,6 +28,10 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
     if received.uri.authority().is_some() {
         set_target(request, view.path_and_query())?;
         request.insert_header("host", view.own_host())?;
+    }
+    if passes_trailers(&view, ctx) {
+        // It is about the connection (RFC 9110 section 10.1.4), and servers of gRPC insist on it.
+        request.insert_header("TE", "trailers")?;
     }
     if let Some(left) = forwards_left(received) {
         request.insert_header("Max-Forwards", left.saturating_sub(1).to_string())?;
@@ -66,6 +71,12 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
     request.insert_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
     request.append_header("Via", via(ctx.version))?;
     as_the_operator_wants(request, ctx)
+}
+
+/// Whether the client takes trailers, and both ends speak HTTP/2: only there do they pass.
+fn passes_trailers(view: &Received<'_>, ctx: &Context) -> bool {
+    let is_http2 = ctx.pool().is_some_and(|pool| pool.settings.protocol == Protocol::Http2);
+    is_http2 && ctx.version == Version::HTTP_2 && view.fields().list("te").any(|coding| coding == "trailers")
 }
 
 /// Adds, replaces and removes what the route says: last of all, so that it has the last word.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::HeaderMap;
 use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
 use pingora::protocols::ALPN;
@@ -14,6 +15,14 @@ use super::client::Response;
 
 /// How often it is looked whether to give up.
 const STEP: Duration = Duration::from_millis(10);
+
+/// What came of a call.
+#[derive(Debug, Default)]
+pub struct Call {
+    pub head: HeaderMap,
+    pub answers: Vec<String>,
+    pub trailers: HeaderMap,
+}
 
 /// Sends requests on one connection.
 pub struct Http2 {
@@ -40,6 +49,36 @@ impl Http2 {
     pub fn send(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Response {
         let asked = async { tokio::time::timeout(super::PATIENCE, self.ask(method, path, fields)).await };
         self.runtime.block_on(asked).expect("in time").expect("a response")
+    }
+
+    /// Calls as gRPC does: sends each message when the last one has been answered. Tells the head, what was answered, and the
+    /// trailers; an error in the middle ends it.
+    pub fn call(&self, path: &str, messages: &[&str]) -> pingora::Result<Call> {
+        let calling = async {
+            let (session, _) = self.connector.get_http_session(&self.peer).await?;
+            let HttpSession::H2(mut session) = session else { panic!("not by HTTP/2") };
+            let mut head = RequestHeader::build("POST", b"/", None)?;
+            head.set_uri(format!("https://{}{path}", self.host).parse().expect("a target"));
+            head.append_header("content-type", "application/grpc")?;
+            head.append_header("te", "trailers")?;
+            session.write_request_header(Box::new(head), false)?;
+            let mut call = Call::default();
+            for (at, message) in messages.iter().enumerate() {
+                session.write_request_body(message.to_string().into(), false).await?;
+                if at == 0 {
+                    session.read_response_header().await?;
+                    call.head = session.response_header().expect("it has come").headers.clone();
+                }
+                let answer = session.read_response_body().await?.unwrap_or_default();
+                call.answers.push(String::from_utf8_lossy(&answer).into_owned());
+            }
+            session.finish_request_body()?;
+            while session.read_response_body().await?.is_some() {}
+            call.trailers = session.read_trailers().await?.unwrap_or_default();
+            Ok(call)
+        };
+        let called = async { tokio::time::timeout(super::PATIENCE, calling).await };
+        self.runtime.block_on(called).expect("in time")
     }
 
     /// Sends a request, and takes it back once it is `enough`.

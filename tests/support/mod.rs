@@ -12,6 +12,7 @@
 //! the process id it was started with.
 
 pub mod client;
+pub mod grpc;
 pub mod http2;
 pub mod origin;
 pub mod process;
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub use client::{Client, Response};
+pub use grpc::GrpcOrigin;
 pub use http2::Http2;
 pub use origin::{Gate, Origin, Reply};
 pub use process::Parvis;
