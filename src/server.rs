@@ -179,6 +179,8 @@ fn tls_of(listener: &Listener) -> Result<(TlsSettings, Arc<Certificates>), Strin
     // Mozilla's intermediate recommendation: TLS 1.2 and 1.3.
     let settings = TlsSettings::with_callbacks(Box::new(Chooser(certificates.clone())));
     let mut settings = settings.map_err(|error| error.to_string())?;
+    // Otherwise each record takes two reads from the system, one for its length.
+    settings.set_read_ahead(true);
     settings.set_alpn(if listener.http2 { ALPN::H2H1 } else { ALPN::H1 });
     Ok((settings, certificates))
 }

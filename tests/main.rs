@@ -7,6 +7,7 @@ mod support;
 mod cache;
 mod coalescing;
 mod command_line;
+mod dashboard;
 mod deploy;
 mod differential;
 mod django;

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use openssl::ssl::SslVersion;
 
@@ -184,6 +185,28 @@ fn who_leaves_the_queue_is_noticed_behind_tls_and_by_http_2() {
     gate.open();
     assert_eq!(slow.join().unwrap().text(), "slow");
     assert_eq!(secure.origin.count("/"), 0, "nobody asked for who had left");
+}
+
+#[test]
+fn who_is_slow_by_http_2_but_takes_what_comes_gets_all_of_it() {
+    let secure = Secure::new("", &format!("{MINUTE}\nclients: {{stall_timeout: 1s}}"));
+    let length = 4 << 20;
+    secure.origin.on("/large", Reply::ok(vec![b'x'; length]));
+    let client = Http2::new(secure.address, "shop.test");
+    client.get("/large");
+    assert_eq!(client.get_slowly("/large", Duration::from_millis(20)), length);
+}
+
+#[test]
+fn who_trickles_an_upload_by_http_2_is_ended() {
+    let clients = "clients: {stall_timeout: 500ms, min_rate: 1KiB}";
+    let secure = Secure::new("", &format!("routes: [{{name: all, cache: {{mode: off}}}}]\n{clients}"));
+    secure.origin.on("/", Reply::ok("taken"));
+    let client = Http2::new(secure.address, "shop.test");
+    assert!(client.trickle("/", Duration::from_millis(10), 3));
+    assert!(!client.trickle("/", Duration::from_millis(100), 100));
+    let counted = || secure.parvis.metric("parvis_limit_reached_total", "limit=\"min_rate\"");
+    eventually("it is counted", || counted() == 1.0);
 }
 
 #[test]

@@ -121,10 +121,27 @@ routes: [{name: passed, match: {path: /passed}, cache: {mode: off}}, {name: all,
         let again = if path == "/page" { "hit" } else { "pass" };
         assert_eq!([named("shop.test").verdict(), named("other.test:8443").verdict()], [again, again]);
         assert_eq!(named("shop test").status, 400);
+        // Broken by the client, it would hide what the proxy adds, and the client would be the proxy.
+        for broken in ["for=\", for=192.0.2.1", "for=a;for=b, for=192.0.2.1"] {
+            assert_eq!(rig.get_with(path, &[("Forwarded", broken)]).status, 400, "{broken}");
+        }
     }
     crate::support::eventually("the client's address is logged", || {
         rig.parvis.access_log().iter().any(|line| line["client"] == "2001:db8::1")
     });
+}
+
+#[test]
+fn forwarded_is_nobodys_word_where_proxies_write_the_other_fields() {
+    let rig = Rig::new(
+        "trusted_proxies: [127.0.0.0/8]
+routes: [{name: passed, match: {path: /passed}, cache: {mode: off}}, {name: all, cache: {ttl: 1m}}]",
+    );
+    for path in ["/passed", "/page"] {
+        rig.origin.on_each(path, |request| Reply::ok(request.field("forwarded").unwrap_or_default()));
+        let response = rig.get_with(path, &[("Forwarded", "host=evil.test;for=127.0.0.1")]);
+        assert_eq!((response.status, response.text().as_str()), (200, ""), "{path}");
+    }
 }
 
 #[test]

@@ -51,6 +51,8 @@ pub struct Case {
     pub connections: usize,
     /// Connections that do nothing meanwhile.
     pub idle: usize,
+    /// Whether the application fails others meanwhile, and a thousand clients trickle their heads.
+    pub faults: bool,
 }
 
 const HIT: Case = Case {
@@ -61,6 +63,7 @@ const HIT: Case = Case {
     conditional: false,
     connections: 64,
     idle: 0,
+    faults: false,
 };
 
 /// All there are.
@@ -80,6 +83,12 @@ pub const CASES: &[Case] = &[
     Case { name: "miss", about: "miss, 1 KiB", paths: Paths::New, ..HIT },
     Case { name: "zipf", about: "Zipf mix, 100,000 objects, a tenth fits", paths: Paths::Zipf, ..HIT },
     Case { name: "idle-1000", about: "hit, 1 KiB, beside 1,000 idle connections", idle: 1000, ..HIT },
+    Case {
+        name: "faults",
+        about: "hit, 1 KiB, beside an application that fails and 1,000 slow heads",
+        faults: true,
+        ..HIT
+    },
 ];
 
 impl Case {

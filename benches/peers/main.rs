@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod cases;
+mod faults;
 mod histogram;
 mod load;
 mod origin;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 
 use cases::{CASES, Case, Paths, Requests};
+use faults::Faults;
 use load::Load;
 use origin::Origin;
 use servers::{KINDS, Kind, Server, Site};
@@ -187,12 +189,19 @@ impl<'b> Contestant<'b> {
         let mut idle = self.connect(case.idle)?;
         idle.run(&mut self.requests, case.status(), Duration::ZERO)?;
         let with = self.server.memory();
+        let faults = if case.faults { Some(Faults::start(self.server.address)?) } else { None };
+        if faults.is_some() {
+            load.run(&mut self.requests, case.status(), FIRST_WARM_UP)?;
+        }
         let (cpu, own, fetched) = (self.server.cpu(), process::own_cpu(), bench.origin.answered());
         let run = load.run(&mut self.requests, case.status(), bench.seconds)?;
         let (cpu, own) = (self.server.cpu() - cpu, process::own_cpu() - own);
         let fetched = bench.origin.answered() - fetched;
         let memory = self.server.memory();
         drop(idle);
+        if faults.is_some_and(|faults| faults.failed() == 0) {
+            return Err("nothing has failed meanwhile".to_owned());
+        }
         self.server.truncate_logs();
         let (responses, seconds) = (run.responses as f64, run.elapsed.as_secs_f64());
         Ok(Sample {

@@ -84,6 +84,18 @@ impl Site {
     }
 }
 
+/// What is answered to a request that is to fail, before the connection ends; in turn.
+fn fault(request: &[u8]) -> Option<&'static [u8]> {
+    const FAULTS: [&[u8]; 4] = [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+        b"no HTTP\r\n\r\n",
+    ];
+    let path = request.split(|byte| *byte == b' ').nth(1).filter(|path| path.starts_with(b"/fault/"))?;
+    Some(FAULTS[length(path) % FAULTS.len()])
+}
+
 /// The application, in a thread of this program.
 pub struct Origin {
     /// Where it listens.
@@ -101,10 +113,15 @@ impl Origin {
             let site = Arc::new(Site::new());
             serve(listener, move |request, out| {
                 count.fetch_add(1, Ordering::Relaxed);
+                if let Some(fault) = fault(request) {
+                    out.extend_from_slice(fault);
+                    return false;
+                }
                 let answer = site.answer(request);
                 out.extend_from_slice(
                     answer.unwrap_or(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
                 );
+                true
             })
         })?;
         Ok(Self { address, answered })
@@ -158,7 +175,7 @@ fn serve_fixed(listener: TcpListener, bytes: Vec<u8>) -> std::io::Result<()> {
 
 fn serve(
     listener: TcpListener,
-    answer: impl Fn(&[u8], &mut Vec<u8>) + Clone + Send + Sync + 'static,
+    answer: impl Fn(&[u8], &mut Vec<u8>) -> bool + Clone + Send + Sync + 'static,
 ) -> std::io::Result<()> {
     let (runtime, listener) = runtime(listener)?;
     runtime.block_on(async move {
@@ -174,9 +191,9 @@ fn serve(
                     }
                     if request.ends_with(b"\r\n\r\n") {
                         out.clear();
-                        answer(&request, &mut out);
+                        let goes_on = answer(&request, &mut out);
                         request.clear();
-                        if stream.write_all(&out).await.is_err() {
+                        if stream.write_all(&out).await.is_err() || !goes_on {
                             return;
                         }
                     }

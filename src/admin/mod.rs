@@ -1,10 +1,12 @@
 //! The operators' own listener: purges, metrics, health. Loopback unless the configuration says otherwise.
 
 mod compatible;
+mod dashboard;
 mod idempotency;
 pub mod purge;
 mod token;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +74,7 @@ struct Admins {
     answers: Arc<idempotency::Answers>,
 }
 
-const ENDPOINTS: &str = "POST /purge, GET /purges, GET /metrics, GET /stats, GET /healthz, and those of Fastly, Cloudflare and Souin";
+const ENDPOINTS: &str = "POST /purge, GET /purges, GET /metrics, GET /stats, GET / for a browser, GET /healthz, and those of Fastly, Cloudflare and Souin";
 
 fn router(app: App) -> Router {
     Router::new()
@@ -89,6 +91,9 @@ fn router(app: App) -> Router {
         .route("/metrics", get(metrics))
         .route("/metrics/", get(metrics))
         .route("/stats", get(stats))
+        .route("/", get(dashboard::page))
+        .route("/dashboard.css", get(dashboard::style))
+        .route("/dashboard.js", get(dashboard::script))
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "no such endpoint", ENDPOINTS) })
         .method_not_allowed_fallback(|| async {
@@ -128,7 +133,11 @@ async fn stats(State(admin): State<Admins>) -> impl IntoResponse {
         .collect();
     let memory = &admin.app.store.memory;
     let store = json!({"entries": memory.entries(), "bytes": memory.bytes(), "capacity": memory.capacity()});
-    Json(json!({"instance": &*live.plan.instance, "upstreams": upstreams, "store": store}))
+    // Those that nobody has asked yet, too.
+    let mut routes: BTreeMap<String, BTreeMap<&str, u64>> =
+        live.plan.routes.iter().map(|route| (route.name.to_string(), BTreeMap::new())).collect();
+    routes.extend(admin.app.observer.metrics.verdicts());
+    Json(json!({"instance": &*live.plan.instance, "upstreams": upstreams, "store": store, "routes": routes}))
 }
 
 /// A refusal, told in JSON: what is wrong, and what to do instead.

@@ -74,7 +74,7 @@ pub struct Clients {
     /// Default `60s`.
     pub stall_timeout: Option<Period>,
     /// The least that a client has to send or take in a second, on average over the time that it is waited for, once that is
-    /// longer than `stall_timeout`; over HTTP/1. `0B`: anything. Default `100B`.
+    /// longer than `stall_timeout`; by HTTP/2 to send. `0B`: anything. Default `100B`.
     pub min_rate: Option<Size>,
 }
 

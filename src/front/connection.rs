@@ -110,7 +110,7 @@ struct Sending {
 
 impl Sending {
     /// Sends of the file what the client takes now of `body`, which is its end.
-    fn send(&self, wire: &Wire, body: &mut Bytes) -> io::Result<()> {
+    fn send(&self, wire: &mut Wire, body: &mut Bytes) -> io::Result<()> {
         match wire.send_file(&self.file, self.length - body.len(), body.len())? {
             0 => Err(io::ErrorKind::WriteZero.into()),
             sent => {
@@ -351,9 +351,9 @@ impl<'f> Connection<'f> {
             (file, _) => self.wire.send(head, file.is_some()).unwrap_or(0),
         };
         while sent < head.len() || !body.is_empty() {
-            let wire = Pin::new(&mut *self.wire);
+            let mut wire = Pin::new(&mut *self.wire);
             let written = match &file {
-                Some(sending) if sent == head.len() => match sending.send(&wire, &mut body) {
+                Some(sending) if sent == head.len() => match sending.send(&mut wire, &mut body) {
                     Ok(()) => continue,
                     // It is met again when the rest is sent.
                     Err(_) => return Some(Unsent { head: Vec::new(), body, file, ends }),
@@ -397,7 +397,7 @@ impl<'f> Connection<'f> {
             };
             if let Some(file) = file.as_ref().filter(|_| head.is_empty() && result.is_ok()) {
                 // What it does not take shows with the next write.
-                let _ = file.send(&self.wire, &mut body);
+                let _ = file.send(&mut self.wire, &mut body);
             }
         }
         if let Err(error) = &result {

@@ -19,7 +19,14 @@ use super::connection::record;
 use super::output::Output;
 use crate::clock;
 use crate::observe::outcome::Outcome;
+use crate::proxy::answer::PIECE;
 use crate::proxy::{Active, view};
+
+/// A small body is cut into such pieces. On a connection that takes one piece at a time, `h2` gathers what is shorter than 1 KiB with
+/// its head and with what else goes out (`CHAIN_THRESHOLD_WITHOUT_VECTORED_IO`); anything longer is written by itself, which costs
+/// more than the pieces do.
+const SMALL_PIECE: usize = 1000;
+const SMALL: usize = 4 * SMALL_PIECE;
 
 /// The application of the requests by HTTP/2.
 pub struct Streams(pub Arc<Front>);
@@ -59,7 +66,7 @@ struct Answer {
 fn hit(front: &Front, session: &ServerSession) -> Option<Answer> {
     let started = clock::start();
     let request = session.req_header();
-    if !front.answers || !answer::is_read(request.method.as_str()) {
+    if !front.answers || !answer::is_read(request.method.as_str()) || view::has_unannounced_body(session) {
         return None;
     }
     let live = front.app.live.load();
@@ -97,7 +104,12 @@ async fn write(session: &mut HttpSession, head: Vec<u8>, mut body: Bytes) -> Res
         body = Bytes::from(head).slice(length..);
     }
     session.write_response_header(Box::new(header), body.is_empty())?;
-    if body.is_empty() { Ok(()) } else { session.write_body(body, true).await }
+    let piece = if body.len() <= SMALL { SMALL_PIECE } else { PIECE };
+    while !body.is_empty() {
+        let next = body.split_to(piece.min(body.len()));
+        session.write_body(next, body.is_empty()).await?;
+    }
+    Ok(())
 }
 
 /// The head that was written for HTTP/1, and its length. Writing it a second way would be a second judge.

@@ -88,6 +88,7 @@ impl ServerApp for Front {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         self.app.observer.metrics.connection();
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+            let stream: Stream = Box::new(Wire::new(stream));
             return ServerApp::process_new(&Arc::new(Streams(self.clone())), stream, shutdown).await;
         }
         let stream = self.introduce(stream).await?;

@@ -1,5 +1,6 @@
 //! Counters and histograms, each defined once: name, unit, help.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -276,6 +277,11 @@ impl Metrics {
     /// Counts a fetch for the store by what became of it.
     pub fn fetch(&self, result: &str) {
         self.fetches.with_label_values(&[result]).inc();
+    }
+
+    /// How many requests of each route had which verdict.
+    pub fn verdicts(&self) -> BTreeMap<String, BTreeMap<&'static str, u64>> {
+        self.tally.verdicts()
     }
 
     /// Everything, in Prometheus' text format.

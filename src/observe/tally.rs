@@ -192,6 +192,16 @@ impl Tally {
         Merging { tally: self.clone(), families: FAMILIES.map(|family| family.describe()) }
     }
 
+    /// How many requests of each route had which verdict; those without a route are under [`NO_ROUTE`].
+    pub fn verdicts(&self) -> BTreeMap<String, BTreeMap<&'static str, u64>> {
+        let mut verdicts: BTreeMap<String, BTreeMap<_, u64>> = BTreeMap::new();
+        self.for_each(|cell| {
+            let count: u64 = cell.counts.iter().sum();
+            *verdicts.entry(cell.route.to_string()).or_default().entry(cell.verdict).or_default() += count;
+        });
+        verdicts
+    }
+
     /// Hands each series of each stripe over. A stripe is locked for a few of them at a time.
     fn for_each(&self, mut use_cell: impl FnMut(Cell)) {
         for stripe in self.0.iter() {

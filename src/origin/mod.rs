@@ -287,7 +287,9 @@ impl Lease {
         let failure = Failure::Status(status);
         let has_failed = counts(failure, &self.pool.settings);
         match has_failed {
-            true => self.failed(failure),
+            true => {
+                self.failed(failure);
+            }
             false => {
                 self.course = Course::Answered;
                 self.pool.clone().update(|servers, now| servers.answered(&mut self.placed, now));
@@ -296,11 +298,22 @@ impl Lease {
         has_failed
     }
 
-    /// It has not, or not as it should.
-    pub fn failed(&mut self, failure: Failure) {
+    /// It has not, or not as it should. Tells whether that is news: an exchange fails once.
+    pub fn failed(&mut self, failure: Failure) -> bool {
+        if self.course == Course::Failed {
+            return false;
+        }
         if counts(failure, &self.pool.settings) {
             self.course = Course::Failed;
             self.pool.clone().update(|servers, now| servers.failed(&self.placed, now));
+        }
+        true
+    }
+
+    /// It has ended early, and not by the server's doing: nobody knows how it would have ended.
+    pub fn broken_off(&mut self) {
+        if self.course == Course::Answered {
+            self.course = Course::Begun;
         }
     }
 }

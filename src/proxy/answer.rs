@@ -25,6 +25,9 @@ use crate::rules::target::Scheme;
 use crate::store::fill::{Reader, Streaming};
 use crate::store::response::{Head, StoredResponse};
 
+/// The most bytes that are written at once.
+pub const PIECE: usize = 16 * 1024;
+
 /// What a 304 repeats (RFC 9110 section 15.4.5).
 pub const IN_NOT_MODIFIED: &[&str] =
     &["cache-control", "content-location", "date", "etag", "expires", "last-modified", "vary"];
@@ -187,8 +190,18 @@ async fn send_head(session: &mut Session, header: ResponseHeader, ends: bool) ->
     session.write_response_header(Box::new(header), ends).await.map_err(|error| error.into_down())
 }
 
-/// Sends a part of a body, or its end.
+/// Sends a part of a body, or its end. Pingora has one timer for each write, which is about a client that takes nothing: so no
+/// write may be so large that a slow one cannot take it in that time.
 async fn send_body(session: &mut Session, body: Option<Bytes>, ends: bool) -> Result<()> {
+    let Some(mut rest) = body else { return write(session, None, ends).await };
+    while rest.len() > PIECE {
+        let piece = rest.split_to(PIECE);
+        write(session, Some(piece), false).await?;
+    }
+    write(session, Some(rest), ends).await
+}
+
+async fn write(session: &mut Session, body: Option<Bytes>, ends: bool) -> Result<()> {
     session.write_response_body(body, ends).await.map_err(|error| error.into_down())
 }
 

@@ -16,6 +16,7 @@ use crate::observe::outcome::Outcome;
 use crate::origin::{Lease, Pool};
 use crate::rules::forwarding::Client;
 use crate::rules::key::CacheKey;
+use crate::rules::pace::Pace;
 use crate::rules::policy::Mode;
 use crate::rules::route::Route;
 use crate::rules::target::Scheme;
@@ -66,6 +67,8 @@ pub struct Context {
     pub connected: bool,
     /// How long the server may still take for the head of its response.
     pub deadline: Option<Deadline>,
+    /// How fast the client sends the content of a request by HTTP/2.
+    pub sends: Pace,
     /// When the request was sent to the origin.
     pub sent_at: Option<Instant>,
     _active: Active,
@@ -112,6 +115,7 @@ impl Context {
             told: Vec::new(),
             connected: false,
             deadline: None,
+            sends: Pace::default(),
             sent_at: None,
             _active: Active::new(active),
         }

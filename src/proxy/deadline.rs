@@ -30,7 +30,10 @@ impl Deadline {
         }
         // SAFETY: Pingora owns the connection while it tells of it, so the number is that of an open descriptor until the call
         // returns. What is kept is a descriptor of its own.
-        let connection = unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned().ok()?;
+        let connection = unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned();
+        let connection = connection
+            .inspect_err(|error| tracing::warn!(%error, "a response head has no time limit"))
+            .ok()?;
         Some(Self { connection: Some(connection), has_passed: Arc::default(), timer: None })
     }
 
@@ -45,6 +48,11 @@ impl Deadline {
                 tracing::debug!(%error, "a connection has ended by itself");
             }
         }));
+    }
+
+    /// Whether the time has begun.
+    pub fn has_begun(&self) -> bool {
+        self.timer.is_some()
     }
 
     /// Whether the time was over before the head had come.

@@ -1,12 +1,14 @@
 //! One exchange with a server of the upstream: getting a place at one, telling how it did, and trying another.
 
+use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Version;
 use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora::{Error, ErrorSource, ErrorType, OrErr, Result};
 
 use super::context::{Context, Kind};
 use super::deadline::Deadline;
@@ -200,13 +202,24 @@ pub fn broken(
     error
 }
 
+/// An interim head has come. The final one may come in time and wait behind it for the client, so there is only the timer of reading
+/// from here on.
+pub fn interim(ctx: &mut Context) {
+    // 100 comes before the content, with whose end the time begins.
+    ctx.deadline = ctx.deadline.take().filter(|deadline| !deadline.has_begun());
+}
+
 /// The final head has come: tells the server, and decides whether the request is rather sent once more.
 ///
 /// # Errors
 ///
 /// The one that makes Pingora do so.
 pub fn answered(app: &App, session: &Session, ctx: &mut Context, status: u16) -> Result<()> {
-    ctx.deadline = None;
+    if ctx.deadline.take().is_some_and(|deadline| deadline.has_passed()) {
+        // It has come just then, and nothing will follow.
+        let late = "the head has come too late";
+        return Error::e_explain(ErrorType::ReadTimedout, late).map_err(|error| error.into_up());
+    }
     let has_failed = ctx.lease.as_mut().is_some_and(|lease| lease.answered(status));
     if has_failed {
         count(app, ctx, Failure::Status(status));
@@ -225,9 +238,37 @@ pub fn answered(app: &App, session: &Session, ctx: &mut Context, status: u16) ->
 pub fn connected(ctx: &mut Context, number: RawFd) {
     ctx.connected = true;
     ctx.sent_at = Some(clock::start());
-    // One of HTTP/2 may be that of other exchanges, too.
-    let is_alone = ctx.pool().is_some_and(|pool| pool.settings.protocol == Protocol::Http1);
-    ctx.deadline = if is_alone { Deadline::new(number) } else { None };
+    let may_be_alone = ctx.pool().is_some_and(|pool| pool.settings.protocol != Protocol::Http2);
+    ctx.deadline = if may_be_alone { Deadline::new(number) } else { None };
+}
+
+/// The request is about to be sent, in this version.
+pub fn sends(ctx: &mut Context, version: Version) {
+    if version == Version::HTTP_2 {
+        // The connection may be that of other exchanges, too.
+        ctx.deadline = None;
+    }
+}
+
+/// So much of the content has come from the client, and goes on to the server.
+///
+/// # Errors
+///
+/// That the client is too slow. Over HTTP/1 its connection tells; here the time is counted that the server takes, too.
+pub fn received(ctx: &mut Context, bytes: usize, ends: bool) -> Result<()> {
+    // Calls of gRPC may be silent for as long as they like.
+    let is_call = ctx.pool().is_some_and(|pool| pool.settings.protocol == Protocol::Http2);
+    if ctx.version != Version::HTTP_2 || is_call {
+        return Ok(());
+    }
+    ctx.sends.moved(bytes, clock::start);
+    if !ends {
+        ctx.sends.waits(clock::start);
+    }
+    let kept = ctx.sends.keep(ctx.live.plan.clients.least_pace());
+    kept.map_err(io::Error::from)
+        .or_err(ErrorType::ReadError, "reading the content of a request")
+        .map_err(|error| error.into_down())
 }
 
 /// The request has been sent as a whole.
@@ -259,9 +300,9 @@ fn judge(
     by_age: bool,
 ) -> bool {
     if !by_age {
-        count(app, ctx, failure);
-        if let Some(lease) = &mut ctx.lease {
-            lease.failed(failure);
+        let is_news = ctx.lease.as_mut().is_none_or(|lease| lease.failed(failure));
+        if is_news {
+            count(app, ctx, failure);
         }
     }
     may_retry(app, session, ctx, failure, was_sent, by_age)

@@ -258,6 +258,7 @@ impl ProxyHttp for App {
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
+        exchange::sends(ctx, request.version);
         match ctx.kind {
             // Its head was made when it was ordered.
             Kind::Fetch(_) => Ok(()),
@@ -273,10 +274,11 @@ impl ProxyHttp for App {
     async fn request_body_filter(
         &self,
         _session: &mut Session,
-        _body: &mut Option<Bytes>,
+        body: &mut Option<Bytes>,
         ends: bool,
         ctx: &mut Context,
     ) -> Result<()> {
+        exchange::received(ctx, body.as_ref().map_or(0, Bytes::len), ends)?;
         if ends {
             exchange::sent(ctx);
         }
@@ -294,6 +296,7 @@ impl ProxyHttp for App {
             exchange::switched(session, ctx);
         }
         if response.status.is_informational() {
+            exchange::interim(ctx);
             return Ok(());
         }
         upstream::settle_transfer_coding(response)?;
@@ -401,7 +404,9 @@ impl ProxyHttp for App {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
         // What is left to do is between parvis and the client.
-        ctx.lease = None;
+        if let Some(mut lease) = ctx.lease.take().filter(|_| error.is_some()) {
+            lease.broken_off();
+        }
         if let Kind::Fetch(_) = ctx.kind {
             return;
         }
@@ -468,7 +473,10 @@ impl App {
         if route.cache.audit > 0.0 && ctx.live.tripped.holds(&route.name) {
             return Err(PassReason::Tripped);
         }
-        lookup::allowed(&view::received(session.req_header(), &ctx.client).head(), &route.cache)
+        let view = view::received(session.req_header(), &ctx.client);
+        let mut request = view.head();
+        request.has_body |= view::has_unannounced_body(session);
+        lookup::allowed(&request, &route.cache)
     }
 
     /// Looks at what comes of a pass: for the shadow of the store, or for a key that may be cacheable again.

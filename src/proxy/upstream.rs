@@ -54,6 +54,8 @@ pub fn for_pass(received: &RequestHeader, request: &mut RequestHeader, ctx: &Con
             request.remove_header(claim.as_str());
         }
     }
+    // Nothing that is told by it is told otherwise below, and nobody may have looked at it.
+    request.remove_header("forwarded");
     name_tags_of_the_origin(request, ctx)?;
     if encode::would_encode(&view, received.version, ctx) {
         request.insert_header("Accept-Encoding", "identity")?;

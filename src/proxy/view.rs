@@ -18,6 +18,11 @@ pub fn received<'a>(request: &'a RequestHeader, client: &Client) -> Received<'a>
     Received::new(request.method.as_str(), authority, path_and_query, request_fields(request), client)
 }
 
+/// Whether a request has content of which no field tells: by HTTP/2 that is told by its frames.
+pub fn has_unannounced_body(session: &ServerSession) -> bool {
+    session.as_http2().is_some_and(|http2| !http2.is_body_empty())
+}
+
 /// The field lines as received.
 pub fn request_fields(request: &RequestHeader) -> Vec<Field<'_>> {
     request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()

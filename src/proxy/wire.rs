@@ -132,10 +132,11 @@ impl Wire {
         Some(unsafe { BorrowedFd::borrow_raw(number) })
     }
 
-    /// Whether the client has closed its end. Reads nothing.
-    pub fn has_ended(&self) -> bool {
+    /// Whether the connection has ended, or also whether the client has closed its end of it. Reads nothing.
+    pub fn has_ended(&self, or_half: bool) -> bool {
         let Some(descriptor) = self.descriptor() else { return false };
-        let mut looked_at = [PollFd::new(&descriptor, PollFlags::RDHUP)];
+        let flags = if or_half { PollFlags::RDHUP } else { PollFlags::empty() };
+        let mut looked_at = [PollFd::new(&descriptor, flags)];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         // An error is not the client's doing.
         poll(&mut looked_at, Some(&at_once)).is_ok_and(|ready| ready > 0)
@@ -158,10 +159,12 @@ impl Wire {
     /// # Errors
     ///
     /// As of [`Wire::send`].
-    pub fn send_file(&self, file: &File, at: usize, length: usize) -> io::Result<usize> {
+    pub fn send_file(&mut self, file: &File, at: usize, length: usize) -> io::Result<usize> {
         let plain = self.plain().ok_or(io::ErrorKind::Unsupported)?;
         let mut offset = at as u64;
-        Ok(rustix::fs::sendfile(plain, file, Some(&mut offset), length)?)
+        let sent = rustix::fs::sendfile(plain, file, Some(&mut offset), length)?;
+        self.takes.moved(sent, clock::start);
+        Ok(sent)
     }
 
     /// Lets the next reader have what is received up to `boundary`, and more if it then `may_switch` protocols.
@@ -353,7 +356,8 @@ impl AsyncWrite for Wire {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        // With TLS only the first of several pieces would be taken. Who knows that puts small ones together.
+        self.is_plain() && self.stream.is_write_vectored()
     }
 }
 

@@ -24,8 +24,8 @@ pub struct Received<'a> {
     fields: FieldLines<'a>,
     own_host: &'a str,
     host: &'a str,
-    /// Whether all hosts that it names are text.
-    names_text: bool,
+    /// Whether all hosts that it names are text, and what trusted proxies say can be read.
+    is_readable: bool,
     /// Of a trusted proxy.
     believed: SmallVec<[Field<'a>; 4]>,
 }
@@ -41,10 +41,10 @@ impl<'a> Received<'a> {
         client: &Client,
     ) -> Self {
         let fields = hop::end_to_end(fields.into());
-        let (mut named, mut names_text) = (None, true);
+        let (mut named, mut is_readable) = (None, true);
         for host in fields.all("host") {
             let host = std::str::from_utf8(host);
-            names_text &= host.is_ok();
+            is_readable &= host.is_ok();
             named = named.or(host.ok());
         }
         // The authority of an absolute target wins over `Host` (RFC 9112 section 3.2.2).
@@ -56,7 +56,7 @@ impl<'a> Received<'a> {
             fields,
             own_host,
             host: own_host,
-            names_text,
+            is_readable,
             believed: SmallVec::new(),
         };
         match client.told_by {
@@ -78,7 +78,7 @@ impl<'a> Received<'a> {
         let forwarded = self.believed.iter().filter(|(name, _)| name.eq_ignore_ascii_case(FORWARDED_HOST));
         for (_, hosts) in forwarded {
             let hosts = std::str::from_utf8(hosts);
-            self.names_text &= hosts.is_ok();
+            self.is_readable &= hosts.is_ok();
             // The last of several is what the nearest proxy says.
             let host = hosts.ok().and_then(|hosts| hosts.rsplit(',').next());
             self.host = host.map_or(own, str::trim);
@@ -88,7 +88,11 @@ impl<'a> Received<'a> {
 
     /// The same, of one that writes `Forwarded` and hands the other fields on, whoever wrote them.
     fn believe_forwarded(&mut self) {
-        let elements = forwarded::elements(self.fields.all("forwarded")).unwrap_or_default();
+        let Some(elements) = forwarded::elements(self.fields.all("forwarded")) else {
+            // What the client has broken hides what the proxy says, and the request would be the proxy's own.
+            self.is_readable = false;
+            return;
+        };
         let host = elements.last().and_then(|nearest| nearest.host);
         if let Some(host) = host.filter(|host| *host != self.own_host) {
             self.host = host;
@@ -119,10 +123,10 @@ impl<'a> Received<'a> {
         self.own_host
     }
 
-    /// Whether the client named a host that is one.
+    /// Whether the client named a host that is one, and nobody on the way said what cannot be read.
     pub fn has_valid_host(&self) -> bool {
         let names_none = self.host.is_empty() && !self.own_host.is_empty();
-        self.names_text && is_host(self.own_host.as_bytes()) && is_host(self.host.as_bytes()) && !names_none
+        self.is_readable && is_host(self.own_host.as_bytes()) && is_host(self.host.as_bytes()) && !names_none
     }
 
     /// The target in origin form; `/` for an absolute one without a path.

@@ -81,6 +81,42 @@ impl Http2 {
         self.runtime.block_on(called).expect("in time")
     }
 
+    /// How many bytes of a page come, with a pause after each piece of it.
+    pub fn get_slowly(&self, path: &str, pause: Duration) -> usize {
+        self.runtime.block_on(async {
+            let (session, _) = self.connector.get_http_session(&self.peer).await.expect("a connection");
+            let HttpSession::H2(mut session) = session else { panic!("not by HTTP/2") };
+            let mut head = RequestHeader::build("GET", b"/", None).expect("a head");
+            head.set_uri(format!("https://{}{path}", self.host).parse().expect("a target"));
+            session.write_request_header(Box::new(head), true).expect("it is sent");
+            session.read_response_header().await.expect("a head");
+            let mut length = 0;
+            while let Ok(Some(chunk)) = session.read_response_body().await {
+                length += chunk.len();
+                tokio::time::sleep(pause).await;
+            }
+            length
+        })
+    }
+
+    /// Whether an upload of a byte after each pause, so many, is carried through.
+    pub fn trickle(&self, path: &str, pause: Duration, bytes: usize) -> bool {
+        self.runtime.block_on(async {
+            let (session, _) = self.connector.get_http_session(&self.peer).await.expect("a connection");
+            let HttpSession::H2(mut session) = session else { panic!("not by HTTP/2") };
+            let mut head = RequestHeader::build("POST", b"/", None).expect("a head");
+            head.set_uri(format!("https://{}{path}", self.host).parse().expect("a target"));
+            session.write_request_header(Box::new(head), false).expect("it is sent");
+            for at in 1..=bytes {
+                tokio::time::sleep(pause).await;
+                if session.write_request_body("x".into(), at == bytes).await.is_err() {
+                    return false;
+                }
+            }
+            session.read_response_header().await.is_ok()
+        })
+    }
+
     /// Sends a request, and takes it back once it is `enough`.
     pub fn give_up(&self, path: &str, enough: impl Fn() -> bool) {
         self.runtime.block_on(async {
