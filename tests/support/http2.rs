@@ -8,6 +8,7 @@ use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
 use pingora::protocols::ALPN;
 use pingora::protocols::http::client::HttpSession;
+use pingora::protocols::http::v2::client::Http2Session;
 use pingora::upstreams::peer::HttpPeer;
 use tokio::runtime::{Builder, Runtime};
 
@@ -55,13 +56,8 @@ impl Http2 {
     /// trailers; an error in the middle ends it.
     pub fn call(&self, path: &str, messages: &[&str]) -> pingora::Result<Call> {
         let calling = async {
-            let (session, _) = self.connector.get_http_session(&self.peer).await?;
-            let HttpSession::H2(mut session) = session else { panic!("not by HTTP/2") };
-            let mut head = RequestHeader::build("POST", b"/", None)?;
-            head.set_uri(format!("https://{}{path}", self.host).parse().expect("a target"));
-            head.append_header("content-type", "application/grpc")?;
-            head.append_header("te", "trailers")?;
-            session.write_request_header(Box::new(head), false)?;
+            let fields = [("content-type", "application/grpc"), ("te", "trailers")];
+            let mut session = self.begin("POST", path, &fields, false).await?;
             let mut call = Call::default();
             for (at, message) in messages.iter().enumerate() {
                 session.write_request_body(message.to_string().into(), false).await?;
@@ -84,11 +80,7 @@ impl Http2 {
     /// How many bytes of a page come, with a pause after each piece of it.
     pub fn get_slowly(&self, path: &str, pause: Duration) -> usize {
         self.runtime.block_on(async {
-            let (session, _) = self.connector.get_http_session(&self.peer).await.expect("a connection");
-            let HttpSession::H2(mut session) = session else { panic!("not by HTTP/2") };
-            let mut head = RequestHeader::build("GET", b"/", None).expect("a head");
-            head.set_uri(format!("https://{}{path}", self.host).parse().expect("a target"));
-            session.write_request_header(Box::new(head), true).expect("it is sent");
+            let mut session = self.begin("GET", path, &[], true).await.expect("a request");
             session.read_response_header().await.expect("a head");
             let mut length = 0;
             while let Ok(Some(chunk)) = session.read_response_body().await {
@@ -102,11 +94,7 @@ impl Http2 {
     /// Whether an upload of a byte after each pause, so many, is carried through.
     pub fn trickle(&self, path: &str, pause: Duration, bytes: usize) -> bool {
         self.runtime.block_on(async {
-            let (session, _) = self.connector.get_http_session(&self.peer).await.expect("a connection");
-            let HttpSession::H2(mut session) = session else { panic!("not by HTTP/2") };
-            let mut head = RequestHeader::build("POST", b"/", None).expect("a head");
-            head.set_uri(format!("https://{}{path}", self.host).parse().expect("a target"));
-            session.write_request_header(Box::new(head), false).expect("it is sent");
+            let mut session = self.begin("POST", path, &[], false).await.expect("a request");
             for at in 1..=bytes {
                 tokio::time::sleep(pause).await;
                 if session.write_request_body("x".into(), at == bytes).await.is_err() {
@@ -130,14 +118,7 @@ impl Http2 {
     }
 
     async fn ask(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> pingora::Result<Response> {
-        let (session, _) = self.connector.get_http_session(&self.peer).await?;
-        let HttpSession::H2(mut session) = session else { panic!("not by HTTP/2") };
-        let mut head = RequestHeader::build(method, b"/", None)?;
-        head.set_uri(format!("https://{}{path}", self.host).parse().expect("a target"));
-        for (name, value) in fields {
-            head.append_header((*name).to_owned(), value.as_bytes())?;
-        }
-        session.write_request_header(Box::new(head), true)?;
+        let mut session = self.begin(method, path, fields, true).await?;
         session.read_response_header().await?;
         let head = session.response_header().expect("it has come");
         let status = head.status.as_u16();
@@ -152,5 +133,24 @@ impl Http2 {
         }
         self.connector.release_http_session(HttpSession::H2(session), &self.peer, None).await;
         Ok(Response { status, fields, body, complete: true, head: String::new() })
+    }
+
+    /// Sends the head of a request.
+    async fn begin(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+        ends: bool,
+    ) -> pingora::Result<Http2Session> {
+        let (session, _) = self.connector.get_http_session(&self.peer).await?;
+        let HttpSession::H2(mut session) = session else { panic!("not by HTTP/2") };
+        let mut head = RequestHeader::build(method, b"/", None)?;
+        head.set_uri(format!("https://{}{path}", self.host).parse().expect("a target"));
+        for (name, value) in fields {
+            head.append_header((*name).to_owned(), value.as_bytes())?;
+        }
+        session.write_request_header(Box::new(head), ends)?;
+        Ok(session)
     }
 }
