@@ -22,12 +22,13 @@
 //! | [`origin`] | the upstream side |
 //! | [`admin`] | purge, metrics and health on a listener of their own |
 //! | [`observe`] | outcome, metrics, logs |
+//! | [`shared`] | what several instances share |
 //! | [`server`] | puts the parts together and runs them |
 //! | [`codec`] | the content codings themselves |
 //! | [`clock`] | the only place that reads the time |
 //!
-//! Imports point one way: `config → plan → rules ← {store, proxy, front, admin}`.
-// One function is allowed it, and says why: `proxy::wire::Wire::descriptor`.
+//! Imports point one way: `config → plan → rules ← {store, shared, proxy, front, admin}`.
+// Two functions are allowed it, and say why: `proxy::wire::Wire::descriptor` and `proxy::deadline::Deadline::new`.
 #![deny(unsafe_code)]
 
 pub mod admin;
@@ -42,4 +43,5 @@ pub mod plan;
 pub mod proxy;
 pub mod rules;
 pub mod server;
+pub mod shared;
 pub mod store;

@@ -20,6 +20,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
+use pingora::tls::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, Semaphore};
@@ -40,6 +41,7 @@ use crate::proxy::purge::Asker;
 use crate::proxy::{App, Live, MAX_AUDITS, MAX_LATE_PURGES, Parvis};
 use crate::rules::invalidate::Expires;
 use crate::rules::selector::Selector;
+use crate::shared::{self, Shared};
 use crate::store::Store;
 
 /// How long requests under way are waited for after TERM.
@@ -158,6 +160,9 @@ pub fn start(
         server.add_service(background_service("certificates", Watcher { certificates }));
     }
     server.add_service(background_service("origin", Keeper { app: app.clone() }));
+    if let Some(shared) = &app.shared {
+        server.add_service(background_service("shared", Linker { shared: shared.clone() }));
+    }
     if let Some(file) = file {
         server.add_service(background_service("reload", Reload { app: app.clone(), file }));
     }
@@ -166,11 +171,33 @@ pub fn start(
     let spawned = std::thread::Builder::new().name("server".to_owned()).spawn(run);
     let server = spawned.map_err(|_| ServeError::Died)?;
     let mut running = Running { app, stopped, stop: None, _access_log: access_log_guard };
-    for address in listeners.iter().map(|listener| listener.address).chain([admin_address]) {
-        running.wait_until_listening(address, &server)?;
+    for listener in &listeners {
+        // Where the PROXY protocol comes first there is no handshake with us.
+        let has_tls = !listener.certificates.is_empty() && !listener.proxy_protocol;
+        running.wait_until_listening(listener.address, has_tls, &server)?;
     }
+    running.wait_until_listening(admin_address, false, &server)?;
     tracing::info!(listen = addresses.join(", "), admin = %admin_address, "parvis is listening");
     Ok(running)
+}
+
+/// Shakes hands with a listener of our own: who leaves without that is an error to Pingora, which the operator would read at every
+/// start.
+fn greet(stream: TcpStream) {
+    // It does not wait for ever.
+    let limited = stream.set_read_timeout(Some(START_TIMEOUT));
+    let greeted = SslConnector::builder(SslMethod::tls()).and_then(|mut connector| {
+        connector.set_verify(SslVerifyMode::NONE);
+        connector.build().configure()
+    });
+    let greeted = greeted.map_err(|error| error.to_string()).and_then(|configured| {
+        limited.map_err(|error| error.to_string())?;
+        let connected = configured.verify_hostname(false).connect("localhost", stream);
+        connected.map_err(|error| error.to_string())
+    });
+    if let Err(error) = greeted {
+        tracing::debug!(error, "a listener was not greeted");
+    }
 }
 
 /// How TLS is spoken on a listener, and its certificates.
@@ -196,6 +223,9 @@ pub fn assemble(
     let audit = AuditLog::open(plan.admin.audit_log.as_deref())?;
     let (access_log, guard) = AccessLog::new(access_log).map_err(|_| ServeError::Died)?;
     let observer = Observer::new(store.clone(), access_log);
+    let redis = plan.redis.clone();
+    let shared =
+        redis.map(|redis| Arc::new(Shared::new(redis, plan.instance.clone(), observer.metrics.shared())));
     let app = App(Arc::new(Parvis {
         live: ArcSwap::from_pointee(Live::new(plan, pools)),
         store,
@@ -206,6 +236,7 @@ pub fn assemble(
         audit,
         audits: Arc::new(Semaphore::new(MAX_AUDITS)),
         limits: Arc::default(),
+        shared,
         reloaded: Notify::new(),
     }));
     Ok((app, guard))
@@ -242,6 +273,7 @@ impl Running {
     fn wait_until_listening(
         &mut self,
         address: SocketAddr,
+        has_tls: bool,
         server: &JoinHandle<()>,
     ) -> Result<(), ServeError> {
         let reachable = match address.ip() {
@@ -254,7 +286,13 @@ impl Running {
             _ => address,
         };
         let started = crate::clock::start();
-        while self.stop.is_none() && TcpStream::connect_timeout(&reachable, START_TIMEOUT).is_err() {
+        while self.stop.is_none() {
+            if let Ok(stream) = TcpStream::connect_timeout(&reachable, START_TIMEOUT) {
+                if has_tls {
+                    greet(stream);
+                }
+                break;
+            }
             if server.is_finished() || started.elapsed() > START_TIMEOUT {
                 return Err(ServeError::Died);
             }
@@ -359,6 +397,21 @@ impl BackgroundService for Keeper {
                 () = self.app.reloaded.notified() => {}
                 _ = shutdown.changed() => return,
             }
+        }
+    }
+}
+
+/// Keeps the link to the Redis up.
+struct Linker {
+    shared: Arc<Shared>,
+}
+
+#[async_trait]
+impl BackgroundService for Linker {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        tokio::select! {
+            () = shared::connect::keep(Arc::downgrade(&self.shared)) => {}
+            _ = shutdown.changed() => {}
         }
     }
 }

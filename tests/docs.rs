@@ -18,7 +18,7 @@ fn read(name: &str) -> String {
 
 /// The documents that show commands or YAML.
 fn documents() -> Vec<String> {
-    let docs = ["architecture", "http-caching", "performance", "purging", "reliability", "safety"]
+    let docs = ["architecture", "cluster", "http-caching", "performance", "purging", "reliability", "safety"]
         .map(|name| format!("docs/{name}.md"));
     ["README.md", "CONTRIBUTING.md", "systemd/README.md"].map(str::to_owned).into_iter().chain(docs).collect()
 }

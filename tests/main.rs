@@ -29,6 +29,7 @@ mod purge;
 mod regression;
 mod rfc;
 mod safety;
+mod shared;
 mod tidy;
 mod tls;
 mod trial;

@@ -55,6 +55,7 @@ const MINUTE: &str = "routes: [{name: all, cache: {ttl: 1m}}]";
 #[test]
 fn each_name_gets_its_certificate_and_pages_over_tls_are_pages_of_their_own() {
     let secure = Secure::new("", MINUTE);
+    assert!(!secure.parvis.errors().contains("ERROR"), "{}", secure.parvis.errors());
     secure.origin.on_each("/", |request| Reply::ok(request.field("x-forwarded-proto").unwrap_or_default()));
     for verdict in ["fwd=miss", "hit"] {
         let response = secure.get("shop.test", "/");

@@ -74,7 +74,7 @@ struct Admins {
     answers: Arc<idempotency::Answers>,
 }
 
-const ENDPOINTS: &str = "POST /purge, GET /purges, GET /metrics, GET /stats, GET / for a browser, GET /healthz, and those of Fastly, Cloudflare and Souin";
+const ENDPOINTS: &str = "POST /purge, GET /purges, GET /metrics, GET /stats, GET / for a browser, GET /healthz, GET /readyz, and those of Fastly, Cloudflare and Souin";
 
 fn router(app: App) -> Router {
     Router::new()
@@ -95,6 +95,7 @@ fn router(app: App) -> Router {
         .route("/dashboard.css", get(dashboard::style))
         .route("/dashboard.js", get(dashboard::script))
         .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "no such endpoint", ENDPOINTS) })
         .method_not_allowed_fallback(|| async {
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this endpoint has another method", ENDPOINTS)
@@ -117,6 +118,15 @@ async fn metrics(State(admin): State<Admins>) -> impl IntoResponse {
     )
 }
 
+/// Whether requests are served, which they are: what is missing is told beside it, and keeps nobody from being served.
+async fn ready(State(admin): State<Admins>) -> impl IntoResponse {
+    let redis = admin.app.shared.as_ref().map(|shared| match shared.state() {
+        Ok(()) => "connected".to_owned(),
+        Err(why) => format!("left alone: {why}"),
+    });
+    Json(json!({"ready": true, "redis": redis}))
+}
+
 /// How the servers and the store stand, for people and scripts.
 async fn stats(State(admin): State<Admins>) -> impl IntoResponse {
     let live = admin.app.live.load();
@@ -137,7 +147,14 @@ async fn stats(State(admin): State<Admins>) -> impl IntoResponse {
     let mut routes: BTreeMap<String, BTreeMap<&str, u64>> =
         live.plan.routes.iter().map(|route| (route.name.to_string(), BTreeMap::new())).collect();
     routes.extend(admin.app.observer.metrics.verdicts());
-    Json(json!({"instance": &*live.plan.instance, "upstreams": upstreams, "store": store, "routes": routes}))
+    let redis = admin
+        .app
+        .shared
+        .as_ref()
+        .map(|shared| json!({"trouble": shared.state().err(), "instances": shared.instances()}));
+    Json(json!({
+        "instance": &*live.plan.instance, "upstreams": upstreams, "store": store, "routes": routes, "redis": redis,
+    }))
 }
 
 /// A refusal, told in JSON: what is wrong, and what to do instead.

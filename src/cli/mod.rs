@@ -4,6 +4,7 @@ mod check;
 pub mod demo;
 mod explain;
 mod purge;
+mod redis;
 mod run;
 
 use std::path::PathBuf;
@@ -30,6 +31,8 @@ enum Command {
     Explain(explain::Options),
     /// Remove stored responses from a running parvis; after a deploy: wait for it, warm, and verify.
     Purge(Box<purge::Options>),
+    /// Look at the Redis that several instances share.
+    Redis(redis::Options),
     /// A tour in front of a slow built-in origin.
     Demo(demo::Options),
 }
@@ -85,6 +88,7 @@ impl Cli {
             Command::Check(file) => check::run(&file.config),
             Command::Explain(options) => options.run(),
             Command::Purge(options) => options.run(),
+            Command::Redis(options) => options.run(),
             Command::Demo(options) => options.run(),
         }
     }

@@ -33,6 +33,21 @@ pub struct RateLimit {
     pub allow: Vec<String>,
     /// Whether it only counts what it would refuse. Default `false`.
     pub dry_run: Option<bool>,
+    /// Whether all instances that share `storage.redis` count together. Default `false`.
+    pub shared: Option<bool>,
+    /// What then happens while the Redis does not answer: `open` (default), each instance lets through its part; `closed`, nobody
+    /// is let through.
+    pub on_error: Option<OnError>,
+}
+
+/// What a shared limit does while nobody knows how much is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// Each instance counts by itself, against its part.
+    Open,
+    /// It refuses.
+    Closed,
 }
 
 /// Whom a route lets through; the closest network decides.

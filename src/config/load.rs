@@ -9,6 +9,7 @@ use std::path::Path as FilePath;
 use serde_yaml::Value;
 
 use super::locate::{Part, Path, Step, duplicate_key, expanded_nodes};
+use super::redis::Urls;
 use super::report::{Mistake, Report};
 use super::schema::Config;
 
@@ -100,6 +101,7 @@ pub fn parse(file: &str, text: &str, environment: &dyn Fn(&str) -> Option<String
         match serde_path_to_error::deserialize::<_, Config>(tree.clone()) {
             Ok(config) => {
                 loaded.config = config;
+                name_redis(&mut loaded.config, environment);
                 break;
             }
             Err(error) => {
@@ -115,6 +117,13 @@ pub fn parse(file: &str, text: &str, environment: &dyn Fn(&str) -> Option<String
         }
     }
     loaded
+}
+
+/// A Redis that the file does not name is the one that the environment names.
+fn name_redis(config: &mut Config, environment: &dyn Fn(&str) -> Option<String>) {
+    let Some(redis) = config.storage.redis.as_mut().filter(|redis| redis.url.is_none()) else { return };
+    let url = environment("REDIS_URL").and_then(|url| url.parse().ok());
+    redis.url = url.map(|url| Urls(vec![url]));
 }
 
 impl Loaded {

@@ -8,6 +8,7 @@ pub mod limits;
 pub mod listener;
 pub mod load;
 pub mod locate;
+pub mod redis;
 pub mod report;
 pub mod schema;
 pub mod upstream;

@@ -137,27 +137,36 @@ impl fmt::Display for Report {
     }
 }
 
-/// The text with every value of a key `secret` blotted out, at the same length: the line of a mistake is shown,
-/// and a secret may stand on it. What comes from the environment is no secret here.
+/// The text with every value of a key `secret`, and every user and password in a URL, blotted out, at the same length: the line of a
+/// mistake is shown, and a secret may stand on it. What comes from the environment is no secret here.
 fn without_secrets(text: &str) -> String {
     // By text and not by structure, since a file with mistakes may have none; and by its letters, since the key
     // may be misspelt.
-    let value = Regex::new(
-        r#"(?s)\b[secrt]{5,8}["']?\s*:\s*("[^"]*"?|'[^']*'?|[|>][^\n]*(?:\n[ \t]+[^\n]*|\n)*|[^\s,}#][^,}\n#]*)"#,
-    );
+    let value = r#"(?s)\b[secrt]{5,8}["']?\s*:\s*("[^"]*"?|'[^']*'?|[|>][^\n]*(?:\n[ \t]+[^\n]*|\n)*|[^\s,}#][^,}\n#]*)"#;
+    let in_url = r#"[a-z]://([^\s"']*)@"#;
     let mut blotted = text.to_owned();
-    for found in value.iter().flat_map(|value| value.captures_iter(text)).filter_map(|found| found.get(1)) {
-        let inner = found.as_str().trim_matches(['"', '\'', ' ']);
-        if !inner.starts_with("${") {
-            let start = found.start() + found.as_str().find(inner).unwrap_or(0);
-            let cover: String = inner
-                .chars()
-                .map(|c| if c == '\n' { "\n".into() } else { "x".repeat(c.len_utf8()) })
-                .collect();
-            blotted.replace_range(start..start + inner.len(), &cover);
+    for pattern in [value, in_url].map(Regex::new).into_iter().flatten() {
+        for found in pattern.captures_iter(text).filter_map(|found| found.get(1)) {
+            let inner = found.as_str().trim_matches(['"', '\'', ' ']);
+            if !is_of_environment(inner) {
+                let start = found.start() + found.as_str().find(inner).unwrap_or(0);
+                blotted.replace_range(start..start + inner.len(), &cover(inner));
+            }
         }
     }
     blotted
+}
+
+/// Whether a text is nothing but variables, and colons between them.
+fn is_of_environment(mut text: &str) -> bool {
+    while let Some((_, rest)) = text.strip_prefix("${").and_then(|variable| variable.split_once('}')) {
+        text = rest.trim_start_matches(':');
+    }
+    text.is_empty()
+}
+
+fn cover(text: &str) -> String {
+    text.chars().map(|c| if c == '\n' { "\n".into() } else { "x".repeat(c.len_utf8()) }).collect()
 }
 
 /// A range that is not empty where there is text, so that the caret has something to stand under.
@@ -184,6 +193,10 @@ mod tests {
             ("secret: é!", "secret: xxx"),
             ("secret:\n  - a", "secret:\n  xxx"),
             ("secert: hunter2", "secert: xxxxxxx"),
+            ("url: [redis://:a@b@h, \"redis://u:p@h\"]", "url: [redis://xxxx@h, \"redis://xxx@h\"]"),
+            ("url: redis://${USER}:${PASSWORD}@h", "url: redis://${USER}:${PASSWORD}@h"),
+            ("url: redis://${USER}:p@h", "url: redis://xxxxxxxxx@h"),
+            ("url: http://h/ # to me@h", "url: http://h/ # to me@h"),
             ("scopes: plain", "scopes: plain"),
         ] {
             assert_eq!(without_secrets(text), shown);

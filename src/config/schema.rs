@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::headers::{Headers, ResponseHeaders};
 use super::limits::{Access, RateLimits};
 use super::listener::Listeners;
+use super::redis::Redis;
 use super::upstream::RouteTimeouts;
 pub use super::upstream::Upstream;
 use super::values::{OneOrMany, Period, Secret, Share, Size};
@@ -122,6 +123,8 @@ pub enum Scope {
 pub struct Storage {
     /// In the process.
     pub memory: Memory,
+    /// Beside it, for several instances. Default none.
+    pub redis: Option<Redis>,
 }
 
 /// The memory tier.

@@ -159,8 +159,8 @@ pub fn hit(
 fn route<'l>(live: &'l Live, request: &RequestHead<'_>) -> Option<&'l Route> {
     let route = route::select(&live.plan.routes, request)?;
     let policy = &route.cache;
-    // An audit needs a request that can be sent again.
-    let is_plain = policy.mode == Mode::Enforce && policy.audit == 0.0;
+    // An audit needs a request that can be sent again, and other instances take their time.
+    let is_plain = policy.mode == Mode::Enforce && policy.audit == 0.0 && !route.limits.is_shared();
     (is_plain && lookup::allowed(request, policy).is_ok()).then_some(route)
 }
 

@@ -12,6 +12,7 @@ use prometheus::{
 use super::encodings::Encodings;
 use super::log::AccessLog;
 use super::outcome::Outcome;
+use super::shared::Figures;
 use super::stripes::Place;
 use super::tally::{NO_ROUTE, Tally};
 use super::upstreams::Upstreams;
@@ -262,6 +263,11 @@ impl Metrics {
     /// Counts a client connection.
     pub fn connection(&self) {
         self.connections.inc();
+    }
+
+    /// What is counted of the shared Redis. To be called once, if there is one: figures of none would be misleading.
+    pub fn shared(&self) -> Figures {
+        Figures::new(&Registrar(&self.registry))
     }
 
     /// What is counted of upstreams.

@@ -9,6 +9,7 @@ mod line;
 pub mod log;
 pub mod metrics;
 pub mod outcome;
+pub mod shared;
 mod stripes;
 mod tally;
 pub mod text;

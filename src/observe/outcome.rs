@@ -99,6 +99,8 @@ pub enum Local {
     RateLimited,
     /// The client has as many requests under way as the route allows.
     TooManyAtOnce,
+    /// The instances that count together cannot, and the operator wants nobody let through then.
+    Uncounted,
     /// No server of the upstream takes requests now.
     NoServer,
     /// All are busy, and too many requests wait already.
@@ -134,6 +136,7 @@ impl Local {
             Self::Forbidden => "access",
             Self::RateLimited => "rate-limit",
             Self::TooManyAtOnce => "max-concurrent",
+            Self::Uncounted => "uncounted",
             Self::NoServer => "no-server",
             Self::QueueFull => "queue-full",
             Self::QueueTimeout => "queue-timeout",
@@ -159,7 +162,7 @@ impl Local {
             Self::TransferCoding => 501,
             Self::Version => 505,
             Self::OriginUnreachable => 502,
-            Self::NoServer | Self::QueueFull | Self::QueueTimeout => 503,
+            Self::NoServer | Self::QueueFull | Self::QueueTimeout | Self::Uncounted => 503,
             Self::OnlyIfCached | Self::OriginTimeout | Self::Unvalidated => 504,
             Self::Internal => 500,
         }

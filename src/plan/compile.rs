@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::listeners::Listener;
-use super::{Clients, Memory, Plan, admin, headers, listeners, routes, upstreams};
+use super::{Clients, Memory, Plan, admin, headers, listeners, redis, routes, upstreams};
 use crate::config::locate::Path;
 use crate::config::schema::{self, Config, ForwardedFields, LogFormat};
 use crate::config::values::{Period, Size};
@@ -66,7 +66,10 @@ pub fn compile(config: &Config) -> (Option<Plan>, Vec<Mistake>) {
     let clients = clients(&config.clients, &top.key("clients"), &mut mistakes);
     let admin = admin::compile(&config.admin, &top.key("admin"), &mut mistakes);
     let upstreams = upstreams::compile(config, &top.key("upstreams"), &mut mistakes);
-    let memory = memory(config, &top.key("storage").key("memory"), &mut mistakes);
+    let storage = top.key("storage");
+    let memory = memory(config, &storage.key("memory"), &mut mistakes);
+    let written = config.storage.redis.as_ref();
+    let redis = written.and_then(|written| redis::compile(written, &storage.key("redis"), &mut mistakes));
     let response_headers =
         headers::compile(&config.response_headers, &top.key("response_headers"), &mut mistakes);
     let (routes, query_policies) = routes::compile(config, &response_headers, &mut mistakes);
@@ -79,6 +82,7 @@ pub fn compile(config: &Config) -> (Option<Plan>, Vec<Mistake>) {
         admin,
         upstreams,
         memory,
+        redis,
         routes,
         query_policies,
         response_headers,

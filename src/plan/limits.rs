@@ -6,13 +6,19 @@ use super::compile::{Mistakes, networks};
 use super::routes::{MAX_ITEMS, check_methods};
 use crate::config::limits::{self as written, Rate};
 use crate::config::locate::Path;
-use crate::config::schema::Route;
+use crate::config::schema::{Config, Route};
 use crate::rules::head::is_token;
-use crate::rules::limit::{Access, LimitKey, LimitPolicy, RateLimit};
+use crate::rules::limit::{Access, LimitKey, LimitPolicy, OnError, RateLimit};
 
 const MAX_CONCURRENT: usize = 100_000;
 
-pub(super) fn compile(route: &Route, name: &str, path: &Path, mistakes: &mut Mistakes) -> LimitPolicy {
+pub(super) fn compile(
+    config: &Config,
+    route: &Route,
+    name: &str,
+    path: &Path,
+    mistakes: &mut Mistakes,
+) -> LimitPolicy {
     let place = path.key("rate_limit");
     let limits = &route.rate_limit.0;
     mistakes.limit(&place, limits.len(), MAX_ITEMS, "limits");
@@ -23,6 +29,10 @@ pub(super) fn compile(route: &Route, name: &str, path: &Path, mistakes: &mut Mis
         if rates.iter().any(|other| other.name == rate.name) {
             let remedy = "give each a `name`: clients and metrics tell them apart by it";
             mistakes.error(&place, format!("two limits are called `{}`", rate.name), remedy);
+        }
+        if rate.shared.is_some() && config.storage.redis.is_none() {
+            let remedy = "add `storage: {redis: {url: redis://127.0.0.1:6379}}`";
+            mistakes.error(&place.key("shared"), "there is no Redis to share it by", remedy);
         }
         rates.push(rate);
     }
@@ -75,6 +85,25 @@ fn rate(
         methods,
         exempt: plain(&written.allow, &path.key("allow"), mistakes),
         dry_run: written.dry_run.unwrap_or(false),
+        shared: shared(written, path, mistakes),
+    })
+}
+
+fn shared(written: &written::RateLimit, path: &Path, mistakes: &mut Mistakes) -> Option<OnError> {
+    if written.shared != Some(true) {
+        if written.on_error.is_some() {
+            let remedy = "add `shared: true`, or leave it out";
+            mistakes.error(
+                &path.key("on_error"),
+                "nothing can go wrong with a limit of this instance",
+                remedy,
+            );
+        }
+        return None;
+    }
+    Some(match written.on_error {
+        None | Some(written::OnError::Open) => OnError::Open,
+        Some(written::OnError::Closed) => OnError::Closed,
     })
 }
 

@@ -11,6 +11,7 @@ mod headers;
 mod limits;
 pub mod listeners;
 mod policies;
+pub mod redis;
 mod removals;
 mod risks;
 mod routes;
@@ -31,6 +32,7 @@ use crate::rules::pace::LeastPace;
 use crate::rules::policy::QueryPolicy;
 use crate::rules::route::{Route, Routes};
 use listeners::Listener;
+use redis::Redis;
 use upstreams::{Server, Upstream};
 
 /// The most spellings of one URL that a purge looks for, those of earlier plans included: one for every route at most.
@@ -55,6 +57,8 @@ pub struct Plan {
     pub upstreams: BTreeMap<Arc<str>, Upstream>,
     /// The memory tier.
     pub memory: Memory,
+    /// The Redis that several instances share.
+    pub redis: Option<Redis>,
     /// In file order.
     pub routes: Routes,
     /// The distinct query policies of the routes: the spellings under which one URL may be stored.
@@ -202,6 +206,9 @@ impl Plan {
         }
         if self.memory != next.memory {
             changed.push("storage.memory");
+        }
+        if self.redis != next.redis {
+            changed.push("storage.redis");
         }
         changed
     }

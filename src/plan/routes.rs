@@ -110,7 +110,7 @@ fn route(
     }
     let place = path.key("purge_on_success");
     let purge_on_success = removals::compile(&written.purge_on_success, &matcher, &place, mistakes);
-    let limits = limits::compile(written, &name, path, mistakes);
+    let limits = limits::compile(config, written, &name, path, mistakes);
     let timeouts = timeouts(&written.timeouts, &path.key("timeouts"), mistakes);
     let request_headers =
         headers::of_requests(&written.request_headers, &path.key("request_headers"), mistakes);

@@ -222,6 +222,7 @@ pub async fn local(session: &mut Session, ctx: &mut Context, local: Local) -> Re
         Local::Redirected => "by https",
         Local::Forbidden => "this client is not let in",
         Local::RateLimited | Local::TooManyAtOnce => "this client has asked too often",
+        Local::Uncounted => "nobody knows how often this client has asked",
         Local::NoServer => "the application takes no requests now",
         Local::QueueFull | Local::QueueTimeout => "the application has too much to do",
         Local::OriginUnreachable => "the application cannot be reached, or gave no usable answer",

@@ -21,8 +21,10 @@ use super::context::Context;
 use super::{App, Parvis, view};
 use crate::observe::outcome::Local;
 use crate::rules::head::RequestHead;
-use crate::rules::limit::{Allowance, RateLimit, network, whole_seconds};
+use crate::rules::limit::{Allowance, OnError, RateLimit, network, whole_seconds};
 use crate::rules::route::Route;
+use crate::shared::Shared;
+use crate::shared::rates::Verdict;
 
 /// The most clients that are remembered, in all parts together.
 pub const MAX_CLIENTS: usize = 256 * 1024;
@@ -87,11 +89,12 @@ impl Limits {
         if route.limits.rates.is_empty() {
             return Ok(());
         }
-        let concerned = route.limits.rates.iter().filter(|limit| limit.concerns(request.method, client));
+        let own = route.limits.rates.iter().filter(|limit| limit.shared.is_none());
+        let concerned = own.filter(|limit| limit.concerns(request.method, client));
         let known: SmallVec<[(&RateLimit, u64); 4]> = concerned
             .map(|limit| {
                 let client = limit.key.of(request, client);
-                (limit, self.hasher.hash_one((&route.name, &limit.name, client)))
+                (limit, self.hasher.hash_one((&route.name, &limit.name, &*client)))
             })
             .collect();
         // What one of several refuses shall cost nothing with the others.
@@ -108,6 +111,11 @@ impl Limits {
             }
         }
         Ok(())
+    }
+
+    /// Counts a request against a limit of its own kind.
+    fn count(&self, route: &Route, limit: &RateLimit, client: &[u8], now: Instant) -> Allowance {
+        self.judge(self.hasher.hash_one((&route.name, &limit.name, client)), limit, now, true)
     }
 
     fn judge(&self, client: u64, limit: &RateLimit, now: Instant, counts: bool) -> Allowance {
@@ -167,21 +175,91 @@ impl Parvis {
 
 impl App {
     /// Whether the client may ask this often, if at all. The error is the answer that it gets.
-    pub fn limit(&self, session: &Session, ctx: &mut Context) -> Result<(), Local> {
+    pub async fn limit(&self, session: &Session, ctx: &mut Context) -> Result<(), Local> {
         let Some(route) = ctx.route.clone() else { return Ok(()) };
         let (client, limits) = (ctx.client.address, &route.limits);
         if !limits.access.lets_in(client) {
             return Err(Local::Forbidden);
         }
+        if let Some(shared) = self.shared.as_ref().filter(|_| limits.is_shared()) {
+            self.limit_together(shared, session, ctx, &route).await?;
+        }
         let view = view::received(session.req_header(), &ctx.client);
         if let Err(beyond) = self.rate(&route, &view.head(), client, ctx.began) {
-            self.observer.metrics.limited(&route.name, &beyond.limit.name, "refused");
-            ctx.told.push(("Retry-After", whole_seconds(beyond.wait).to_string()));
-            ctx.told.push(("RateLimit-Policy", beyond.limit.policy_field()));
-            ctx.told.push(("RateLimit", beyond.limit.field(beyond.wait)));
-            return Err(Local::RateLimited);
+            return Err(self.refuse(ctx, &route, beyond));
         }
         Ok(())
+    }
+
+    /// The same, of what all instances count together.
+    async fn limit_together(
+        &self,
+        shared: &Shared,
+        session: &Session,
+        ctx: &mut Context,
+        route: &Route,
+    ) -> Result<(), Local> {
+        let client = ctx.client.address;
+        let limits: Vec<(&RateLimit, Vec<u8>)> = {
+            let view = view::received(session.req_header(), &ctx.client);
+            let head = view.head();
+            let concerned = route.limits.rates.iter().filter(|limit| limit.shared.is_some());
+            let concerned = concerned.filter(|limit| limit.concerns(head.method, client));
+            concerned.map(|limit| (limit, limit.key.of(&head, client).into_owned())).collect()
+        };
+        if limits.is_empty() {
+            return Ok(());
+        }
+        let asked: Vec<(&RateLimit, &[u8])> =
+            limits.iter().map(|(limit, client)| (*limit, client.as_slice())).collect();
+        match shared.admit(&route.name, &asked).await {
+            Ok(Verdict::Within(beyond)) => {
+                for (limit, _) in beyond.into_iter().filter_map(|place| asked.get(place)) {
+                    self.observer.metrics.limited(&route.name, &limit.name, "dry-run");
+                }
+                Ok(())
+            }
+            Ok(Verdict::Beyond(place, wait)) => match asked.get(place) {
+                Some((limit, _)) => Err(self.refuse(ctx, route, Beyond { limit, wait })),
+                None => Ok(()),
+            },
+            // Counted, and told once, where it is asked.
+            Err(_) => self.limit_alone(shared.instances(), ctx, route, &asked),
+        }
+    }
+
+    /// What stands in for that while nobody knows what the others have let through.
+    fn limit_alone(
+        &self,
+        instances: u32,
+        ctx: &mut Context,
+        route: &Route,
+        limits: &[(&RateLimit, &[u8])],
+    ) -> Result<(), Local> {
+        for (limit, client) in limits {
+            if limit.shared == Some(OnError::Closed) && !limit.dry_run {
+                self.observer.metrics.limited(&route.name, &limit.name, "uncounted");
+                ctx.told.push(("Retry-After", "1".to_owned()));
+                return Err(Local::Uncounted);
+            }
+            match self.limits.count(route, &limit.part(instances), client, ctx.began) {
+                Allowance::Within(_) => {}
+                Allowance::Beyond(_) if limit.dry_run => {
+                    self.observer.metrics.limited(&route.name, &limit.name, "dry-run");
+                }
+                Allowance::Beyond(wait) => return Err(self.refuse(ctx, route, Beyond { limit, wait })),
+            }
+        }
+        Ok(())
+    }
+
+    /// The answer to who is beyond a limit, with when to come back.
+    fn refuse(&self, ctx: &mut Context, route: &Route, beyond: Beyond<'_>) -> Local {
+        self.observer.metrics.limited(&route.name, &beyond.limit.name, "refused");
+        ctx.told.push(("Retry-After", whole_seconds(beyond.wait).to_string()));
+        ctx.told.push(("RateLimit-Policy", beyond.limit.policy_field()));
+        ctx.told.push(("RateLimit", beyond.limit.field(beyond.wait)));
+        Local::RateLimited
     }
 
     /// Whether the client may have one more request under way, which cannot be answered from the store. The error is the answer

@@ -67,6 +67,7 @@ use crate::rules::route;
 use crate::rules::selector::Selector;
 use crate::rules::target::Scheme;
 use crate::rules::verdict::Verdict;
+use crate::shared::Shared;
 use crate::store::Store;
 pub use context::Active;
 use context::{Context, Kind};
@@ -113,6 +114,8 @@ pub struct Parvis {
     pub audits: Arc<Semaphore>,
     /// What is known of clients for the limits of routes.
     pub limits: Arc<Limits>,
+    /// What is shared with other instances, if anything.
+    pub shared: Option<Arc<Shared>>,
     /// Tells who looks after the pools that there are others.
     pub reloaded: Notify,
 }
@@ -204,7 +207,7 @@ impl ProxyHttp for App {
         if !self.route(session, ctx) {
             return answer::local(session, ctx, Local::NoRoute).await.map(|()| true);
         }
-        if let Err(local) = self.limit(session, ctx) {
+        if let Err(local) = self.limit(session, ctx).await {
             return answer::local(session, ctx, local).await.map(|()| true);
         }
         if upstream::forwards_left(session.req_header()) == Some(0) {

@@ -34,6 +34,13 @@ pub struct Access {
     pub deny: Vec<IpNet>,
 }
 
+impl LimitPolicy {
+    /// Whether any of it is counted together with other instances.
+    pub fn is_shared(&self) -> bool {
+        self.rates.iter().any(|limit| limit.shared.is_some())
+    }
+}
+
 impl Access {
     /// Whether a client is let through: by the most specific network that has it; of two that are the same, not.
     pub fn lets_in(&self, client: IpAddr) -> bool {
@@ -67,6 +74,17 @@ pub struct RateLimit {
     pub exempt: Vec<IpNet>,
     /// Whether it only counts.
     pub dry_run: bool,
+    /// Whether several instances count together, and what they do while they cannot.
+    pub shared: Option<OnError>,
+}
+
+/// What a shared limit does while nobody knows how much is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// Each instance counts by itself, against its part.
+    Open,
+    /// It refuses.
+    Closed,
 }
 
 /// What counts as a client.
@@ -124,11 +142,27 @@ impl RateLimit {
             && !self.exempt.iter().any(|net| net.contains(&client))
     }
 
+    /// How far one request pushes the moment ahead.
+    pub fn cost(&self) -> Duration {
+        self.period / self.count.max(1)
+    }
+
+    /// How far ahead it may be.
+    pub fn most(&self) -> Duration {
+        self.cost().saturating_mul(self.burst.saturating_sub(1))
+    }
+
+    /// The part of it that one of so many instances may let through by itself: never less than one request at a time.
+    pub fn part(&self, instances: u32) -> Self {
+        let instances = instances.max(1);
+        let period = self.period.saturating_mul(instances);
+        Self { period, burst: (self.burst / instances).max(1), ..self.clone() }
+    }
+
     /// Decides about a request of a client of whom `kept` is known.
     pub fn judge(&self, kept: Option<Instant>, now: Instant) -> Allowance {
-        let cost = self.period / self.count.max(1);
+        let (cost, most) = (self.cost(), self.most());
         let ahead = kept.map_or(Duration::ZERO, |kept| kept.saturating_duration_since(now));
-        let most = cost.saturating_mul(self.burst.saturating_sub(1));
         match ahead.checked_sub(most).filter(|wait| !wait.is_zero()) {
             Some(wait) => Allowance::Beyond(wait),
             None => Allowance::Within(now + ahead + cost),
@@ -167,6 +201,7 @@ mod tests {
             methods: vec!["POST".into()],
             exempt: vec!["10.0.0.0/8".parse().unwrap()],
             dry_run: false,
+            shared: None,
         }
     }
 

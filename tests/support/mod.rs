@@ -16,6 +16,7 @@ pub mod grpc;
 pub mod http2;
 pub mod origin;
 pub mod process;
+pub mod redis;
 pub mod tls;
 
 use std::fmt::Write;
