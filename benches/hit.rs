@@ -59,7 +59,7 @@ fn answer(c: &mut Criterion) {
     let (limits, limited, request) = (Limits::default(), page.limited(), page::request());
     let client = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     c.bench_function("rate-limit", |b| {
-        b.iter(|| limits.admit(&limited, black_box(&request), client, clock::start(), |_| {}).is_ok());
+        b.iter(|| limits.admit(&limited, black_box(&request), client, clock::start(), true, |_| {}).is_ok());
     });
     let repeat = page::repeat(&head);
     c.bench_function("answer-again", |b| {

@@ -93,7 +93,7 @@ fn steps(page: &Page) -> Vec<Step<'_>> {
         "rate-limit",
         Box::new(move || {
             let client = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-            let within = limits.admit(&limited, black_box(&request), client, clock::start(), |_| {});
+            let within = limits.admit(&limited, black_box(&request), client, clock::start(), true, |_| {});
             assert!(black_box(within).is_ok());
         }),
     ));

@@ -464,6 +464,8 @@ impl Reload {
         }
         // What is said of the listeners is asked of each connection: it is true of those that there are.
         plan.listen.clone_from(&before.plan.listen);
+        // There is the one of the start, and another one goes on being told of.
+        plan.redis.clone_from(&before.plan.redis);
         let routes = plan.routes.len();
         let forgets = !plan.remember_queries_of(&before.plan);
         let elsewhere = before.plan.leads_elsewhere(&plan) || forgets;

@@ -37,11 +37,14 @@ fn a_browser_shows_how_servers_routes_and_store_stand() {
     origin.on("/page", Reply::ok("page"));
     let dead = "127.0.0.1:1";
     let parvis = Parvis::start(&format!(
-        "listen: {{listen}}\nadmin: {{listen: {{admin}}}}\ninstance: web-1\nupstreams:\n  app: {{servers: [\"{}\"]}}\n  gone: {{servers: [\"{dead}\"], circuit_breaker: {{max_fails: 1, fail_timeout: 1h}}, retries: {{attempts: 0}}}}\nroutes:\n  - {{name: pages, match: {{path: /page}}, upstream: app, cache: {{ttl: 1m}}}}\n  - {{name: gone, upstream: gone}}\n",
+        "listen: {{listen}}\nadmin: {{listen: {{admin}}}}\ninstance: web-1\nstorage: {{redis: {{url: \"redis://{dead}\"}}}}\nupstreams:\n  app: {{servers: [\"{}\"]}}\n  gone: {{servers: [\"{dead}\"], circuit_breaker: {{max_fails: 1, fail_timeout: 1h}}, retries: {{attempts: 0}}}}\nroutes:\n  - {{name: pages, match: {{path: /page}}, upstream: app, cache: {{ttl: 1m}}}}\n  - {{name: gone, upstream: gone}}\n",
         origin.address
     ));
     (0..4).for_each(|_| assert_eq!(parvis.client().get("/page").status, 200));
     assert_eq!(parvis.client().get("/gone").status, 502);
+    eventually("the Redis is found dead", || {
+        parvis.admin("GET", "/readyz", None, "").text().contains("refused")
+    });
     eventually("all is counted", || parvis.metric("parvis_requests_total", "") == 5.0);
     let page = shown(&parvis, &directory);
     let origin = origin.address.to_string();
@@ -49,6 +52,7 @@ fn a_browser_shows_how_servers_routes_and_store_stand() {
         "as of ",
         ">web-1<",
         "1 entries",
+        "The Redis is left alone: Connection refused",
         "75.0 %",
         "hit 3, miss 1",
         &format!("<td>{origin}</td><td class=\"up\">up</td>"),

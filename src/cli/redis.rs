@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use redis::{Client, ConnectionInfo, InfoDict, RedisResult, Value};
+use redis::{ConnectionInfo, InfoDict, RedisResult, Value};
 
 use super::{Failure, print};
 use crate::clock;
@@ -46,7 +46,10 @@ impl Options {
         let checked = runtime.block_on(async { tokio::time::timeout(PATIENCE, check(&redis)).await });
         match checked {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Failure::failed(format!("the Redis cannot be used: {error}"))),
+            Ok(Err(error)) => {
+                let error = redis.without_passwords(&error.to_string());
+                Err(Failure::failed(format!("the Redis cannot be used: {error}")))
+            }
             Err(_) => Err(Failure::failed(format!("the Redis did not answer within {PATIENCE:?}"))),
         }
     }
@@ -71,23 +74,28 @@ async fn check(redis: &Redis) -> RedisResult<()> {
             redis.timeout
         ));
     }
+    connect::try_script(redis, &mut link).await?;
+    print("scripts     may be run, and write");
     match (&redis.topology, link) {
         (Topology::Cluster, _) => {
             for node in redis.nodes() {
-                about_node(node).await?;
+                about_node(node, redis).await;
             }
         }
-        (_, Link::Single(mut link)) => about(&redis::cmd("INFO").query_async(&mut link).await?),
+        (_, Link::Single(mut link)) => match redis::cmd("INFO").query_async(&mut link).await {
+            Ok(info) => about(&info),
+            Err(error) => warn(&format!("it does not tell about itself: {error}")),
+        },
         (_, Link::Cluster(_)) => {}
     }
     Ok(())
 }
 
 /// What a node of a cluster says of itself. The cluster is usable without it, so that it does not answer is no error.
-async fn about_node(node: ConnectionInfo) -> RedisResult<()> {
+async fn about_node(node: ConnectionInfo, redis: &Redis) {
     print(&format!("node        {}", node.addr()));
     let asked: RedisResult<(InfoDict, String)> = async {
-        let mut link = Client::open(node)?.get_multiplexed_async_connection().await?;
+        let mut link = connect::client(node, redis)?.get_multiplexed_async_connection().await?;
         let info = redis::cmd("INFO").query_async(&mut link).await?;
         Ok((info, redis::cmd("CLUSTER").arg("INFO").query_async(&mut link).await?))
     }
@@ -112,7 +120,6 @@ async fn about_node(node: ConnectionInfo) -> RedisResult<()> {
         }
         Err(error) => warn(&format!("it does not answer: {error}")),
     }
-    Ok(())
 }
 
 /// What a server says of itself.

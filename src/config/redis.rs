@@ -1,5 +1,7 @@
 //! The part of the YAML about a Redis that several instances share.
 
+use std::path::PathBuf;
+
 use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +19,9 @@ pub struct Redis {
     /// What the sentinels at `url` call the one that they look after. User, password, database and TLS are those of the first URL,
     /// and for that one. Default none.
     pub sentinel: Option<String>,
+    /// A file of certificate authorities (PEM) for one `rediss://`. Default the system's, which are also those of clusters and
+    /// sentinels.
+    pub ca: Option<PathBuf>,
     /// What all keys begin with: instances of another application with another prefix have nothing to do with these. Default
     /// `parvis:`.
     pub key_prefix: Option<String>,

@@ -143,9 +143,10 @@ fn without_secrets(text: &str) -> String {
     // By text and not by structure, since a file with mistakes may have none; and by its letters, since the key
     // may be misspelt.
     let value = r#"(?s)\b[secrt]{5,8}["']?\s*:\s*("[^"]*"?|'[^']*'?|[|>][^\n]*(?:\n[ \t]+[^\n]*|\n)*|[^\s,}#][^,}\n#]*)"#;
-    let in_url = r#"[a-z]://([^\s"']*)@"#;
+    let in_url = r"(?i)[a-z]://(\S*)@";
+    let in_query = r"(?i)[?&](?:user|pass)=([^\s&]*)";
     let mut blotted = text.to_owned();
-    for pattern in [value, in_url].map(Regex::new).into_iter().flatten() {
+    for pattern in [value, in_url, in_query].map(Regex::new).into_iter().flatten() {
         for found in pattern.captures_iter(text).filter_map(|found| found.get(1)) {
             let inner = found.as_str().trim_matches(['"', '\'', ' ']);
             if !is_of_environment(inner) {
@@ -197,6 +198,8 @@ mod tests {
             ("url: redis://${USER}:${PASSWORD}@h", "url: redis://${USER}:${PASSWORD}@h"),
             ("url: redis://${USER}:p@h", "url: redis://xxxxxxxxx@h"),
             ("url: http://h/ # to me@h", "url: http://h/ # to me@h"),
+            ("url: REDIS://:pa'ss@h", "url: REDIS://xxxxxx@h"),
+            ("url: unix:///r.sock?user=u&pass=geheim", "url: unix:///r.sock?user=x&pass=xxxxxx"),
             ("scopes: plain", "scopes: plain"),
         ] {
             assert_eq!(without_secrets(text), shown);

@@ -343,8 +343,9 @@ impl<W: Write> Writer<W> {
 
 /// Sends the operator's log to standard error; `RUST_LOG` overrides what is shown.
 pub fn init() {
-    // Pingora reports at error level what the access log tells with its context.
-    let default = "info,pingora=error,pingora_core=error,pingora_core::connectors=off,pingora_proxy=off";
+    // Pingora reports at error level what the access log tells with its context; what a Redis is in for is told once, by `shared`.
+    let default =
+        "info,pingora=error,pingora_core=error,pingora_core::connectors=off,pingora_proxy=off,redis=off";
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // A second initialisation (the demo inside a test) keeps the first.

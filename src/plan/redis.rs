@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::{ConnectionInfo, IntoConnectionInfo};
 
 use super::compile::Mistakes;
-use super::upstreams::positive;
+use super::upstreams::{Pem, is_certificate, pem, positive};
 use crate::config::locate::Path;
 use crate::config::redis as written;
 use crate::config::values::Secret;
@@ -22,6 +22,8 @@ pub struct Redis {
     pub urls: Vec<Secret>,
     /// How its nodes belong together.
     pub topology: Topology,
+    /// Who has to have signed its certificate; `None`: one that the system knows.
+    pub ca: Option<Pem>,
     /// What all keys begin with.
     pub key_prefix: Arc<str>,
     /// How long a request waits for it.
@@ -44,6 +46,15 @@ impl Redis {
     pub fn nodes(&self) -> Vec<ConnectionInfo> {
         // That they can be read was found out when the plan was made.
         self.urls.iter().filter_map(|url| url.expose().into_connection_info().ok()).collect()
+    }
+
+    /// A text, such as one of a server, without the passwords that are known.
+    pub fn without_passwords(&self, text: &str) -> String {
+        let nodes = self.nodes();
+        let passwords = nodes.iter().filter_map(|node| node.redis_settings().password());
+        passwords
+            .filter(|password| !password.is_empty())
+            .fold(text.to_owned(), |text, password| text.replace(password, "***"))
     }
 }
 
@@ -89,5 +100,22 @@ pub(super) fn compile(written: &written::Redis, path: &Path, mistakes: &mut Mist
         mistakes.error(&path.key("key_prefix"), format!("`{key_prefix}` is no prefix"), remedy);
     }
     let timeout = positive(written.timeout, DEFAULT_TIMEOUT, &path.key("timeout"), mistakes);
-    Some(Redis { urls, topology, key_prefix: key_prefix.into(), timeout })
+    let has_tls = urls.iter().all(|url| url.expose().to_ascii_lowercase().starts_with("rediss://"));
+    if written.ca.is_some() && !has_tls {
+        let remedy = "write `rediss://`, or leave it out";
+        mistakes.error(&path.key("ca"), "without TLS nobody shows a certificate", remedy);
+    }
+    if written.ca.is_some() && topology != Topology::Single {
+        let remedy = "let the system know the authority, or set the variable SSL_CERT_FILE";
+        mistakes.error(
+            &path.key("ca"),
+            "it is for one server; several are verified by the system's authorities",
+            remedy,
+        );
+    }
+    let ca = written.ca.as_deref().and_then(|file| {
+        let remedy = "name a file in PEM format that parvis may read";
+        mistakes.take(&path.key("ca"), pem(file, is_certificate), remedy)
+    });
+    Some(Redis { urls, topology, ca, key_prefix: key_prefix.into(), timeout })
 }

@@ -434,7 +434,6 @@ fn tls(written: &written::Tls, path: &Path, mistakes: &mut Mistakes) -> Tls {
         let file = file.as_deref()?;
         mistakes.take(&path.key(key), pem(file, check), "name a file in PEM format that parvis may read")
     };
-    let is_certificate = |pem: &[u8]| X509::stack_from_pem(pem).is_ok_and(|found| !found.is_empty());
     let ca = read(&written.ca, "ca", is_certificate);
     let certificate = read(&written.certificate, "certificate", is_certificate);
     let key = read(&written.key, "key", |pem| PKey::private_key_from_pem(pem).is_ok());
@@ -447,6 +446,11 @@ fn tls(written: &written::Tls, path: &Path, mistakes: &mut Mistakes) -> Tls {
         mistakes.warn(&path.key("verify"), "whoever sits between parvis and the server can be it", remedy);
     }
     Tls { server_name: written.server_name.clone(), verify, ca, identity: certificate.zip(key) }
+}
+
+/// Whether there is a certificate in a file.
+pub(super) fn is_certificate(pem: &[u8]) -> bool {
+    X509::stack_from_pem(pem).is_ok_and(|found| !found.is_empty())
 }
 
 /// What a file holds. The error does not repeat any of it.

@@ -23,7 +23,6 @@ use crate::observe::outcome::Local;
 use crate::rules::head::RequestHead;
 use crate::rules::limit::{Allowance, OnError, RateLimit, network, whole_seconds};
 use crate::rules::route::Route;
-use crate::shared::Shared;
 use crate::shared::rates::Verdict;
 
 /// The most clients that are remembered, in all parts together.
@@ -72,7 +71,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Whether a request is within all rates of its route. One that is counts; `trial` hears of limits that only count and are
+    /// Whether a request is within all rates of its route that this instance counts by itself. One that is counts, if it `counts`; `trial` hears of limits that only count and are
     /// exceeded.
     ///
     /// # Errors
@@ -84,6 +83,7 @@ impl Limits {
         request: &RequestHead<'_>,
         client: IpAddr,
         now: Instant,
+        counts: bool,
         mut trial: impl FnMut(&RateLimit),
     ) -> Result<(), Beyond<'r>> {
         if route.limits.rates.is_empty() {
@@ -98,7 +98,12 @@ impl Limits {
             })
             .collect();
         // What one of several refuses shall cost nothing with the others.
-        for counts in [false, true].into_iter().skip(usize::from(known.len() < 2)) {
+        let passes: &[bool] = match counts {
+            false => &[false],
+            true if known.len() < 2 => &[true],
+            true => &[false, true],
+        };
+        for counts in passes.iter().copied() {
             for (limit, client) in &known {
                 match self.judge(*client, limit, now, counts) {
                     Allowance::Within(_) => {}
@@ -113,9 +118,15 @@ impl Limits {
         Ok(())
     }
 
-    /// Counts a request against a limit of its own kind.
-    fn count(&self, route: &Route, limit: &RateLimit, client: &[u8], now: Instant) -> Allowance {
-        self.judge(self.hasher.hash_one((&route.name, &limit.name, client)), limit, now, true)
+    /// Judges a request by one limit.
+    fn one(
+        &self,
+        route: &Route,
+        (limit, client): (&RateLimit, &[u8]),
+        now: Instant,
+        counts: bool,
+    ) -> Allowance {
+        self.judge(self.hasher.hash_one((&route.name, &limit.name, client)), limit, now, counts)
     }
 
     fn judge(&self, client: u64, limit: &RateLimit, now: Instant, counts: bool) -> Allowance {
@@ -169,7 +180,7 @@ impl Parvis {
         now: Instant,
     ) -> Result<(), Beyond<'r>> {
         let trial = |limit: &RateLimit| self.observer.metrics.limited(&route.name, &limit.name, "dry-run");
-        self.limits.admit(route, request, client, now, trial)
+        self.limits.admit(route, request, client, now, true, trial)
     }
 }
 
@@ -181,8 +192,17 @@ impl App {
         if !limits.access.lets_in(client) {
             return Err(Local::Forbidden);
         }
-        if let Some(shared) = self.shared.as_ref().filter(|_| limits.is_shared()) {
-            self.limit_together(shared, session, ctx, &route).await?;
+        if limits.is_shared() {
+            {
+                // What one refuses costs nothing with the others, be they counted here or together.
+                let view = view::received(session.req_header(), &ctx.client);
+                let judged = self.limits.admit(&route, &view.head(), client, ctx.began, false, |_| {});
+                drop(view);
+                if let Err(beyond) = judged {
+                    return Err(self.refuse(ctx, &route, beyond));
+                }
+            }
+            self.limit_together(session, ctx, &route).await?;
         }
         let view = view::received(session.req_header(), &ctx.client);
         if let Err(beyond) = self.rate(&route, &view.head(), client, ctx.began) {
@@ -192,13 +212,7 @@ impl App {
     }
 
     /// The same, of what all instances count together.
-    async fn limit_together(
-        &self,
-        shared: &Shared,
-        session: &Session,
-        ctx: &mut Context,
-        route: &Route,
-    ) -> Result<(), Local> {
+    async fn limit_together(&self, session: &Session, ctx: &mut Context, route: &Route) -> Result<(), Local> {
         let client = ctx.client.address;
         let limits: Vec<(&RateLimit, Vec<u8>)> = {
             let view = view::received(session.req_header(), &ctx.client);
@@ -212,6 +226,10 @@ impl App {
         }
         let asked: Vec<(&RateLimit, &[u8])> =
             limits.iter().map(|(limit, client)| (*limit, client.as_slice())).collect();
+        let Some(shared) = &self.shared else {
+            // A reload has brought it; the Redis comes with the next start.
+            return self.limit_alone(1, ctx, route, &asked);
+        };
         match shared.admit(&route.name, &asked).await {
             Ok(Verdict::Within(beyond)) => {
                 for (limit, _) in beyond.into_iter().filter_map(|place| asked.get(place)) {
@@ -236,18 +254,24 @@ impl App {
         route: &Route,
         limits: &[(&RateLimit, &[u8])],
     ) -> Result<(), Local> {
-        for (limit, client) in limits {
-            if limit.shared == Some(OnError::Closed) && !limit.dry_run {
-                self.observer.metrics.limited(&route.name, &limit.name, "uncounted");
-                ctx.told.push(("Retry-After", "1".to_owned()));
-                return Err(Local::Uncounted);
-            }
-            match self.limits.count(route, &limit.part(instances), client, ctx.began) {
-                Allowance::Within(_) => {}
-                Allowance::Beyond(_) if limit.dry_run => {
-                    self.observer.metrics.limited(&route.name, &limit.name, "dry-run");
+        let is_closed = |limit: &&RateLimit| limit.shared == Some(OnError::Closed) && !limit.dry_run;
+        if let Some(limit) = limits.iter().map(|(limit, _)| *limit).find(is_closed) {
+            self.observer.metrics.limited(&route.name, &limit.name, "uncounted");
+            ctx.told.push(("Retry-After", "1".to_owned()));
+            return Err(Local::Uncounted);
+        }
+        for counts in [false, true] {
+            for (limit, client) in limits {
+                match self.limits.one(route, (&limit.part(instances), client), ctx.began, counts) {
+                    Allowance::Within(_) => {}
+                    Allowance::Beyond(wait) if !limit.dry_run => {
+                        return Err(self.refuse(ctx, route, Beyond { limit, wait }));
+                    }
+                    Allowance::Beyond(_) if counts => {
+                        self.observer.metrics.limited(&route.name, &limit.name, "dry-run");
+                    }
+                    Allowance::Beyond(_) => {}
                 }
-                Allowance::Beyond(wait) => return Err(self.refuse(ctx, route, Beyond { limit, wait })),
             }
         }
         Ok(())

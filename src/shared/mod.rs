@@ -11,23 +11,26 @@
 pub mod connect;
 pub mod rates;
 
+use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
-use redis::{ErrorKind, FromRedisValue, RedisError, ServerErrorKind};
+use redis::{ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind};
 use tokio::sync::Notify;
 
 use crate::clock;
 use crate::observe::shared::Figures;
-use crate::plan::redis::Redis;
+use crate::plan::redis::{Redis, Topology};
 use connect::Link;
 
-/// So many questions in a row without an answer, and the link is dropped.
+/// So many questions in a row without an answer, and nobody asks any longer.
 const MAX_UNANSWERED: u32 = 3;
+/// For how long the keys of one part of a cluster are left alone then.
+const REST: Duration = Duration::from_secs(1);
 
 /// The Redis, and what is known of it.
 pub struct Shared {
@@ -35,8 +38,7 @@ pub struct Shared {
     /// What this instance is called among the others.
     instance: Arc<str>,
     /// `None` while there is none.
-    link: ArcSwapOption<Link>,
-    unanswered: AtomicU32,
+    held: ArcSwapOption<Held>,
     /// Tells the keeper that the link is gone.
     lost: Notify,
     /// How many instances there are, this one included, as far as that is known.
@@ -44,6 +46,27 @@ pub struct Shared {
     /// Why there is no link.
     trouble: Mutex<String>,
     figures: Figures,
+    /// Digested once.
+    rate_script: Script,
+    heartbeat_script: Script,
+}
+
+/// A link that is in use, and how it does. What is known of one says nothing of the next.
+struct Held {
+    link: Link,
+    /// By the part of the keys: each is on one node of a cluster, and the others may be well. Of a single server there is one part.
+    parts: Mutex<HashMap<String, Part>>,
+    /// When there was an answer last.
+    answered_at: Mutex<Instant>,
+    /// Why it is held no longer.
+    lost_by: OnceLock<String>,
+}
+
+/// How the node does that has a part of the keys.
+#[derive(Default)]
+struct Part {
+    unanswered: u32,
+    rests_until: Option<Instant>,
 }
 
 /// Why there is no answer.
@@ -94,12 +117,13 @@ impl Shared {
         Self {
             settings,
             instance,
-            link: ArcSwapOption::empty(),
-            unanswered: AtomicU32::new(0),
+            held: ArcSwapOption::empty(),
             lost: Notify::new(),
             instances: AtomicU32::new(1),
             trouble: Mutex::new("it has not been connected yet".to_owned()),
             figures,
+            rate_script: Script::new(rates::SCRIPT),
+            heartbeat_script: Script::new(connect::HEARTBEAT),
         }
     }
 
@@ -109,7 +133,7 @@ impl Shared {
     ///
     /// For the operator, without secrets.
     pub fn state(&self) -> Result<(), String> {
-        match self.link.load().is_some() {
+        match self.held.load().is_some() {
             true => Ok(()),
             false => Err(self.trouble.lock().clone()),
         }
@@ -120,12 +144,12 @@ impl Shared {
         self.instances.load(Ordering::Relaxed).max(1)
     }
 
-    /// A name for a key. `slot` are the keys that have to be on one node of a cluster.
-    fn key(&self, slot: &str, rest: &str) -> String {
-        format!("{}{{{slot}}}{rest}", self.settings.key_prefix)
+    /// A name for a key. Those of a `part` are on one node of a cluster.
+    fn key(&self, part: &str, rest: &str) -> String {
+        format!("{}{{{part}}}{rest}", self.settings.key_prefix)
     }
 
-    /// Asks, within the time that a request may wait. `what` is for the metric.
+    /// Asks about keys of a part, within the time that a request may wait. `what` is for the metric.
     ///
     /// # Errors
     ///
@@ -133,41 +157,85 @@ impl Shared {
     async fn ask<T: FromRedisValue, F: Future<Output = Result<T, RedisError>>>(
         &self,
         what: &'static str,
+        part: &str,
         question: impl FnOnce(Link) -> F,
     ) -> Result<T, Away> {
         let started = clock::start();
-        let result = match self.link.load_full() {
+        let part = if self.settings.topology == Topology::Cluster { part } else { "" };
+        let held = self.held.load_full().filter(|held| !held.rests(part, started));
+        let result = match &held {
             None => Err(Away::Unconnected),
-            Some(link) => {
-                match tokio::time::timeout(self.settings.timeout, question((*link).clone())).await {
+            Some(held) => {
+                match tokio::time::timeout(self.settings.timeout, question(held.link.clone())).await {
                     Ok(answer) => answer.map_err(Away::from),
                     Err(_) => Err(Away::Late(self.settings.timeout)),
                 }
             }
         };
         self.figures.asked(what, result.as_ref().map_or_else(Away::as_str, |_| "ok"), started.elapsed());
-        match &result {
-            Ok(_) => self.unanswered.store(0, Ordering::Relaxed),
-            Err(away) if away.is_of_the_link() => self.unanswered(away),
-            Err(_) => {}
+        if let Some(held) = &held {
+            self.note(held, part, &result);
         }
         result
     }
 
-    /// One more question without an answer.
-    fn unanswered(&self, away: &Away) {
-        if self.unanswered.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_UNANSWERED {
-            self.drop_link(away.to_string());
+    /// Takes note of how a link has done.
+    fn note<T>(&self, held: &Arc<Held>, part: &str, result: &Result<T, Away>) {
+        match result {
+            Ok(_) => held.answered(part, clock::start()),
+            Err(away) if away.is_of_the_link() && held.unanswered(part, clock::start()) => {
+                if self.settings.topology != Topology::Cluster {
+                    self.drop_link(held, away.to_string());
+                }
+            }
+            Err(_) => {}
         }
     }
 
-    /// Nobody asks any longer, until there is another link.
-    fn drop_link(&self, why: String) {
-        if self.link.swap(None).is_some() {
-            tracing::warn!(reason = why, "the Redis is left alone; everything goes on without it");
-            *self.trouble.lock() = why;
-            self.figures.connected(false);
+    /// Nobody asks by this link any longer. The keeper tells it, and makes another one.
+    fn drop_link(&self, held: &Arc<Held>, why: String) {
+        let before = self.held.compare_and_swap(held, None);
+        if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, held)) {
+            // It is dropped once.
+            let _ = held.lost_by.set(why);
             self.lost.notify_one();
         }
+    }
+
+    /// A text of the library or the server without the passwords that are known.
+    fn without_passwords(&self, text: &str) -> String {
+        self.settings.without_passwords(text)
+    }
+}
+
+impl Held {
+    fn new(link: Link) -> Self {
+        Self {
+            link,
+            parts: Mutex::default(),
+            answered_at: Mutex::new(clock::start()),
+            lost_by: OnceLock::new(),
+        }
+    }
+
+    fn rests(&self, part: &str, now: Instant) -> bool {
+        self.parts.lock().get(part).is_some_and(|part| part.rests_until.is_some_and(|until| now < until))
+    }
+
+    fn answered(&self, part: &str, now: Instant) {
+        *self.answered_at.lock() = now;
+        self.parts.lock().remove(part);
+    }
+
+    /// One more question without an answer. Tells whether that was one too many.
+    fn unanswered(&self, part: &str, now: Instant) -> bool {
+        let mut parts = self.parts.lock();
+        let part = parts.entry(part.to_owned()).or_default();
+        part.unanswered += 1;
+        let is_enough = part.unanswered >= MAX_UNANSWERED;
+        if is_enough {
+            part.rests_until = Some(now + REST);
+        }
+        is_enough
     }
 }

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use redis::Script;
 use sha2::{Digest, Sha256};
 
 use super::{Away, Shared};
@@ -12,13 +11,14 @@ use crate::rules::limit::RateLimit;
 /// For each key: what one request costs and how far ahead it may be, in microseconds, and whether that only counts. All of those that
 /// refuse must agree before any counts. Answers which one refuses (from 1 on; 0: none) and for how long, and then of each key whether
 /// it was beyond.
-const SCRIPT: &str = "
+pub(super) const SCRIPT: &str = "
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local ahead, answer = {}, {0, 0}
 for i, key in ipairs(KEYS) do
   local kept = tonumber(redis.call('GET', key) or '0')
-  ahead[i] = math.max(kept - now, 0)
+  -- A clock that was put back, or a rate that has become faster, keeps nobody out for longer than the rate does.
+  ahead[i] = math.min(math.max(kept - now, 0), tonumber(ARGV[3 * i - 2]) + tonumber(ARGV[3 * i - 1]))
   local over = ahead[i] - tonumber(ARGV[3 * i - 1])
   answer[2 + i] = over > 0 and 1 or 0
   if over > 0 and ARGV[3 * i] == '0' and answer[1] == 0 then
@@ -52,8 +52,7 @@ impl Shared {
     ///
     /// Why nobody knows.
     pub async fn admit(&self, route: &str, limits: &[(&RateLimit, &[u8])]) -> Result<Verdict, Away> {
-        let script = Script::new(SCRIPT);
-        let mut invocation = script.prepare_invoke();
+        let mut invocation = self.rate_script.prepare_invoke();
         for (limit, client) in limits {
             // Clients may have secret names. Those of a route are on one node, so that they can be asked together.
             let client = Sha256::digest(client);
@@ -65,8 +64,9 @@ impl Shared {
                 .arg(micros(limit.most()))
                 .arg(u8::from(limit.dry_run));
         }
-        let answer: Vec<i64> =
-            self.ask("rate", |mut link| async move { invocation.invoke_async(&mut link).await }).await?;
+        let answer: Vec<i64> = self
+            .ask("rate", route, |mut link| async move { invocation.invoke_async(&mut link).await })
+            .await?;
         let (refusing, wait) = (answer.first().copied().unwrap_or(0), answer.get(1).copied().unwrap_or(0));
         if let Ok(place @ 1..) = usize::try_from(refusing) {
             let wait = Duration::from_micros(u64::try_from(wait).unwrap_or(0));

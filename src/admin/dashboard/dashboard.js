@@ -59,6 +59,14 @@ function showServers(upstreams) {
   }
 }
 
+function redis(redis) {
+  if (!redis) {
+    return "";
+  }
+  const among = `${redis.instances} ${redis.instances === 1 ? "instance shares" : "instances share"} the Redis`;
+  return redis.trouble === null ? among : `The Redis is left alone: ${redis.trouble}`;
+}
+
 async function renew() {
   try {
     const response = await fetch("/stats", { cache: "no-store" });
@@ -71,6 +79,7 @@ async function renew() {
     place("fill").value = stats.store.capacity ? stats.store.bytes / stats.store.capacity : 0;
     place("store").textContent =
       `${stats.store.entries.toLocaleString("en")} entries, ${bytes(stats.store.bytes)} of ${bytes(stats.store.capacity)}`;
+    place("redis").textContent = redis(stats.redis);
     showRoutes(stats.routes, before ? (now - before.at) / 1000 : 1);
     showServers(stats.upstreams);
     before = { routes: stats.routes, at: now };
