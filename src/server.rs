@@ -163,8 +163,10 @@ pub fn start(
     if let Some(shared) = &app.shared {
         server.add_service(background_service("shared", Linker { shared: shared.clone() }));
     }
+    let (listens, listening) = channel();
+    let reloads = file.is_some();
     if let Some(file) = file {
-        server.add_service(background_service("reload", Reload { app: app.clone(), file }));
+        server.add_service(background_service("reload", Reload { app: app.clone(), file, listens }));
     }
     let (stop, stopped) = channel();
     let run = move || server.run(RunArgs { shutdown_signal: Box::new(Signals(stop)) });
@@ -177,6 +179,10 @@ pub fn start(
         running.wait_until_listening(listener.address, has_tls, &server)?;
     }
     running.wait_until_listening(admin_address, false, &server)?;
+    // Before that a HUP would end the process.
+    if reloads && running.stop.is_none() && listening.recv_timeout(START_TIMEOUT).is_err() {
+        return Err(ServeError::Died);
+    }
     tracing::info!(listen = addresses.join(", "), admin = %admin_address, "parvis is listening");
     Ok(running)
 }
@@ -419,12 +425,16 @@ impl BackgroundService for Linker {
 struct Reload {
     app: App,
     file: PathBuf,
+    /// Hears when HUP is listened for.
+    listens: Sender<()>,
 }
 
 #[async_trait]
 impl BackgroundService for Reload {
     async fn start(&self, mut shutdown: ShutdownWatch) {
         let mut hangup = listen_for(SignalKind::hangup());
+        // Who started it may have been told to stop, and waits no longer.
+        let _ = self.listens.send(());
         loop {
             tokio::select! {
                 () = next(&mut hangup) => self.reload().await,

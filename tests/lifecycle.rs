@@ -39,6 +39,15 @@ fn hup_takes_over_a_good_file_and_refuses_a_bad_one() {
 }
 
 #[test]
+fn a_hup_at_once_is_no_end() {
+    for _ in 0..8 {
+        let rig = Rig::with_timeouts(TIMEOUTS, "routes: [{name: all}]");
+        rig.parvis.signal("HUP");
+        eventually("it is taken over", || rig.parvis.metric("parvis_reloads_total", "result=\"ok\"") == 1.0);
+    }
+}
+
+#[test]
 fn term_finishes_what_is_under_way_and_takes_nothing_new() {
     let mut rig = Rig::with_timeouts(TIMEOUTS, "routes: [{name: all, cache: {ttl: 1m}}]");
     let gate = Gate::new();

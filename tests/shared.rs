@@ -89,6 +89,11 @@ fn what_one_limit_refuses_costs_nothing_with_the_others() {
     assert_eq!([ask("b"), ask("b")], [200, 429], "two of three were counted");
     let dry = instances.all[0].metric("parvis_rate_limited_total", "limit=\"dry\",result=\"dry-run\"");
     assert_eq!(dry, 2.0);
+    let limits = "[{name: own, rate: 1/h, key: header:X-Key}, {name: all, rate: 3/h, shared: true}]";
+    let other = format!("{{url: \"{}\", key_prefix: \"other:\"}}", redis.url());
+    let instances = Instances::start(1, &other, limits).met();
+    let ask = |key: &str| instances.all[0].client().send("GET", "/", &[("X-Key", key)], b"").status;
+    assert_eq!([ask("a"), ask("a"), ask("a"), ask("b"), ask("c"), ask("d")], [200, 429, 429, 200, 200, 429]);
 }
 
 #[test]

@@ -118,13 +118,13 @@ async fn metrics(State(admin): State<Admins>) -> impl IntoResponse {
     )
 }
 
-/// Whether requests are served, which they are: what is missing is told beside it, and keeps nobody from being served.
+/// Who is answered here is served. What is missing is told, and keeps nobody from being served.
 async fn ready(State(admin): State<Admins>) -> impl IntoResponse {
     let redis = admin.app.shared.as_ref().map(|shared| match shared.state() {
         Ok(()) => "connected".to_owned(),
         Err(why) => format!("left alone: {why}"),
     });
-    Json(json!({"ready": true, "redis": redis}))
+    Json(json!({"redis": redis}))
 }
 
 /// How the servers and the store stand, for people and scripts.

@@ -176,6 +176,8 @@ pub struct Timeouts {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteTimeouts {
+    /// For a connection. Default the upstream's.
+    pub connect: Option<Period>,
     /// For the whole head of a response, once the request has been sent; over HTTP/1. Default the upstream's, or as `read`.
     pub first_byte: Option<Period>,
     /// For the next bytes of a response: longer for events, and for downloads that are made while they are sent. Default the

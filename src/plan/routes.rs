@@ -136,6 +136,7 @@ fn timeouts(written: &RouteTimeouts, path: &Path, mistakes: &mut Mistakes) -> Ti
         written.map(|period| positive(Some(period), period.0, &path.key(key), mistakes))
     };
     Timeouts {
+        connect: positive(written.connect, "connect"),
         first_byte: positive(written.first_byte, "first_byte"),
         read: positive(written.read, "read"),
         write: positive(written.write, "write"),

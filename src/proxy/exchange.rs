@@ -58,7 +58,10 @@ pub async fn begin(app: &App, session: &mut Session, ctx: &mut Context) -> Resul
     let mut peer = lease.peer();
     let options = &mut peer.options;
     options.read_timeout = Some(read_timeout(ctx, &pool));
-    options.write_timeout = timeouts(ctx).write.or(options.write_timeout);
+    let timeouts = timeouts(ctx);
+    options.write_timeout = timeouts.write.or(options.write_timeout);
+    options.connection_timeout = timeouts.connect.or(options.connection_timeout);
+    options.total_connection_timeout = timeouts.connect.or(options.total_connection_timeout);
     ctx.lease = Some(lease);
     Ok(Box::new(peer))
 }

@@ -71,8 +71,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Whether a request is within all rates of its route that this instance counts by itself. One that is counts, if it `counts`; `trial` hears of limits that only count and are
-    /// exceeded.
+    /// Whether a request is within all rates of its route that this instance counts by itself. One that is counts, if it
+    /// `counts`; `trial` hears of limits that only count and are exceeded.
     ///
     /// # Errors
     ///
@@ -92,24 +92,32 @@ impl Limits {
         let own = route.limits.rates.iter().filter(|limit| limit.shared.is_none());
         let concerned = own.filter(|limit| limit.concerns(request.method, client));
         let known: SmallVec<[(&RateLimit, u64); 4]> = concerned
-            .map(|limit| {
-                let client = limit.key.of(request, client);
-                (limit, self.hasher.hash_one((&route.name, &limit.name, &*client)))
-            })
+            .map(|limit| (limit, self.hashed(route, limit, &limit.key.of(request, client))))
             .collect();
+        let judged = self.judge_all(&known, now, counts, &mut trial);
+        judged.map_err(|(place, wait)| Beyond { limit: known[place].0, wait })
+    }
+
+    /// Whether a request is within all of these limits, each with its client; the error is the place of the first that it exceeds,
+    /// and for how long.
+    fn judge_all(
+        &self,
+        limits: &[(&RateLimit, u64)],
+        now: Instant,
+        counts: bool,
+        trial: &mut dyn FnMut(&RateLimit),
+    ) -> Result<(), (usize, Duration)> {
         // What one of several refuses shall cost nothing with the others.
         let passes: &[bool] = match counts {
             false => &[false],
-            true if known.len() < 2 => &[true],
+            true if limits.len() < 2 => &[true],
             true => &[false, true],
         };
         for counts in passes.iter().copied() {
-            for (limit, client) in &known {
+            for (place, (limit, client)) in limits.iter().enumerate() {
                 match self.judge(*client, limit, now, counts) {
                     Allowance::Within(_) => {}
-                    Allowance::Beyond(wait) if !limit.dry_run => {
-                        return Err(Beyond { limit, wait });
-                    }
+                    Allowance::Beyond(wait) if !limit.dry_run => return Err((place, wait)),
                     Allowance::Beyond(_) if counts => trial(limit),
                     Allowance::Beyond(_) => {}
                 }
@@ -118,15 +126,9 @@ impl Limits {
         Ok(())
     }
 
-    /// Judges a request by one limit.
-    fn one(
-        &self,
-        route: &Route,
-        (limit, client): (&RateLimit, &[u8]),
-        now: Instant,
-        counts: bool,
-    ) -> Allowance {
-        self.judge(self.hasher.hash_one((&route.name, &limit.name, client)), limit, now, counts)
+    /// The client of a limit, as it is remembered.
+    fn hashed(&self, route: &Route, limit: &RateLimit, client: &[u8]) -> u64 {
+        self.hasher.hash_one((&route.name, &limit.name, client))
     }
 
     fn judge(&self, client: u64, limit: &RateLimit, now: Instant, counts: bool) -> Allowance {
@@ -193,14 +195,12 @@ impl App {
             return Err(Local::Forbidden);
         }
         if limits.is_shared() {
-            {
-                // What one refuses costs nothing with the others, be they counted here or together.
-                let view = view::received(session.req_header(), &ctx.client);
-                let judged = self.limits.admit(&route, &view.head(), client, ctx.began, false, |_| {});
-                drop(view);
-                if let Err(beyond) = judged {
-                    return Err(self.refuse(ctx, &route, beyond));
-                }
+            // What one refuses costs nothing with the others, be they counted here or together.
+            let view = view::received(session.req_header(), &ctx.client);
+            let judged = self.limits.admit(&route, &view.head(), client, ctx.began, false, |_| {});
+            drop(view);
+            if let Err(beyond) = judged {
+                return Err(self.refuse(ctx, &route, beyond));
             }
             self.limit_together(session, ctx, &route).await?;
         }
@@ -260,21 +260,13 @@ impl App {
             ctx.told.push(("Retry-After", "1".to_owned()));
             return Err(Local::Uncounted);
         }
-        for counts in [false, true] {
-            for (limit, client) in limits {
-                match self.limits.one(route, (&limit.part(instances), client), ctx.began, counts) {
-                    Allowance::Within(_) => {}
-                    Allowance::Beyond(wait) if !limit.dry_run => {
-                        return Err(self.refuse(ctx, route, Beyond { limit, wait }));
-                    }
-                    Allowance::Beyond(_) if counts => {
-                        self.observer.metrics.limited(&route.name, &limit.name, "dry-run");
-                    }
-                    Allowance::Beyond(_) => {}
-                }
-            }
-        }
-        Ok(())
+        let parts: Vec<RateLimit> = limits.iter().map(|(limit, _)| limit.part(instances)).collect();
+        let clients = limits.iter().map(|(limit, client)| self.limits.hashed(route, limit, client));
+        let known: Vec<(&RateLimit, u64)> = parts.iter().zip(clients).collect();
+        let mut trial =
+            |limit: &RateLimit| self.observer.metrics.limited(&route.name, &limit.name, "dry-run");
+        let judged = self.limits.judge_all(&known, ctx.began, true, &mut trial);
+        judged.map_err(|(place, wait)| self.refuse(ctx, route, Beyond { limit: limits[place].0, wait }))
     }
 
     /// The answer to who is beyond a limit, with when to come back.

@@ -96,6 +96,11 @@ fn as_the_operator_wants(request: &mut RequestHeader, ctx: &Context) -> Result<(
     Ok(())
 }
 
+fn finished(mut request: RequestHeader, ctx: &Context) -> Result<RequestHeader> {
+    as_the_operator_wants(&mut request, ctx)?;
+    Ok(request)
+}
+
 /// A client that writes on the condition that it has seen the latest state names the tag that it was given: that of an encoded
 /// form, or a weak one for a body that was encoded on its way. The origin knows neither. Who reads on that condition means just
 /// the form, of which the origin has none.
@@ -170,9 +175,7 @@ pub fn for_fetch(
     expired: Option<&StoredResponse>,
     ctx: &Context,
 ) -> Result<RequestHeader> {
-    let mut request = of_fetch(view, policy, expired, ctx)?;
-    as_the_operator_wants(&mut request, ctx)?;
-    Ok(request)
+    finished(of_fetch(view, policy, expired, ctx)?, ctx)
 }
 
 fn of_fetch(
@@ -221,8 +224,7 @@ pub fn for_audit(view: &Received<'_>, policy: &CachePolicy, ctx: &Context) -> Re
     for cookie in view.fields().all("cookie") {
         request.append_header("Cookie", cookie)?;
     }
-    as_the_operator_wants(&mut request, ctx)?;
-    Ok(request)
+    finished(request, ctx)
 }
 
 /// Makes the head of a fetch that has nothing personal of who caused it but what is in the key.
@@ -232,9 +234,7 @@ pub fn for_stranger(
     expired: Option<&StoredResponse>,
     ctx: &Context,
 ) -> Result<RequestHeader> {
-    let mut request = of_stranger(view, policy, expired, ctx)?;
-    as_the_operator_wants(&mut request, ctx)?;
-    Ok(request)
+    finished(of_stranger(view, policy, expired, ctx)?, ctx)
 }
 
 fn of_stranger(
@@ -274,8 +274,7 @@ pub fn for_anyone(view: &Received<'_>, policy: &CachePolicy, ctx: &Context) -> R
     if policy.origin_cache_control == OriginControl::Override || policy.identity.device {
         request.insert_header("User-Agent", Device::of(view.fields()).agent())?;
     }
-    as_the_operator_wants(&mut request, ctx)?;
-    Ok(request)
+    finished(request, ctx)
 }
 
 /// The chain as a trusted proxy sent it, and the address of the connection; only the latter from a stranger.

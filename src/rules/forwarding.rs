@@ -197,8 +197,8 @@ fn is_among(address: IpAddr, networks: &[IpNet]) -> bool {
 
 /// What is told of a request by fields of one kind.
 pub struct Told<'a> {
-    /// Who has sent it, from the client on; more than one or two need an allocation.
-    pub hops: SmallVec<[&'a str; 2]>,
+    /// Who has sent it, from the client on; as many as there are as a rule need no allocation.
+    pub hops: SmallVec<[&'a str; 8]>,
     /// By which scheme the nearest proxy was asked.
     proto: Option<&'a str>,
     /// Whether all of it can be read.

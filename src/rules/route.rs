@@ -45,6 +45,8 @@ pub struct Route {
 /// How long requests may take; `None`: as the upstream has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
+    /// For a connection.
+    pub connect: Option<Duration>,
     /// For the head of a response.
     pub first_byte: Option<Duration>,
     /// For the next bytes of a response.

@@ -189,7 +189,7 @@ pub async fn keep(shared: Weak<Shared>) {
             Err(error) => error.to_string(),
         };
         let Some(strong) = shared.upgrade() else { return };
-        let trouble = strong.without_passwords(&trouble);
+        let trouble = strong.settings.without_passwords(&trouble);
         strong.figures.connected(false);
         if !is_told {
             tracing::warn!(reason = trouble, "the Redis is left alone; everything goes on without it");

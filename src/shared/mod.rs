@@ -201,11 +201,6 @@ impl Shared {
             self.lost.notify_one();
         }
     }
-
-    /// A text of the library or the server without the passwords that are known.
-    fn without_passwords(&self, text: &str) -> String {
-        self.settings.without_passwords(text)
-    }
 }
 
 impl Held {

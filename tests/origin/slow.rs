@@ -1,9 +1,12 @@
 //! Servers and clients that take their time.
 
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use super::{PASSING, Servers};
+use socket2::{Domain, Socket, Type};
+
+use super::{PASSING, Servers, started};
 use crate::support::{Parvis, Reply, eventually};
 
 const STEP: Duration = Duration::from_millis(100);
@@ -39,6 +42,21 @@ fn a_head_has_to_be_whole_in_time_and_its_body_may_take_longer() {
     }
     let timeouts = servers.parvis.metric("parvis_upstream_failures_total", "failure=\"timeout\"");
     assert_eq!(timeouts, 4.0, "be the connection new or used before");
+}
+
+#[test]
+fn a_connection_has_a_time_of_its_own_by_route() {
+    // Nobody accepts, and there is no room to wait for that: who connects hears nothing.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let _waiting: Vec<_> = (0..4).map(|_| TcpStream::connect_timeout(&address, 2 * STEP)).collect();
+    let routes = "routes: [{name: all, cache: {mode: off}, timeouts: {connect: 300ms}}]";
+    let settings = "timeouts: {connect: 1h, total: 1h}, retries: {attempts: 0}";
+    let parvis = started(&format!("\"{address}\""), settings, routes);
+    let response = parvis.client().get("/");
+    assert_eq!((response.status, response.detail().as_str()), (504, "origin-timeout"));
 }
 
 #[test]

@@ -38,7 +38,7 @@ function showRoutes(routes, seconds) {
     const row = rows.insertRow();
     cell(row, name);
     cell(row, all.toLocaleString("en"), "number");
-    cell(row, earlier === null ? "–" : ((all - earlier) / seconds).toFixed(1), "number");
+    cell(row, earlier === null ? "–" : (Math.max(all - earlier, 0) / seconds).toFixed(1), "number");
     cell(row, all ? `${((stored / all) * 100).toFixed(1)} %` : "–", "number");
     cell(row, Object.entries(verdicts).map(([verdict, count]) => `${verdict} ${count.toLocaleString("en")}`).join(", "));
   }
