@@ -59,6 +59,9 @@ const MAX_IDLE_ORIGIN_CONNECTIONS: usize = 256;
 /// Attempts per request at most; what an upstream allows is less.
 const MAX_ATTEMPTS: usize = 16;
 
+/// How long the last purges may take to be told.
+const LAST_PURGES: Duration = Duration::from_secs(1);
+
 /// Why the server did not start or ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -161,7 +164,7 @@ pub fn start(
     }
     server.add_service(background_service("origin", Keeper { app: app.clone() }));
     if let Some(shared) = &app.shared {
-        server.add_service(background_service("shared", Linker { shared: shared.clone() }));
+        server.add_service(background_service("shared", Linker { app: app.clone(), shared: shared.clone() }));
     }
     let (listens, listening) = channel();
     let reloads = file.is_some();
@@ -309,6 +312,15 @@ impl Running {
         Ok(())
     }
 
+    /// Gives the last purges a moment to be told to the other instances.
+    fn tell_purges(&self) {
+        let Some(shared) = self.app.shared.as_ref().filter(|shared| shared.state().is_ok()) else { return };
+        let started = crate::clock::start();
+        while shared.log.waiting() > 0 && started.elapsed() < LAST_PURGES {
+            std::thread::sleep(STEP);
+        }
+    }
+
     /// Waits for a signal, and then for the requests under way.
     pub fn wait(self) -> Result<(), ServeError> {
         let stop = match self.stop {
@@ -323,6 +335,7 @@ impl Running {
             // A plain hit that its client takes at once is not counted: it is sent within microseconds.
             std::thread::sleep(STEP);
         }
+        self.tell_purges();
         let cut_off = self.app.active_requests();
         tracing::info!(cut_off, "parvis has ended");
         Ok(())
@@ -407,18 +420,22 @@ impl BackgroundService for Keeper {
     }
 }
 
-/// Keeps the link to the Redis up.
+/// Keeps the link to the Redis up, tells the other instances of purges, and hears of theirs.
 struct Linker {
+    app: App,
     shared: Arc<Shared>,
 }
 
 #[async_trait]
 impl BackgroundService for Linker {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        tokio::select! {
-            () = shared::connect::keep(Arc::downgrade(&self.shared)) => {}
-            _ = shutdown.changed() => {}
-        }
+    async fn start(&self, _: ShutdownWatch) {
+        let obey = |selectors: Vec<Selector>, soft| self.app.obey(&selectors, soft);
+        // Until the process ends: requests that are still answered purge too.
+        tokio::join!(
+            shared::connect::keep(Arc::downgrade(&self.shared)),
+            shared::log::append::append(self.shared.clone()),
+            shared::log::follow::follow(self.shared.clone(), obey),
+        );
     }
 }
 

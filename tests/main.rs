@@ -25,6 +25,7 @@ mod oracle;
 mod origin;
 
 mod passing;
+mod peers;
 mod purge;
 mod regression;
 mod rfc;

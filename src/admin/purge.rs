@@ -1,5 +1,7 @@
 //! `POST /purge`: what it names, what went, who has acknowledged. `GET /purges`: what was purged before.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -17,10 +19,15 @@ use crate::observe::audit::Entry;
 use crate::plan::Plan;
 use crate::rules::invalidate::Expires;
 use crate::rules::selector::{MAX_SELECTORS, Selector, SelectorError};
+use crate::shared::log::heard::Heard;
 use crate::store::ban::Count;
 
 /// The most regular expressions and wildcards in one request: each is held against every entry.
 const MAX_PATTERNS: usize = 50;
+
+/// How long the other instances are waited for, in seconds.
+const DEFAULT_WAIT: u64 = 1;
+pub const MAX_WAIT: u64 = 60;
 
 /// The most URLs that a dry run shows.
 const MAX_EXAMPLES: usize = 20;
@@ -32,7 +39,7 @@ const MAX_SHOWN: usize = 200;
 const SHOWN: usize = 100;
 
 /// What to remove.
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Request {
     /// `/path?query` on every host, or `http://host/path?query`.
@@ -62,6 +69,9 @@ pub struct Request {
     /// Nothing is removed: the answer tells what would be.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
+    /// How long to wait until the other instances have acknowledged, in seconds, at most 60. Default 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait: Option<u64>,
 }
 
 /// What was removed.
@@ -85,6 +95,12 @@ pub struct Answer {
     /// Who has acknowledged: nothing older is served there.
     #[serde(default)]
     pub instances: Vec<Acknowledged>,
+    /// Other instances that are alive and have not acknowledged in time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+    /// Why nobody knows what the other instances do: the purge waits to be told to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untold: Option<String>,
     /// Of a dry run: at most so many requests to the origin until all is stored again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_requests: Option<usize>,
@@ -109,8 +125,9 @@ pub struct Removed {
 pub struct Acknowledged {
     /// Its name.
     pub instance: String,
-    /// Stored responses it removed.
-    pub entries: usize,
+    /// Stored responses it removed, of the one that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entries: Option<usize>,
 }
 
 type Body = Result<Bytes, BytesRejection>;
@@ -164,16 +181,27 @@ async fn answer(admin: &Admins, caller: &Caller, body: &[u8]) -> Result<String, 
     let answer = match request.dry_run {
         true => survey(admin, selectors, request.soft).await?,
         false => {
-            let report = admin.app.purge(selectors, Expires::softly(request.soft), caller.asker()).await;
-            let report = report.map_err(|error| internal(&error))?;
+            let wait = Duration::from_secs(request.wait.unwrap_or(DEFAULT_WAIT));
+            let deadline = clock::start() + wait;
+            let purged = admin.app.purge(selectors, Expires::softly(request.soft), caller.asker()).await;
+            let report = purged.map_err(|error| internal(&error))?;
+            let others = admin.app.others(report.told, deadline).await;
+            let (heard, untold) = match others {
+                Ok(heard) => (heard, None),
+                Err(why) => (Heard::default(), Some(why)),
+            };
             let entries = report.total.entries;
+            let own = Acknowledged { instance: live.plan.instance.to_string(), entries: Some(entries) };
+            let others = heard.by.into_iter().map(|instance| Acknowledged { instance, entries: None });
             Answer {
                 sequence: Some(report.sequence),
                 soft: request.soft,
                 entries,
                 bytes: report.total.bytes,
                 selectors: removed(report.named),
-                instances: vec![Acknowledged { instance: live.plan.instance.to_string(), entries }],
+                instances: [own].into_iter().chain(others).collect(),
+                missing: heard.missing,
+                untold,
                 ..Answer::default()
             }
         }
@@ -228,6 +256,10 @@ fn read(body: &[u8]) -> Result<Request, Refusal> {
     let patterns = request.wildcards.len() + request.regex.len();
     let others = [&request.urls, &request.prefixes, &request.tags, &request.hosts];
     let count = others.iter().map(|list| list.len()).sum::<usize>() + patterns;
+    if request.wait.is_some_and(|wait| wait > MAX_WAIT) {
+        let remedy = format!("write at most {MAX_WAIT} seconds");
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "`wait` is too long", remedy));
+    }
     if count == 0 && !request.all {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "nothing to purge", remedy));
     }

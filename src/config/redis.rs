@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
 
-use super::values::{Period, Secret, one_or_list};
+use super::values::{Period, Secret, Size, one_or_list};
 
 /// A Redis, Valkey, Redis Cluster, or what Sentinels look after.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -27,6 +27,11 @@ pub struct Redis {
     pub key_prefix: Option<String>,
     /// How long a request may wait for an answer; then it goes on without. Default `50ms`.
     pub timeout: Option<Period>,
+    /// The largest body that is written to it; larger ones stay in memory. Default `1MiB`.
+    pub max_object_size: Option<Size>,
+    /// A file in which purges wait that could not be told to the others yet, so that a restart does not lose them. Default none: they
+    /// wait in memory.
+    pub journal: Option<PathBuf>,
 }
 
 /// One URL, or a list of them. They may hold a password.

@@ -196,6 +196,8 @@ pub struct Cache {
     pub max_variants: Option<usize>,
     /// Waiting for another request's fetch.
     pub lock: Lock,
+    /// Where responses are kept: `[memory, redis]` (default, where there is `storage.redis`), or `[memory]`.
+    pub tiers: Option<Vec<Tier>>,
     /// How long a key that proved uncacheable is not waited for. Default `2m`.
     pub uncacheable_ttl: Option<Period>,
     /// How long an expired response is served while it is refreshed. Default `0s`.
@@ -205,6 +207,16 @@ pub struct Cache {
     /// How long an expired response is served when the origin does not answer at all; an error that it answers with
     /// is passed on. Default `0s`.
     pub stale_on_disconnect: Option<Period>,
+}
+
+/// Where responses are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// In this instance.
+    Memory,
+    /// In `storage.redis`, for all instances.
+    Redis,
 }
 
 /// How bodies are encoded.
@@ -399,6 +411,8 @@ pub enum Excluded {
 pub struct Lock {
     /// Then the request goes to the origin by itself. Default `5s`.
     pub timeout: Option<Period>,
+    /// Whether a fetch of another instance is waited for too, for as long. Needs `storage.redis`. Default `false`.
+    pub shared: Option<bool>,
 }
 
 /// One rule.

@@ -77,6 +77,8 @@ pub enum Cause {
     Late,
     /// A reload that leads elsewhere.
     Reload,
+    /// Another instance, which has purged the same.
+    Peer,
 }
 
 impl Cause {
@@ -88,12 +90,13 @@ impl Cause {
             Self::Write => "write",
             Self::Late => "late",
             Self::Reload => "reload",
+            Self::Peer => "peer",
         }
     }
 }
 
 /// Makes metrics and registers them.
-pub(super) struct Registrar<'a>(&'a Registry);
+pub(super) struct Registrar<'a>(pub(super) &'a Registry);
 
 impl Registrar<'_> {
     pub(super) fn registered<T: Collector + Clone + 'static>(&self, metric: prometheus::Result<T>) -> T {

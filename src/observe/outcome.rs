@@ -191,6 +191,8 @@ pub struct Outcome {
     pub fate: Option<Fate>,
     /// Whether it read along with another request's fetch.
     pub collapsed: bool,
+    /// Whether the response came out of the Redis that instances share.
+    pub recalled: bool,
     /// The stored response was found to still hold.
     pub validated: bool,
     /// A stored response stood in for a failing origin, and who allows that.
@@ -236,6 +238,7 @@ impl Outcome {
             verdict: None,
             fate: None,
             collapsed: false,
+            recalled: false,
             validated: false,
             stood_in: None,
             ttl: None,
@@ -333,6 +336,7 @@ impl Outcome {
             (_, Some(Fate::OnProbation)) => "probation",
             (Some(Verdict::Revalidate(RevalidateReason::Client)), _) => "client",
             _ if self.validated => "validated",
+            _ if self.recalled => "redis",
             _ if self.collapsed => "collapsed",
             _ => "",
         }

@@ -13,6 +13,10 @@ pub struct Figures {
     times: HistogramVec,
     is_connected: IntGauge,
     instances: IntGauge,
+    recalled: IntCounterVec,
+    shared: IntCounterVec,
+    follows_log: IntGauge,
+    purges_waiting: IntGauge,
 }
 
 impl Figures {
@@ -30,8 +34,32 @@ impl Figures {
                 &["about"],
             ),
             is_connected: gauge("parvis_redis_connected", "Whether there is a link to the shared Redis."),
+            recalled: new.counter(
+                "parvis_redis_recalls_total",
+                "Responses that were looked for in the shared Redis, by what came of it.",
+                &["result"],
+            ),
+            shared: new.counter(
+                "parvis_redis_writes_total",
+                "Responses for the shared Redis, by what came of them.",
+                &["result"],
+            ),
+            follows_log: gauge(
+                "parvis_purge_log_followed",
+                "Whether all purges of all instances are known; without that nothing of the shared Redis is served.",
+            ),
+            purges_waiting: gauge(
+                "parvis_purge_log_waiting",
+                "Purges of this instance that have not come back out of the log which all share.",
+            ),
             instances: gauge("parvis_instances", "Instances that share the Redis, as far as they are known."),
         }
+    }
+
+    /// Those that nobody sees.
+    #[cfg(test)]
+    pub fn unregistered() -> Self {
+        Self::new(&Registrar(&prometheus::Registry::new()))
     }
 
     /// Counts a question.
@@ -45,6 +73,26 @@ impl Figures {
     /// Notes whether there is a link.
     pub fn connected(&self, is_connected: bool) {
         self.is_connected.set(i64::from(is_connected));
+    }
+
+    /// Counts a response that was looked for.
+    pub fn recalled(&self, result: &str) {
+        self.recalled.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a response that was to be written.
+    pub fn shared(&self, result: &str) {
+        self.shared.with_label_values(&[result]).inc();
+    }
+
+    /// Notes whether the purges of all are known.
+    pub fn log_followed(&self, is_followed: bool) {
+        self.follows_log.set(i64::from(is_followed));
+    }
+
+    /// Notes how many own purges have not come back.
+    pub fn log_waiting(&self, count: usize) {
+        self.purges_waiting.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Notes how many instances there are.

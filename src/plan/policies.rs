@@ -53,10 +53,7 @@ pub(super) fn compile(
         mode: mode(written.mode.or(defaults.mode)),
         ttl: window(|cache| cache.ttl, zero),
         status_ttl: statuses(status_ttl, &path.key("status_ttl"), mistakes),
-        origin_cache_control: match written.origin_cache_control.or(defaults.origin_cache_control) {
-            None | Some(schema::OriginCacheControl::Honour) => OriginControl::Honour,
-            Some(schema::OriginCacheControl::Override) => OriginControl::Override,
-        },
+        origin_cache_control: control(written.origin_cache_control.or(defaults.origin_cache_control)),
         heuristic: heuristic(&written.heuristic, &defaults.heuristic, &path.key("heuristic"), mistakes),
         set_cookie: set_cookie(written.set_cookie.or(defaults.set_cookie)),
         authorization: match written.authorization.or(defaults.authorization) {
@@ -87,6 +84,8 @@ pub(super) fn compile(
         stamp: 0,
         audit: written.audit.or(defaults.audit).map_or(0.0, |share| share.0),
         lock_timeout: period(written.lock.timeout.or(defaults.lock.timeout), seconds(5)),
+        shares_lock: written.lock.shared.or(defaults.lock.shared).unwrap_or(false),
+        is_shared: is_shared(written.tiers.as_ref().or(defaults.tiers.as_ref()), path, mistakes),
         uncacheable_ttl: window(|cache| cache.uncacheable_ttl, seconds(120)),
         stale_while_revalidate: window(|cache| cache.stale_while_revalidate, zero),
         stale_if_error: window(|cache| cache.stale_if_error, zero),
@@ -98,6 +97,35 @@ pub(super) fn compile(
     }
     policy.stamp = stamp(&policy);
     Some(policy)
+}
+
+fn control(written: Option<schema::OriginCacheControl>) -> OriginControl {
+    match written {
+        None | Some(schema::OriginCacheControl::Honour) => OriginControl::Honour,
+        Some(schema::OriginCacheControl::Override) => OriginControl::Override,
+    }
+}
+
+/// Notes what is to be shared where there is nothing to share it by.
+pub(super) fn check_shared(written: &Cache, path: &Path, without_redis: bool, mistakes: &mut Mistakes) {
+    let remedy = "add `storage: {redis: {url: redis://127.0.0.1:6379}}`, or leave it out";
+    let in_redis = written.tiers.as_ref().is_some_and(|tiers| tiers.contains(&schema::Tier::Redis));
+    if without_redis && in_redis {
+        mistakes.error(&path.key("tiers"), "there is no Redis", remedy);
+    }
+    if without_redis && written.lock.shared == Some(true) {
+        mistakes.error(&path.key("lock").key("shared"), "there is no Redis to share it by", remedy);
+    }
+}
+
+/// Whether responses are kept in the Redis too, where there is one.
+fn is_shared(tiers: Option<&Vec<schema::Tier>>, path: &Path, mistakes: &mut Mistakes) -> bool {
+    let Some(tiers) = tiers else { return true };
+    if !tiers.contains(&schema::Tier::Memory) {
+        let remedy = "write `[memory]` or `[memory, redis]`";
+        mistakes.error(&path.key("tiers"), "what is stored is in memory first", remedy);
+    }
+    tiers.contains(&schema::Tier::Redis)
 }
 
 /// A digest of all that decides who shares a response, and what it is called. It is the same for the same configuration.

@@ -1,5 +1,6 @@
 //! The Redis that several instances share, compiled.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ use crate::config::values::Secret;
 const MAX_NODES: usize = 64;
 const MAX_PREFIX: usize = 64;
 const DEFAULT_TIMEOUT: Duration = Duration::from_millis(50);
+const DEFAULT_MAX_OBJECT_SIZE: u64 = 1 << 20;
+/// All share one connection: what is larger would keep the others waiting.
+const MAX_MAX_OBJECT_SIZE: u64 = 64 << 20;
 
 /// Where it is, and how it is asked.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +32,10 @@ pub struct Redis {
     pub key_prefix: Arc<str>,
     /// How long a request waits for it.
     pub timeout: Duration,
+    /// The most bytes of a body that is written to it.
+    pub max_object_size: u64,
+    /// Where purges wait that could not be told yet, if not in memory only.
+    pub journal: Option<PathBuf>,
 }
 
 /// How the nodes of a Redis belong together.
@@ -117,5 +125,11 @@ pub(super) fn compile(written: &written::Redis, path: &Path, mistakes: &mut Mist
         let remedy = "name a file in PEM format that parvis may read";
         mistakes.take(&path.key("ca"), pem(file, is_certificate), remedy)
     });
-    Some(Redis { urls, topology, ca, key_prefix: key_prefix.into(), timeout })
+    let max_object_size = written.max_object_size.map_or(DEFAULT_MAX_OBJECT_SIZE, |size| size.0);
+    if !(1..=MAX_MAX_OBJECT_SIZE).contains(&max_object_size) {
+        let remedy = "write from `1KiB` to `64MiB`";
+        mistakes.error(&path.key("max_object_size"), "all share one connection", remedy);
+    }
+    let journal = written.journal.clone();
+    Some(Redis { urls, topology, ca, key_prefix: key_prefix.into(), timeout, max_object_size, journal })
 }

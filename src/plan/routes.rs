@@ -36,6 +36,7 @@ pub(super) fn compile(
     mistakes.limit(&path, config.routes.len(), MAX_ROUTES, "routes");
     let defaults = Path::default().key("cache_defaults");
     risks::warn(&config.cache_defaults, &defaults, mistakes);
+    policies::check_shared(&config.cache_defaults, &defaults, config.storage.redis.is_none(), mistakes);
     encode::check(&config.encode, &Path::default().key("encode"), mistakes);
     let mut routes: Vec<(usize, Route)> = Vec::new();
     for (index, written) in config.routes.iter().enumerate() {
@@ -99,6 +100,8 @@ fn route(
     let cache_path = path.key("cache");
     risks::warn(&written.cache, &cache_path, mistakes);
     let mut cache = policies::compile(&written.cache, &config.cache_defaults, &cache_path, mistakes)?;
+    let without_redis = config.storage.redis.is_none();
+    policies::check_shared(&written.cache, &cache_path, without_redis, mistakes);
     let encode =
         encode::compile(&written.encode, &config.encode, &cache.identity, &path.key("encode"), mistakes);
     // What is stored with lengths as they are must not be served where they are to be blurred.

@@ -322,6 +322,10 @@ async fn serve_opening(
             answer::stored(app, session, ctx, &response, now).await?;
         }
         Opening::Again => return Ok(Round::LookAgain),
+        Opening::Recalled => {
+            (ctx.outcome.recalled, ctx.outcome.origin) = (true, None);
+            return Ok(Round::LookAgain);
+        }
         Opening::Failed(failure, message) => {
             ctx.outcome.error = Some(message.to_string());
             let kind = match failure {

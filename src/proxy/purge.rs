@@ -3,8 +3,10 @@
 //! A purge is in force before it is answered; what is left to do then, and takes long, is done aside.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use pingora::proxy::Session;
+use tokio::sync::oneshot;
 use tokio::task::JoinError;
 
 use super::App;
@@ -20,6 +22,8 @@ use crate::rules::forwarding;
 use crate::rules::head::Fields;
 use crate::rules::invalidate::Expires;
 use crate::rules::selector::Selector;
+use crate::shared::log::Position;
+use crate::shared::log::heard::Heard;
 use crate::store::ban::{Ban, Count, Effect};
 use crate::store::purging::Purged;
 
@@ -35,7 +39,7 @@ pub struct Asker {
 }
 
 /// A purge that has been carried out.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Report {
     /// Its place in the order of purges.
     pub sequence: u64,
@@ -43,6 +47,8 @@ pub struct Report {
     pub named: Vec<(String, Count)>,
     /// What all named.
     pub total: Count,
+    /// Hears which place it has in the log that all instances follow.
+    pub told: Option<oneshot::Receiver<Position>>,
 }
 
 impl App {
@@ -54,9 +60,48 @@ impl App {
         expires: Expires,
         asker: Asker,
     ) -> Result<Report, JoinError> {
-        let purged = self.store.purge(&selectors, effect(expires));
+        let (purged, told) = self.put_in_force(&selectors, expires);
         let app = self.clone();
-        tokio::spawn(async move { app.conclude(purged, &selectors, expires, asker).await }).await?
+        let concluded = tokio::spawn(async move { app.conclude(purged, &selectors, expires, asker).await });
+        Ok(Report { told, ..concluded.await?? })
+    }
+
+    /// Purges here, and has the other instances told. The receiver hears which place the purge has in the order of all.
+    fn put_in_force(
+        &self,
+        selectors: &[Selector],
+        expires: Expires,
+    ) -> (Purged, Option<oneshot::Receiver<Position>>) {
+        // First: what they share is not taken from the moment on in which it is purged here.
+        let told = self.shared.as_ref().map(|shared| shared.log.announce(selectors, expires == Expires::Yes));
+        (self.store.purge(selectors, effect(expires)), told)
+    }
+
+    /// Waits until the other instances have acknowledged a purge, or until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// Why nobody knows whether they do; then it waits to be told to them.
+    pub async fn others(
+        &self,
+        told: Option<oneshot::Receiver<Position>>,
+        deadline: Instant,
+    ) -> Result<Heard, String> {
+        let (Some(shared), Some(told)) = (&self.shared, told) else { return Ok(Heard::default()) };
+        match tokio::time::timeout_at(deadline.into(), told).await {
+            Ok(Ok(at)) => shared.heard(at, deadline).await.map_err(|away| away.to_string()),
+            // It had to make room for one that purges more.
+            Ok(Err(_)) => Err("it waits with many others".to_owned()),
+            Err(_) => Err(shared.state().err().unwrap_or_else(|| "not within the time to wait".to_owned())),
+        }
+    }
+
+    /// Purges what another instance has purged.
+    pub fn obey(&self, selectors: &[Selector], soft: bool) {
+        let purged = self.store.purge(selectors, effect(Expires::softly(soft)));
+        let app = self.clone();
+        // An error is told where it happens: it is in force.
+        tokio::spawn(async move { app.carried_out(purged, Cause::Peer, false).await });
     }
 
     /// Records a purge that is in force, and carries it out.
@@ -91,7 +136,7 @@ impl App {
             (entry.entries, entry.bytes, entry.counted) = (total.entries, total.bytes, true);
             self.record(&entry);
         }
-        Ok(Report { sequence, named: words.into_iter().zip(named).collect(), total })
+        Ok(Report { sequence, named: words.into_iter().zip(named).collect(), total, told: None })
     }
 
     fn record(&self, entry: &Entry) {
@@ -143,7 +188,7 @@ impl App {
         let purge = |expires| {
             let of_kind = removed.iter().filter(|(_, kind)| *kind == expires);
             let selectors: Vec<Selector> = of_kind.map(|(selector, _)| selector.clone()).collect();
-            (!selectors.is_empty()).then(|| self.store.purge(&selectors, effect(expires)))
+            (!selectors.is_empty()).then(|| self.put_in_force(&selectors, expires).0)
         };
         // All is in force before anything is waited for.
         let purged = [Expires::No, Expires::Yes].map(purge);
@@ -177,7 +222,7 @@ impl App {
             }
         };
         let asker = Asker { by: method, from: from.to_string(), cause: Cause::Client };
-        let purged = self.store.purge(&asked.selectors, effect(asked.expires));
+        let (purged, _) = self.put_in_force(&asked.selectors, asked.expires);
         let known = purged.total().entries;
         let text = match purged.ban {
             None => format!("purged; entries: {known}"),

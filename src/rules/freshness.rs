@@ -191,6 +191,12 @@ impl Freshness {
         self.lifetime.checked_sub(self.age(now)).filter(|left| !left.is_zero() && !self.is_purged)
     }
 
+    /// How long from `now` on it is of any use: fresh, or within the longest of its stale windows.
+    pub fn kept_for(&self, now: Timestamp) -> Duration {
+        let stale = self.stale_while_revalidate.max(self.stale_if_error).max(self.stale_on_disconnect);
+        self.lifetime.saturating_add(stale).saturating_sub(self.age(now))
+    }
+
     /// The same, expired by a soft purge at `at`: its stale windows begin there.
     pub fn purged(self, at: Timestamp) -> Self {
         Self { lifetime: self.lifetime.min(self.age(at)), is_purged: true, ..self }

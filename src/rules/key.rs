@@ -239,6 +239,16 @@ impl Vary {
         Ok(Self(names))
     }
 
+    /// The same that [`Vary::names`] told.
+    pub fn of_names(names: Vec<String>) -> Self {
+        Self(names)
+    }
+
+    /// In lower case, sorted.
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+
     /// Whether every request selects the same variant.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -8,6 +8,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use regex::bytes::{Regex, RegexBuilder};
+use serde::{Deserialize, Serialize};
 
 use super::selector::{Facts, MAX_SELECTORS, SelectorError, check_length};
 
@@ -18,7 +19,8 @@ const MAX_COMPILED: usize = 256 << 10;
 const COMPILED_PER_BYTE: usize = 64;
 
 /// What all must match; `None` matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Pattern {
     /// The host.
     pub host: Option<Rule>,
@@ -79,7 +81,8 @@ impl fmt::Display for Pattern {
 }
 
 /// One condition.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(into = "Written", try_from = "Written")]
 pub struct Rule {
     shown: String,
     matcher: Matcher,
@@ -91,6 +94,39 @@ enum Matcher {
     /// The texts between which any other may stand.
     Wildcard(Vec<String>),
     Regex(Regex),
+}
+
+/// A condition as text.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Written {
+    Exact(String),
+    Wildcard(Vec<String>),
+    Regex(String),
+}
+
+impl From<Rule> for Written {
+    fn from(rule: Rule) -> Self {
+        match rule.matcher {
+            Matcher::Exact => Self::Exact(rule.shown),
+            Matcher::Wildcard(parts) => Self::Wildcard(parts),
+            Matcher::Regex(_) => Self::Regex(rule.shown),
+        }
+    }
+}
+
+impl TryFrom<Written> for Rule {
+    type Error = SelectorError;
+
+    fn try_from(written: Written) -> Result<Self, SelectorError> {
+        match written {
+            Written::Exact(text) => Self::exact(&text),
+            Written::Wildcard(parts) => {
+                Ok(Self { shown: parts.join("*"), matcher: Matcher::Wildcard(parts) })
+            }
+            Written::Regex(text) => Self::regex(&text),
+        }
+    }
 }
 
 impl PartialEq for Rule {

@@ -119,6 +119,10 @@ pub struct CachePolicy {
     pub audit: f64,
     /// How long a request waits for another one's fetch of the same key.
     pub lock_timeout: Duration,
+    /// Whether it waits for that of another instance too.
+    pub shares_lock: bool,
+    /// Whether its responses are shared with other instances.
+    pub is_shared: bool,
     /// How long a key is remembered as uncacheable.
     pub uncacheable_ttl: Duration,
     /// How long after expiry a response may be served while it is refreshed (RFC 5861 section 3).
@@ -159,6 +163,8 @@ impl Default for CachePolicy {
             stamp: 0,
             audit: 0.0,
             lock_timeout: Duration::ZERO,
+            shares_lock: false,
+            is_shared: false,
             uncacheable_ttl: Duration::ZERO,
             stale_while_revalidate: Duration::ZERO,
             stale_if_error: Duration::ZERO,

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::head::RequestHead;
 use super::pattern::{Pattern, Rule};
 use super::policy::QueryPolicy;
@@ -55,8 +57,9 @@ impl Facts {
 /// The most selectors of one request, whatever it is written in.
 pub const MAX_SELECTORS: usize = 1000;
 
-/// What a purge names.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// What a purge names. As text it is what instances tell one another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Selector {
     /// One URL: all its variants, over both schemes and through every route.
     Url {
@@ -156,6 +159,12 @@ impl Selector {
             return Err(SelectorError::BadTag);
         }
         Ok(Self::of_tag(text.into()))
+    }
+
+    /// The page that is known by these facts: all its variants.
+    pub fn page(facts: &Facts) -> Self {
+        let query = facts.query.as_deref().map(str::to_owned);
+        Self::Url { host: Some(facts.host.to_string()), path: facts.path.to_string(), queries: vec![query] }
     }
 
     /// Everything that carries this tag.

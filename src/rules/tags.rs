@@ -57,6 +57,12 @@ impl Tags {
         Self::new(lists.flat_map(|(name, line)| read(name, line)))
     }
 
+    /// Those that [`Tags::names`] told, and whether there were more.
+    pub fn restored(names: impl Iterator<Item = Arc<str>>, is_cut: bool) -> Self {
+        let tags = Self::new(names);
+        Self { is_cut: is_cut || tags.is_cut, ..tags }
+    }
+
     /// The labels of both.
     pub fn with(&self, other: &Self) -> Self {
         let mut both = Self::new(self.names.iter().chain(&other.names).cloned());

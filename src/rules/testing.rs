@@ -25,6 +25,8 @@ fn default_policy() -> CachePolicy {
         max_variants: 1000,
         personalised_ttl: Duration::from_secs(600),
         lock_timeout: Duration::from_secs(5),
+        shares_lock: false,
+        is_shared: true,
         uncacheable_ttl: Duration::from_secs(120),
         ..CachePolicy::default()
     }

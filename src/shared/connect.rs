@@ -25,7 +25,7 @@ const CONNECT: Duration = Duration::from_secs(1);
 const LONGEST_CONNECT: Duration = Duration::from_secs(10);
 /// How often a link is looked at, and how long an instance is known without a sign of life.
 const BEAT: Duration = Duration::from_secs(1);
-const ALIVE: u64 = 10;
+pub(super) const ALIVE: u64 = 10;
 /// How long to wait before the next attempt: doubled each time.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -82,17 +82,31 @@ impl ConnectionLike for Link {
     }
 }
 
-/// Makes a link.
+/// Makes a link for questions of requests.
 ///
 /// # Errors
 ///
 /// What is in the way.
 pub async fn connect(settings: &Redis) -> RedisResult<Link> {
+    // Each question has a time of its own. A cluster's link has to give up sooner, or it would never hear of it, and go on asking
+    // a node that is gone.
+    let patience = match settings.topology {
+        Topology::Cluster => settings.timeout * 4 / 5,
+        Topology::Single | Topology::Sentinel(_) => CONNECT,
+    };
+    connect_with(settings, patience).await
+}
+
+/// Makes a link on which an answer may take so long.
+///
+/// # Errors
+///
+/// What is in the way.
+pub async fn connect_with(settings: &Redis, patience: Duration) -> RedisResult<Link> {
     let nodes = settings.nodes();
-    // Each question has a time of its own; this is the longest of all.
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT))
-        .set_response_timeout(Some(CONNECT));
+        .set_response_timeout(Some(patience));
     match &settings.topology {
         Topology::Single => {
             let Some(node) = nodes.into_iter().next() else { return Err(unnamed()) };
@@ -102,8 +116,7 @@ pub async fn connect(settings: &Redis) -> RedisResult<Link> {
         Topology::Cluster => {
             let builder = ClusterClientBuilder::new(nodes)
                 .connection_timeout(CONNECT)
-                // Sooner than we give up, or it would never hear of it, and go on asking a node that is gone.
-                .response_timeout(settings.timeout * 4 / 5)
+                .response_timeout(patience)
                 .retries(1);
             Ok(Link::Cluster(builder.build()?.get_async_connection().await?))
         }

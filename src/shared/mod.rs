@@ -1,4 +1,4 @@
-//! What several instances share by way of a Redis: for now, rates.
+//! What several instances share by way of a Redis: responses, the order of purges, rates.
 //!
 //! It is never needed. A request waits no longer than `timeout` for an answer, and not at all once a few have not come: then the
 //! link is dropped, and [`connect`] makes another one aside while everybody goes on without.
@@ -6,10 +6,20 @@
 //! | module | |
 //! |---|---|
 //! | [`connect`] | the link, and who keeps it up |
+//! | [`log`] | the order of all purges |
+//! | [`tier`] | responses |
+//! | [`form`] | what a response looks like there |
+//! | [`lock`] | one fetch for all |
 //! | [`rates`] | counting clients together |
 
 pub mod connect;
+mod form;
+pub mod lock;
+pub mod log;
 pub mod rates;
+#[cfg(test)]
+mod tests;
+pub mod tier;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -21,11 +31,16 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use redis::{ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind};
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use crate::clock;
 use crate::observe::shared::Figures;
 use crate::plan::redis::{Redis, Topology};
+use crate::rules::selector::Selector;
 use connect::Link;
+use log::entry::Purge;
+use log::{Log, journal};
+use tier::Room;
 
 /// So many questions in a row without an answer, and nobody asks any longer.
 const MAX_UNANSWERED: u32 = 3;
@@ -46,9 +61,13 @@ pub struct Shared {
     /// Why there is no link.
     trouble: Mutex<String>,
     figures: Figures,
+    /// What is known of the purges of all.
+    pub log: Log,
+    room: Room,
     /// Digested once.
     rate_script: Script,
     heartbeat_script: Script,
+    append_script: Script,
 }
 
 /// A link that is in use, and how it does. What is known of one says nothing of the next.
@@ -115,15 +134,18 @@ impl Shared {
     /// One that is still to be connected.
     pub fn new(settings: Redis, instance: Arc<str>, figures: Figures) -> Self {
         Self {
-            settings,
             instance,
             held: ArcSwapOption::empty(),
             lost: Notify::new(),
             instances: AtomicU32::new(1),
             trouble: Mutex::new("it has not been connected yet".to_owned()),
+            log: Log::new(waiting(&settings)),
+            room: Room::default(),
             figures,
             rate_script: Script::new(rates::SCRIPT),
             heartbeat_script: Script::new(connect::HEARTBEAT),
+            append_script: Script::new(log::append::APPEND),
+            settings,
         }
     }
 
@@ -201,6 +223,15 @@ impl Shared {
             self.lost.notify_one();
         }
     }
+}
+
+/// The purges that wait from before a restart. Of a journal that cannot be read nobody knows what it holds.
+fn waiting(settings: &Redis) -> Vec<Purge> {
+    let Some(file) = &settings.journal else { return Vec::new() };
+    journal::read(file).unwrap_or_else(|error| {
+        tracing::error!(%error, file = %file.display(), "the journal of purges cannot be read: everything is purged");
+        vec![Purge { nonce: Uuid::new_v4(), selectors: vec![Selector::All], soft: false }]
+    })
 }
 
 impl Held {

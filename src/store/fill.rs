@@ -75,6 +75,8 @@ pub enum Opening {
     StandIn(Arc<StoredResponse>, StandIn),
     /// What is stored has changed meanwhile: look again.
     Again,
+    /// Another instance has fetched it, and it is stored now: look again.
+    Recalled,
     /// The origin failed, with what the operator's log says of it.
     Failed(Failure, Arc<str>),
 }

@@ -102,6 +102,16 @@ impl Head {
         &self.lines[..self.delivered]
     }
 
+    /// The others, which are kept for ourselves.
+    pub fn withheld_lines(&self) -> &[u8] {
+        &self.lines[self.delivered..]
+    }
+
+    /// The head with these lines.
+    pub fn from_lines(status: u16, delivered: &[u8], withheld: &[u8]) -> Self {
+        Self::in_two_parts(status, fields_in(delivered), fields_in(withheld))
+    }
+
     /// The same without the entity tag: what stands before and after it.
     pub fn lines_around_etag(&self) -> (&[u8], &[u8]) {
         (&self.lines[..self.etag.start], &self.lines[self.etag.end..self.delivered])

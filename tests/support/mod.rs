@@ -15,6 +15,7 @@ pub mod client;
 pub mod grpc;
 pub mod http2;
 pub mod origin;
+pub mod peers;
 pub mod process;
 pub mod redis;
 pub mod tls;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::budget::{Budget, Try};
 use super::progress::Progress;
 use super::web::{REQUEST_TIMEOUT, Site, Web};
-use crate::admin::purge::{Answer, Request};
+use crate::admin::purge::{Answer, MAX_WAIT, Request};
 use crate::cli::{Failure, print};
 use crate::config::values::Secret;
 
@@ -60,7 +60,7 @@ pub struct How {
     /// What marks a purge that is sent again as the same one; generated unless given.
     #[arg(long, value_name = "KEY", value_parser = key)]
     idempotency_key: Option<String>,
-    /// As long as parvis cannot be reached or answers 5xx, try again until --timeout; return when it has acknowledged.
+    /// As long as parvis cannot be reached or answers 5xx, try again until --timeout; return when all instances have acknowledged.
     #[arg(long)]
     wait: bool,
 }
@@ -104,12 +104,28 @@ impl Order {
         let (tags, urls, prefixes, wildcards, hosts) = (tag, url, prefix, wildcard, host);
         let How { soft, dry_run, .. } = how;
         Ok(Self {
-            request: Request { urls, prefixes, wildcards, tags, hosts, regex, all, soft, dry_run },
+            request: Request {
+                urls,
+                prefixes,
+                wildcards,
+                tags,
+                hosts,
+                regex,
+                all,
+                soft,
+                dry_run,
+                wait: None,
+            },
             endpoint: format!("{}/purge", how.admin),
             secret: secret(how.token_file)?,
             key: how.idempotency_key.unwrap_or_else(|| Uuid::new_v4().to_string()),
             wait: how.wait,
         })
+    }
+
+    /// Whether all instances are to have acknowledged.
+    pub fn waits(&self) -> bool {
+        self.wait
     }
 
     /// Sends it: once, or until it is answered.
@@ -137,7 +153,7 @@ impl Order {
             .config()
             .timeout_global(Some(timeout))
             .build()
-            .send_json(&self.request)
+            .send_json(Request { wait: self.wait.then(|| patience(timeout)), ..self.request.clone() })
             .and_then(|mut answer| Ok((answer.status(), answer.body_mut().read_to_string()?)));
         let (status, text) = match answer {
             Ok(answer) => answer,
@@ -160,6 +176,11 @@ impl Order {
             false => ControlFlow::Break(Err(Failure::failed(message))),
         }
     }
+}
+
+/// For how many seconds the instances are waited for by who waits for so long himself.
+fn patience(timeout: Duration) -> u64 {
+    (timeout.as_secs() * 3 / 4).clamp(1, MAX_WAIT)
 }
 
 /// Whether an error may be gone once parvis has restarted.
@@ -203,6 +224,16 @@ impl Purged {
         Ok(Self { answer: serde_json::from_str(text)?, json: serde_json::from_str(text)? })
     }
 
+    /// What is wrong where all instances are to have acknowledged.
+    pub fn unheard(&self) -> Option<String> {
+        let answer = &self.answer;
+        match &answer.untold {
+            Some(why) => Some(format!("purged at one instance; the others are still to be told: {why}")),
+            None if answer.missing.is_empty() => None,
+            None => Some(format!("purged, but not acknowledged by {}", answer.missing.join(", "))),
+        }
+    }
+
     /// Prints it for people.
     pub fn print(&self) {
         let answer = &self.answer;
@@ -217,7 +248,16 @@ impl Purged {
         };
         print(&format!("{:>8} entries {:>12} bytes  {how}", answer.entries, answer.bytes));
         for one in &answer.instances {
-            print(&format!("{:>8} entries at {}", one.entries, one.instance));
+            match one.entries {
+                Some(entries) => print(&format!("{entries:>8} entries at {}", one.instance)),
+                None => print(&format!("    acknowledged by {}", one.instance)),
+            }
+        }
+        for instance in &answer.missing {
+            print(&format!("not acknowledged by {instance}"));
+        }
+        if let Some(why) = &answer.untold {
+            print(&format!("the other instances are still to be told: {why}"));
         }
         if let Some(requests) = answer.origin_requests {
             print(&format!("at most {requests} more requests to the origin until all is stored again"));

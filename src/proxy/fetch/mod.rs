@@ -2,8 +2,9 @@
 //!
 //! It runs in its own task. The client that caused it reads the fill like every other, so it may leave, or read
 //! slowly, without harm to the response or to those who wait for it. What becomes of a complete response is in
-//! [`settle`].
+//! [`settle`]; what other instances have to do with it, in [`recall`].
 
+mod recall;
 mod settle;
 
 use std::sync::Arc;
@@ -37,6 +38,8 @@ use crate::rules::policy::SetCookie;
 use crate::rules::route::Route;
 use crate::rules::secrets::{Secrets, Shown};
 use crate::rules::validation::{self, Validation};
+use crate::shared::lock::Held;
+use crate::shared::log::Position;
 use crate::store::fence::Sequence;
 use crate::store::fill::{Failure, Fill, Filler, Opening, Streaming};
 use crate::store::fills::{Lease, Place};
@@ -123,6 +126,10 @@ pub struct Job {
     /// Whether it carries `Authorization` that is not in the key (RFC 9111 section 3.5).
     authorized: bool,
     begun: Sequence,
+    /// The latest purge of all instances that was known when it began, if that is known.
+    position: Option<Position>,
+    /// What keeps other instances from fetching the same.
+    held: Option<Arc<Held>>,
     requested_at: Timestamp,
     filler: Filler,
     lease: Lease,
@@ -151,7 +158,7 @@ pub fn start(
     let expired = target.stored.response;
     let is_stranger = target.inputs.person().is_none();
     let as_stranger = !is_stranger && is_public(expired.as_deref());
-    let job = Job {
+    let mut job = Job {
         app: app.clone(),
         live: ctx.live.clone(),
         route: route.clone(),
@@ -165,6 +172,8 @@ pub fn start(
         expired,
         inputs: if as_stranger { target.inputs.of_stranger() } else { target.inputs },
         begun: place.begun,
+        position: None,
+        held: None,
         requested_at: clock::now(),
         filler: place.filler,
         lease: place.lease,
@@ -187,6 +196,11 @@ pub fn start(
     };
     let (subrequest, handle) = subrequest(session, order)?;
     tokio::spawn(async move {
+        if job.recall(&request).await {
+            job.filler.open(Opening::Recalled);
+            job.app.observer.metrics.fetch("recalled");
+            return;
+        }
         tokio::join!(subrequest.run(), job.receive(handle, request));
     });
     Ok(as_stranger)
@@ -253,7 +267,7 @@ impl Job {
                     self.filler.open(opening);
                     return Next::Settled;
                 }
-                self.app.store.memory.remove(&self.key, &expired);
+                self.remove(&self.key, &expired);
                 self.open_new(head, Admission::Discard(DiscardReason::Head), request)
             }
             (admission, _) => self.open_new(head, admission, request),
@@ -348,7 +362,7 @@ impl Job {
             return;
         }
         if let Some(expired) = &self.expired {
-            self.app.store.memory.remove(&self.key, expired);
+            self.remove(&self.key, expired);
             if expired.freshness().remaining(self.requested_at).is_some() {
                 // One client asked for fresher: the others need not pay for what it got.
                 return;
@@ -364,7 +378,7 @@ impl Job {
         let (head, _) = self.shared(Head::storable(merged), &kept);
         if let Some((shown, reason)) = self.shows_a_secret(&self.key, &head, &expired.body) {
             if shown == Shown::Set {
-                self.app.store.memory.remove(&self.key, expired);
+                self.remove(&self.key, expired);
             }
             return Opening::Validated(expired.clone(), Some(reason));
         }
@@ -382,7 +396,10 @@ impl Job {
             }
         };
         match self.app.store.memory.renew(&self.key, expired, &response, self.begun) {
-            Ok(()) => Opening::Validated(response, None),
+            Ok(()) => {
+                self.share(&self.key, &response);
+                Opening::Validated(response, None)
+            }
             Err(Refused::Superseded) => Opening::Again,
             Err(Refused::Purged) => Opening::Validated(response, Some(DiscardReason::Purged)),
             Err(Refused::TooLarge) => Opening::Validated(response, Some(DiscardReason::TooLarge)),
@@ -400,7 +417,7 @@ impl Job {
         let mut fields = match validation::apply(Fields::new(&stored), head.fields) {
             Validation::Holds(fields) => fields,
             Validation::OtherRepresentation => {
-                self.app.store.memory.remove(&self.key, expired);
+                self.remove(&self.key, expired);
                 return Opening::Again;
             }
         };
@@ -413,7 +430,7 @@ impl Job {
         match admission::judge(path, &merged, &self.route.cache, max_object_size, exchange) {
             // What is stored without its new variants would be served to all of them.
             Admission::Keep(kept) if kept.vary != expired.vary => {
-                self.app.store.memory.remove(&self.key, expired);
+                self.remove(&self.key, expired);
                 Opening::Again
             }
             Admission::Keep(kept) => self.renew(expired, &merged, kept),
@@ -423,7 +440,7 @@ impl Job {
             }
             // What it has become (private, with a cookie) is for the client that asks for it without conditions.
             Admission::Discard(_) => {
-                self.app.store.memory.remove(&self.key, expired);
+                self.remove(&self.key, expired);
                 Opening::Again
             }
         }

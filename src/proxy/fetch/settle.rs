@@ -43,7 +43,7 @@ impl Job {
         match stored.settle(&self.inputs, self.requested_at, (&head, &body), own) {
             Settled::Store(witness) => self.store(key, &self.response(head, body, kept, Some(witness))),
             Settled::Admit(witness) => self.admit(place, &stored, witness, &head),
-            Settled::Mark(difference) if memory.remove(place, &stored) => {
+            Settled::Mark(difference) if self.remove(place, &stored) => {
                 let message = format!("another visitor got another {difference}");
                 Err(self.personalised(key, "difference", &message))
             }
@@ -126,6 +126,7 @@ impl Job {
                 Refused::TooLarge => DiscardReason::TooLarge,
             }
         })?;
+        self.share(key, response);
         if let Some(coding) = self.wanted {
             self.app.store.encoder.want(response, coding);
         }

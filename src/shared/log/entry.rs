@@ -1,0 +1,59 @@
+//! What stands in the log.
+
+use redis::streams::StreamId;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Position;
+use crate::rules::selector::Selector;
+
+/// The fields of an entry. The nonce comes first, where the scripts look for it.
+pub(super) const NONCE: &str = "n";
+pub(super) const TERM: &str = "t";
+pub(super) const PURGE: &str = "p";
+
+/// A purge of one instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Purge {
+    /// Tells it from all others.
+    pub nonce: Uuid,
+    /// What it names.
+    pub selectors: Vec<Selector>,
+    /// Whether that only expires.
+    pub soft: bool,
+}
+
+/// An entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub position: Position,
+    pub nonce: Uuid,
+    pub what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// A term begins. The log before it was there until then, by the clock of the Redis in milliseconds; zero where nobody knows.
+    Term { heard_at: u64 },
+    /// A purge.
+    Purge { selectors: Vec<Selector>, soft: bool },
+}
+
+impl Entry {
+    /// What one that cannot be read may be: a purge of anything, by a later version.
+    pub(super) fn read(id: &StreamId) -> Option<Self> {
+        let position = id.id.parse().ok()?;
+        let text = |field: &str| id.get::<String>(field);
+        let nonce = text(NONCE).and_then(|nonce| nonce.parse().ok()).unwrap_or_default();
+        let what = match text(TERM).and_then(|heard_at| heard_at.parse().ok()) {
+            Some(heard_at) => What::Term { heard_at },
+            None => {
+                let purge = text(PURGE).and_then(|text| serde_json::from_str::<Purge>(&text).ok());
+                let everything = (vec![Selector::All], false);
+                let (selectors, soft) = purge.map_or(everything, |purge| (purge.selectors, purge.soft));
+                What::Purge { selectors, soft }
+            }
+        };
+        Some(Self { position, nonce, what })
+    }
+}

@@ -1,0 +1,276 @@
+//! Hearing of the purges of all instances, in their order.
+//!
+//! Each instance reads the log by a connection of its own, on which it waits for the next entry. Before every read it makes sure
+//! that the log still is the one it has read so far, and with that says how far that is: a failover may have lost the end of it,
+//! or a restart all. An instance that cannot tell what it has missed drops all that it has in memory; it trusts the Redis when it
+//! has read all that was there.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::ConnectionLike;
+use redis::streams::{StreamRangeReply, StreamReadOptions, StreamReadReply};
+use redis::{AsyncCommands, RedisError, RedisResult, Script};
+use uuid::Uuid;
+
+use super::entry::{Entry, What};
+use super::{LOG, MAX_HISTORY, Place, Position};
+use crate::clock;
+use crate::rules::selector::Selector;
+use crate::shared::Shared;
+use crate::shared::connect::{self, ALIVE, Link};
+
+/// How long one read waits for the next entry; after twice this the connection counts as dead.
+const WAIT: Duration = Duration::from_secs(1);
+/// The most entries read at once.
+const AT_ONCE: usize = 500;
+/// How long to wait before the next attempt.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Who was away from the log for longer, when it was lost, may have missed more than its writers can tell again.
+const MAX_MISSED: Duration = Duration::from_secs(30);
+
+/// Begins the log where there is none; holds what the caller has read last against it; notes how far the caller is. Answers how it
+/// stands, the time in milliseconds, and the place of the last entry.
+pub(in crate::shared) const STAND: &str = "
+local log, followers = KEYS[1], KEYS[2]
+local time = redis.call('TIME')
+local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
+if #redis.call('XRANGE', log, '-', '+', 'COUNT', 1) == 0 then
+  local term = math.max(tonumber(time[1]), tonumber(ARGV[3]) + 1)
+  redis.call('DEL', log)
+  redis.call('XADD', log, string.format('%.0f-0', term), 'n', ARGV[4], 't', ARGV[5])
+end
+local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1][1]
+if ARGV[1] == '' then
+  return {'new', now, last}
+end
+if ARGV[2] ~= '' then
+  local seen = redis.call('XRANGE', log, ARGV[1], ARGV[1])[1]
+  if not seen or seen[2][2] ~= ARGV[2] then
+    return {'lost', now, last}
+  end
+end
+redis.call('HSET', followers, ARGV[6], ARGV[1] .. ' ' .. time[1])
+local all = redis.call('HGETALL', followers)
+for i = 1, #all, 2 do
+  if tonumber(time[1]) - tonumber(string.match(all[i + 1], ' (%d+)$')) > tonumber(ARGV[7]) then
+    redis.call('HDEL', followers, all[i])
+  end
+end
+redis.call('EXPIRE', followers, ARGV[7])
+return {'kept', now, last}";
+
+/// Begins a term behind the place that the caller knows as the last, unless something has been appended since.
+pub(in crate::shared) const BEGIN_TERM: &str = "
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if last and last[1] == ARGV[1] then
+  redis.call('XADD', KEYS[1], ARGV[2] .. '-0', 'n', ARGV[3], 't', ARGV[4])
+end
+return 1";
+
+/// How the log stands to what an instance has read of it.
+struct Standing {
+    state: State,
+    heard_at: u64,
+    last: Position,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    New,
+    Kept,
+    Lost,
+}
+
+/// Reads the log by one connection.
+pub(in crate::shared) struct Follower {
+    link: Link,
+    catching: Catching,
+}
+
+/// What has to be read before the Redis is trusted, and up to where nothing has to be done about it.
+#[derive(Default)]
+struct Catching {
+    target: Option<Position>,
+    done_until: Position,
+}
+
+/// Follows the log for ever. `obey` purges what it is told: only expires it, where the flag says so.
+pub async fn follow(shared: Arc<Shared>, obey: impl Fn(Vec<Selector>, bool)) {
+    loop {
+        if shared.state().is_ok() {
+            let Err(error) = shared.follow_by_one_link(&obey).await;
+            shared.log.lose();
+            shared.figures.log_followed(false);
+            let error = shared.settings.without_passwords(&error.to_string());
+            tracing::debug!(error, "the log of purges is followed no longer");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+impl Follower {
+    pub(in crate::shared) fn new(link: Link) -> Self {
+        Self { link, catching: Catching::default() }
+    }
+}
+
+impl Shared {
+    async fn follow_by_one_link(
+        &self,
+        obey: &impl Fn(Vec<Selector>, bool),
+    ) -> Result<Infallible, RedisError> {
+        let mut follower = Follower::new(connect::connect_with(&self.settings, WAIT * 2).await?);
+        loop {
+            self.follow_on(&mut follower, Some(WAIT), obey).await?;
+        }
+    }
+
+    /// Finds out how the log stands, and reads what has come since; waits for it for so long.
+    pub(in crate::shared) async fn follow_on(
+        &self,
+        follower: &mut Follower,
+        wait: Option<Duration>,
+        obey: &impl Fn(Vec<Selector>, bool),
+    ) -> RedisResult<()> {
+        let Follower { link, catching } = follower;
+        let said_to_be_there = self.log.said_to_be_there();
+        let standing = self.stand(link).await?;
+        match standing.state {
+            State::Kept => {
+                self.log.tell_again(&said_to_be_there, standing.last);
+                let target = *catching.target.get_or_insert(standing.last);
+                self.log.heard(standing.heard_at, clock::start());
+                self.log.reaches(target);
+            }
+            State::New => *catching = self.start_over(link, &standing, true, obey).await?,
+            State::Lost => *catching = self.find_place(link, &standing, obey).await?,
+        }
+        self.figures.log_followed(self.log.is_current());
+        for entry in self.read(link, wait).await? {
+            let is_done = entry.position <= catching.done_until;
+            if let Some(orders) = self.log.take(entry)
+                && !is_done
+            {
+                obey(orders.selectors, orders.soft);
+            }
+        }
+        self.figures.log_waiting(self.log.waiting());
+        Ok(())
+    }
+
+    async fn stand(&self, link: &mut Link) -> RedisResult<Standing> {
+        let place = self.log.place();
+        let nonce = |place: Place| place.nonce.map(|nonce| nonce.to_string());
+        let (state, heard_at, last): (String, u64, String) = Script::new(STAND)
+            .key(self.key(LOG, ""))
+            .key(self.key(LOG, ":followers"))
+            .arg(place.map(|place| place.position.to_string()).unwrap_or_default())
+            .arg(place.and_then(nonce).unwrap_or_default())
+            .arg(place.map_or(0, |place| place.position.term))
+            .arg(Uuid::new_v4().to_string())
+            .arg(place.map_or(0, |place| place.heard_at))
+            .arg(&*self.instance)
+            .arg(ALIVE)
+            .invoke_async(link)
+            .await?;
+        let state = match state.as_str() {
+            "new" => State::New,
+            "kept" => State::Kept,
+            _ => State::Lost,
+        };
+        let last =
+            last.parse().map_err(|()| (redis::ErrorKind::UnexpectedReturnType, "no place in a log"))?;
+        Ok(Standing { state, heard_at, last })
+    }
+
+    /// The entries after the place of this instance; waits for one.
+    async fn read(&self, link: &mut Link, wait: Option<Duration>) -> RedisResult<Vec<Entry>> {
+        let Some(place) = self.log.place() else { return Ok(Vec::new()) };
+        let mut options = StreamReadOptions::default().count(AT_ONCE);
+        if let Some(wait) = wait {
+            options = options.block(usize::try_from(wait.as_millis()).unwrap_or(usize::MAX));
+        }
+        let (key, after) = (self.key(LOG, ""), place.position.to_string());
+        let read: Option<StreamReadReply> = link.xread_options(&[key], &[after], &options).await?;
+        let ids = read.into_iter().flat_map(|read| read.keys).flat_map(|key| key.ids);
+        Ok(ids.filter_map(|id| Entry::read(&id)).collect())
+    }
+
+    /// Reads the log from its beginning. What is in memory may have missed what is no longer there, and is dropped if it is said
+    /// to be `doubtful`.
+    async fn start_over(
+        &self,
+        link: &mut Link,
+        standing: &Standing,
+        doubtful: bool,
+        obey: &impl Fn(Vec<Selector>, bool),
+    ) -> RedisResult<Catching> {
+        let first: StreamRangeReply = link.xrange_count(self.key(LOG, ""), "-", "+", 1).await?;
+        let first = first.ids.first().and_then(Entry::read).map_or(standing.last, |first| first.position);
+        let (heard_at, heard) = (standing.heard_at, clock::start());
+        self.log.start_at(Place { position: first.before(), nonce: None, heard_at, heard });
+        let mut done_until = Position::default();
+        if doubtful {
+            obey(vec![Selector::All], false);
+            // What is in memory from now on was fetched after these.
+            done_until = standing.last;
+        }
+        Ok(Catching { target: Some(standing.last), done_until })
+    }
+
+    /// Finds the place from which this instance has to read on in a log that is not the one it was.
+    async fn find_place(
+        &self,
+        link: &mut Link,
+        standing: &Standing,
+        obey: &impl Fn(Vec<Selector>, bool),
+    ) -> RedisResult<Catching> {
+        let tail: StreamRangeReply = link.xrevrange_count(self.key(LOG, ""), "+", "-", MAX_HISTORY).await?;
+        let mut tail: Vec<Entry> = tail.ids.iter().filter_map(Entry::read).collect();
+        tail.reverse();
+        let Some(place) = self.log.place() else { return Ok(Catching::default()) };
+        let is_term = |entry: &&Entry| matches!(entry.what, What::Term { .. });
+        let begins = |entry: &&Entry| is_term(entry) && entry.position.term > place.position.term;
+        if self.log.go_back(&tail) {
+            tracing::warn!("the log of purges has lost its end: what the Redis holds is not used any longer");
+            if !tail.iter().any(|entry| begins(&entry)) {
+                let term = place.position.term.max(standing.last.term) + 1;
+                self.begin_term(link, standing.last, term, place.heard_at).await?;
+            }
+            return Ok(Catching::default());
+        }
+        let is_new = tail.first().filter(begins);
+        let missed = is_new.map(|entry| match entry.what {
+            What::Term { heard_at: heard_at @ 1.. } => {
+                Duration::from_millis(heard_at.saturating_sub(place.heard_at))
+            }
+            _ => clock::start().saturating_duration_since(place.heard),
+        });
+        let doubtful = missed.is_none_or(|missed| missed > MAX_MISSED);
+        tracing::warn!(
+            memory_dropped = doubtful,
+            "the log of purges is another one: what the Redis holds from before is not used any longer"
+        );
+        self.start_over(link, standing, doubtful, obey).await
+    }
+
+    async fn begin_term(
+        &self,
+        link: &mut (impl ConnectionLike + Send),
+        last: Position,
+        term: u64,
+        heard_at: u64,
+    ) -> RedisResult<()> {
+        let _: u8 = Script::new(BEGIN_TERM)
+            .key(self.key(LOG, ""))
+            .arg(last.to_string())
+            .arg(term)
+            .arg(Uuid::new_v4().to_string())
+            .arg(heard_at)
+            .invoke_async(link)
+            .await?;
+        Ok(())
+    }
+}

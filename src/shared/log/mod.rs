@@ -1,0 +1,349 @@
+//! The order of all purges, which the instances share.
+//!
+//! A purge is in force in its own instance at once. Then it is appended to a log in the Redis, a stream that every instance
+//! follows ([`follow`]): each purges the same, and acknowledges it. What is stored in the Redis carries the place in the log that
+//! its writer had heard of when it began to fetch; a reader that knows of a later purge of it refuses it ([`Log::admits`]), so that
+//! nothing has to be deleted and nobody can bring back what was purged.
+//!
+//! A place is a term and a number. Numbers go on within a term. Whoever finds out that the log is not the one it was (a failover
+//! lost its end, or all of it is gone) begins another term, and what was written in earlier ones is refused: nobody could tell
+//! which purges it has missed.
+//!
+//! Purges that are not in the log yet wait in a list, in order ([`append`]). What they name is refused too.
+//!
+//! | module | |
+//! |---|---|
+//! | [`append`] | tells the others of this instance's purges |
+//! | [`entry`] | what stands in the log |
+//! | [`follow`] | hears of theirs |
+//! | [`heard`] | who has heard of one |
+//! | [`journal`] | keeps over a restart what could not be told |
+
+pub mod append;
+pub mod entry;
+pub mod follow;
+pub mod heard;
+pub mod journal;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, oneshot};
+use uuid::Uuid;
+
+use crate::rules::selector::{Facts, Selector};
+use crate::store::fence::Fence;
+use entry::{Entry, Purge, What};
+
+/// The part of the keys in which the log is, with those who follow it.
+pub(super) const LOG: &str = "log";
+
+/// The most selectors that wait to be told, and their bytes; beyond it they are told as one purge of everything.
+const MAX_WAITING: usize = 4096;
+const MAX_WAITING_BYTES: usize = 4 << 20;
+/// How many of its own purges an instance can tell again when the log has lost them.
+const MAX_TOLD: usize = 256;
+/// How many entries an instance remembers, to find the place from which the log is another one.
+const MAX_HISTORY: usize = 1024;
+
+/// A place in the order of all purges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Position {
+    /// Begins anew when purges may have been lost.
+    pub term: u64,
+    /// The number within its term.
+    pub number: u64,
+}
+
+impl Position {
+    /// The place before this one, after which it is the next.
+    fn before(self) -> Self {
+        match self.number.checked_sub(1) {
+            Some(number) => Self { number, ..self },
+            None => Self { term: self.term.saturating_sub(1), number: u64::MAX },
+        }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.term, self.number)
+    }
+}
+
+impl FromStr for Position {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (term, number) = text.split_once('-').ok_or(())?;
+        let read = |digits: &str| digits.parse().map_err(|_| ());
+        Ok(Self { term: read(term)?, number: read(number)? })
+    }
+}
+
+/// What this instance knows of the log.
+pub struct Log {
+    state: Mutex<State>,
+    /// Tells who appends that there is something.
+    waits: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    fence: Fence<Position>,
+    /// Whether all is known that was in the log when the link to it was made.
+    is_current: bool,
+    /// Own purges that have not come back out of the log.
+    waiting: VecDeque<Waiting>,
+    /// The latest ones that have.
+    told: VecDeque<Arc<Purge>>,
+    place: Option<Place>,
+    /// The latest entries taken.
+    history: VecDeque<(Position, Uuid)>,
+}
+
+/// How far an instance has read.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    position: Position,
+    /// Of the entry there; `None` for a place before an entry.
+    nonce: Option<Uuid>,
+    /// When the log was there last: by the clock of the Redis in milliseconds, and by ours.
+    heard_at: u64,
+    heard: Instant,
+}
+
+struct Waiting {
+    purge: Arc<Purge>,
+    /// Where the log has it, once it does.
+    at: Option<Position>,
+    /// Who wants to know.
+    asker: Option<oneshot::Sender<Position>>,
+}
+
+/// What an instance is told to do with an entry.
+#[derive(Debug, PartialEq, Eq)]
+struct Orders {
+    selectors: Vec<Selector>,
+    soft: bool,
+}
+
+impl Log {
+    /// One of which nothing is known yet, with purges that wait from before a restart.
+    pub fn new(waiting: Vec<Purge>) -> Self {
+        let waiting = waiting.into_iter().map(|purge| Waiting { purge: purge.into(), at: None, asker: None });
+        let state = State { waiting: waiting.collect(), ..State::default() };
+        Self { state: Mutex::new(state), waits: Notify::new() }
+    }
+
+    /// Tells the others of a purge, which is in force here. The receiver hears which place it has; nothing where it had to make
+    /// room.
+    pub fn announce(&self, selectors: &[Selector], soft: bool) -> oneshot::Receiver<Position> {
+        let (asker, receiver) = oneshot::channel();
+        let purge = Purge { nonce: Uuid::new_v4(), selectors: selectors.into(), soft };
+        let mut state = self.state.lock();
+        state.waiting.push_back(Waiting { purge: purge.into(), at: None, asker: Some(asker) });
+        state.bound();
+        drop(state);
+        self.waits.notify_one();
+        receiver
+    }
+
+    /// The place up to which this instance has heard of all purges: what is fetched from now on has missed none of them. `None` while
+    /// nobody knows.
+    pub fn position(&self) -> Option<Position> {
+        let state = self.state.lock();
+        state.is_current.then(|| state.fence.now())
+    }
+
+    /// Whether what was fetched since `position` may be served: no purge has come since that means it.
+    pub fn admits(&self, position: Position, facts: &Facts) -> bool {
+        let state = self.state.lock();
+        let waits =
+            |waiting: &Waiting| waiting.purge.selectors.iter().any(|selector| selector.matches(facts));
+        state.is_current && state.fence.admits(position, facts) && !state.waiting.iter().any(waits)
+    }
+
+    /// Whether all is known that the log held when the link to it was made.
+    pub fn is_current(&self) -> bool {
+        self.state.lock().is_current
+    }
+
+    /// How many purges of this instance have not come back out of the log.
+    pub fn waiting(&self) -> usize {
+        self.state.lock().waiting.len()
+    }
+
+    /// The next one to be appended.
+    pub(super) fn next(&self) -> Option<Arc<Purge>> {
+        self.state.lock().waiting.iter().find(|waiting| waiting.at.is_none()).map(|next| next.purge.clone())
+    }
+
+    /// Those that are not in the log, as far as is known.
+    pub(super) fn untold(&self) -> Vec<Arc<Purge>> {
+        let state = self.state.lock();
+        state
+            .waiting
+            .iter()
+            .filter(|waiting| waiting.at.is_none())
+            .map(|waiting| waiting.purge.clone())
+            .collect()
+    }
+
+    /// Takes note of where the log has a purge of ours.
+    pub(super) fn appended(&self, nonce: Uuid, at: Position) {
+        let mut state = self.state.lock();
+        if let Some(waiting) = state.waiting.iter_mut().find(|waiting| waiting.purge.nonce == nonce) {
+            waiting.at = Some(at);
+            if let Some(asker) = waiting.asker.take() {
+                // It may have gone.
+                let _ = asker.send(at);
+            }
+        }
+    }
+
+    fn place(&self) -> Option<Place> {
+        self.state.lock().place
+    }
+
+    /// From now on it reads after this place, where nothing is known of what came before.
+    fn start_at(&self, place: Place) {
+        let mut state = self.state.lock();
+        state.is_current = false;
+        state.fence.restart(place.position);
+        state.history.clear();
+        state.place = Some(place);
+    }
+
+    /// The log is the one it was, up to the place of this instance; its last entry is at `last`.
+    fn heard(&self, heard_at: u64, heard: Instant) {
+        if let Some(place) = &mut self.state.lock().place {
+            (place.heard_at, place.heard) = (heard_at, heard);
+        }
+    }
+
+    /// All up to `target` was there when the link was made.
+    fn reaches(&self, target: Position) {
+        let mut state = self.state.lock();
+        state.is_current |= state.place.is_some_and(|place| place.position >= target);
+    }
+
+    /// Own purges that the log was said to have.
+    fn said_to_be_there(&self) -> Vec<Uuid> {
+        let state = self.state.lock();
+        state
+            .waiting
+            .iter()
+            .filter(|waiting| waiting.at.is_some())
+            .map(|waiting| waiting.purge.nonce)
+            .collect()
+    }
+
+    /// Tells those again that the log has lost: it ends at `last`, before them, or they did not come by.
+    fn tell_again(&self, said_to_be_there: &[Uuid], last: Position) {
+        let mut state = self.state.lock();
+        let read = state.place.map(|place| place.position);
+        let mut is_any = false;
+        for waiting in &mut state.waiting {
+            let is_lost = |at: Position| at > last || Some(at) <= read;
+            if waiting.at.is_some_and(is_lost) && said_to_be_there.contains(&waiting.purge.nonce) {
+                (waiting.at, is_any) = (None, true);
+            }
+        }
+        if is_any {
+            self.waits.notify_one();
+        }
+    }
+
+    /// Nobody knows what is in the log now.
+    pub(super) fn lose(&self) {
+        self.state.lock().is_current = false;
+    }
+
+    /// Takes the next entry in. Returns what this instance has to do, unless that is done: when this returns, what the purge
+    /// means is refused.
+    fn take(&self, entry: Entry) -> Option<Orders> {
+        let mut state = self.state.lock();
+        let Entry { position, nonce, what } = entry;
+        if let Some(place) = &mut state.place {
+            (place.position, place.nonce) = (position, Some(nonce));
+        }
+        state.history.push_back((position, nonce));
+        if state.history.len() > MAX_HISTORY {
+            state.history.pop_front();
+        }
+        match what {
+            What::Term { .. } => {
+                let position = position.max(state.fence.now());
+                state.fence.restart(position);
+                None
+            }
+            What::Purge { selectors, soft } => {
+                // After a loss entries can come that have an earlier place than the latest known. A term follows them.
+                let position = position.max(state.fence.now());
+                state.fence.note(position, &selectors);
+                let own = state.waiting.iter().position(|waiting| waiting.purge.nonce == nonce);
+                match own.and_then(|own| state.waiting.remove(own)) {
+                    Some(own) => {
+                        // It may come before the answer to who has appended it. The asker may have gone.
+                        own.asker.map(|asker| asker.send(position));
+                        state.keep_told(own.purge);
+                        None
+                    }
+                    None => Some(Orders { selectors, soft }),
+                }
+            }
+        }
+    }
+
+    /// The log has lost its end, or all. Own purges that are not in what is there now, `tail`, are told again. Reading goes on after the
+    /// last entry that both know; tells whether there is one.
+    fn go_back(&self, tail: &[Entry]) -> bool {
+        let mut state = self.state.lock();
+        state.is_current = false;
+        let is_there = |nonce: Uuid| tail.iter().any(|entry| entry.nonce == nonce);
+        let lost: Vec<Arc<Purge>> =
+            state.told.iter().filter(|purge| !is_there(purge.nonce)).cloned().collect();
+        state.told.retain(|purge| is_there(purge.nonce));
+        for waiting in state.waiting.iter_mut().filter(|waiting| !is_there(waiting.purge.nonce)) {
+            waiting.at = None;
+        }
+        for purge in lost.into_iter().rev() {
+            state.waiting.push_front(Waiting { purge, at: None, asker: None });
+        }
+        state.bound();
+        let known = |entry: &&Entry| state.history.contains(&(entry.position, entry.nonce));
+        let common = tail.iter().rev().find(known).map(|entry| (entry.position, entry.nonce));
+        if let (Some((position, nonce)), Some(place)) = (common, &mut state.place) {
+            (place.position, place.nonce) = (position, Some(nonce));
+            state.history.retain(|(known, _)| *known <= position);
+        }
+        drop(state);
+        self.waits.notify_one();
+        common.is_some()
+    }
+}
+
+impl State {
+    fn keep_told(&mut self, purge: Arc<Purge>) {
+        self.told.push_back(purge);
+        if self.told.len() > MAX_TOLD {
+            self.told.pop_front();
+        }
+    }
+
+    /// Makes one purge of everything of what waits where that is too much.
+    fn bound(&mut self) {
+        let each = || self.waiting.iter().flat_map(|waiting| waiting.purge.selectors.iter());
+        let (count, bytes) = (each().count(), each().map(Selector::size).sum::<usize>());
+        if count > MAX_WAITING || bytes > MAX_WAITING_BYTES {
+            let purge = Purge { nonce: Uuid::new_v4(), selectors: vec![Selector::All], soft: false };
+            self.waiting = VecDeque::from([Waiting { purge: purge.into(), at: None, asker: None }]);
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! Random schedules of fetches, purges, crashes, cuts and losses, by the real scripts in a real Redis, held against what the origin
+//! had: once all instances are in touch again, nothing is served that was purged.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::Rng;
+use proptest::test_runner::{RngAlgorithm, TestRng};
+
+use super::connect::{Link, connect};
+use super::log::follow::Follower;
+use super::log::{Log, Position};
+use super::tier::{Recalled, Share};
+use super::{Held, Shared};
+use crate::clock;
+use crate::observe::shared::Figures;
+use crate::plan::Memory as Budget;
+use crate::plan::redis::{Redis, Topology};
+use crate::rules::freshness::Freshness;
+use crate::rules::head::{Fields, RequestHead, ResponseHead};
+use crate::rules::key::{CacheKey, Vary};
+use crate::rules::selector::{Facts, Selector};
+use crate::rules::tags::Tags;
+use crate::rules::target::{Scheme, Target};
+use crate::rules::testing;
+use crate::store::Store;
+use crate::store::ban::Effect;
+use crate::store::fence::Sequence;
+use crate::store::response::{Head, StoredResponse};
+
+const SCHEDULES: u64 = 1000;
+const STEPS: usize = 60;
+const INSTANCES: usize = 3;
+const PAGES: usize = 3;
+const BUDGET: Budget = Budget { max_size: 1 << 20, max_object_size: 1 << 18 };
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A server on a socket of its own.
+struct Server {
+    child: Child,
+    directory: std::path::PathBuf,
+}
+
+impl Server {
+    fn start() -> Self {
+        let directory = std::env::temp_dir().join(format!("parvis-schedules-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&directory).unwrap();
+        let child = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--unixsocket"])
+            .arg(directory.join("redis.sock"))
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server, which `scripts/setup test` installs");
+        Self { child, directory }
+    }
+
+    fn settings(&self, prefix: &str) -> Redis {
+        let url = format!("unix://{}", self.directory.join("redis.sock").display());
+        Redis {
+            urls: vec![url.parse().unwrap()],
+            topology: Topology::Single,
+            ca: None,
+            key_prefix: prefix.into(),
+            timeout: Duration::from_secs(10),
+            max_object_size: 1 << 20,
+            journal: None,
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+struct Instance {
+    shared: Arc<Shared>,
+    store: Store,
+    follower: Option<Follower>,
+    /// By page, the version that its own purges have asked for.
+    floor: [u64; PAGES],
+}
+
+/// A fetch under way.
+struct Fetch {
+    at: usize,
+    page: usize,
+    version: u64,
+    begun: Sequence,
+    position: Option<Position>,
+}
+
+struct World {
+    settings: Redis,
+    link: Link,
+    instances: Vec<Instance>,
+    fetches: Vec<Fetch>,
+    /// By page, what the origin has, and what it had when the page was last purged.
+    origin: [u64; PAGES],
+    purged: [u64; PAGES],
+}
+
+fn key(page: usize) -> CacheKey {
+    let path = format!("/{page}");
+    let target = Target::new(Scheme::Http, "shop", &path);
+    let request =
+        RequestHead { method: "GET", target, fields: Fields::default(), has_body: false, believed: &[] };
+    CacheKey::primary("r", &request, &testing::policy())
+}
+
+fn response(page: usize, version: u64) -> StoredResponse {
+    let freshness = Freshness {
+        stored_at: clock::now(),
+        initial_age: Duration::ZERO,
+        lifetime: HOUR,
+        stale_while_revalidate: Duration::ZERO,
+        stale_if_error: Duration::ZERO,
+        stale_on_disconnect: Duration::ZERO,
+        stale_forbidden: false,
+        always_revalidate: false,
+        is_purged: false,
+    };
+    let facts = Facts {
+        host: "shop".into(),
+        path: format!("/{page}").into(),
+        tags: Tags::new(["shop".into()]),
+        ..Facts::default()
+    };
+    let head = Head::storable(&ResponseHead { status: 200, fields: Fields::default() });
+    let body = Bytes::from(version.to_string());
+    StoredResponse::new(head, body, freshness, facts, Vary::default(), None)
+}
+
+fn version(response: &StoredResponse) -> u64 {
+    std::str::from_utf8(&response.body).unwrap().parse().unwrap()
+}
+
+impl Instance {
+    fn new(settings: &Redis, at: usize) -> Self {
+        let shared = Shared::new(settings.clone(), format!("i{at}").into(), Figures::unregistered());
+        Self { shared: shared.into(), store: Store::new(BUDGET), follower: None, floor: [0; PAGES] }
+    }
+
+    fn connect(&mut self, link: &Link) {
+        self.shared.held.store(Some(Arc::new(Held::new(link.clone()))));
+        self.follower = Some(Follower::new(link.clone()));
+    }
+
+    fn cut(&mut self) {
+        self.shared.held.store(None);
+        self.follower = None;
+        self.shared.log.lose();
+    }
+
+    fn purge(&self, selectors: &[Selector]) {
+        drop(self.shared.log.announce(selectors, false));
+        self.store.purge(selectors, Effect::Remove);
+        self.store.sweep();
+    }
+
+    async fn follow(&mut self) {
+        let Some(follower) = &mut self.follower else { return };
+        let obey = |selectors: Vec<Selector>, _| {
+            self.store.purge(&selectors, Effect::Remove);
+            self.store.sweep();
+        };
+        self.shared.follow_on(follower, None, &obey).await.unwrap();
+    }
+
+    async fn append(&self) {
+        if self.follower.is_some()
+            && let Some(purge) = self.shared.log.next()
+            && let Some(at) = self.shared.append(&purge).await.unwrap()
+        {
+            self.shared.log.appended(purge.nonce, at);
+        }
+    }
+
+    /// What it serves of a page without asking the origin, as the proxy looks for it.
+    async fn served(&self, page: usize) -> Option<u64> {
+        let (key, memory) = (key(page), &self.store.memory);
+        let begun = memory.begin();
+        if let Some(stored) = memory.stored(&key) {
+            return Some(version(&stored));
+        }
+        let Some(Recalled::Response(response)) = self.shared.recall(&key, 100).await else { return None };
+        let response = Arc::new(*response);
+        memory.insert(&key, response.clone(), begun, 10).is_ok().then(|| version(&response))
+    }
+}
+
+impl World {
+    fn new(settings: Redis, link: &Link) -> Self {
+        let mut instances: Vec<_> = (0..INSTANCES).map(|at| Instance::new(&settings, at)).collect();
+        instances.iter_mut().for_each(|instance| instance.connect(link));
+        let (link, fetches) = (link.clone(), Vec::new());
+        Self { settings, link, instances, fetches, origin: [0; PAGES], purged: [0; PAGES] }
+    }
+
+    async fn ask(&mut self, at: usize, page: usize) {
+        let instance = &self.instances[at];
+        let begun = instance.store.memory.begin();
+        match instance.served(page).await {
+            Some(version) => assert!(version >= instance.floor[page], "its own purge is in force at once"),
+            None => self.fetches.push(Fetch {
+                at,
+                page,
+                version: self.origin[page],
+                begun,
+                position: instance.shared.log.position(),
+            }),
+        }
+    }
+
+    async fn end_fetch(&mut self, number: usize) {
+        let Fetch { at, page, version, begun, position } = self.fetches.swap_remove(number);
+        let (instance, response) = (&self.instances[at], Arc::new(response(page, version)));
+        let is_stored = instance.store.memory.insert(&key(page), response.clone(), begun, 10).is_ok();
+        if let (true, Some(position)) = (is_stored, position) {
+            let (primary, key) = (key(page), key(page));
+            let share = Share { primary, key, response, position, held: None };
+            // Who is cut off cannot.
+            let _ = instance.shared.write(&share, HOUR).await;
+        }
+    }
+
+    fn purge(&mut self, at: usize, page: usize, everything: bool) {
+        let pages = if everything { 0..PAGES } else { page..page + 1 };
+        for page in pages {
+            self.origin[page] += 1;
+            self.purged[page] = self.origin[page];
+            self.instances[at].floor[page] = self.origin[page];
+        }
+        let selector = match everything {
+            true => Selector::tag("shop").unwrap(),
+            false => Selector::page(&response(page, 0).facts),
+        };
+        self.instances[at].purge(&[selector]);
+    }
+
+    /// It begins anew, with what its journal holds.
+    fn crash(&mut self, at: usize) {
+        let (before, floor) = (self.instances[at].shared.log.untold(), self.instances[at].floor);
+        self.instances[at] = Instance::new(&self.settings, at);
+        let log = Log::new(before.iter().map(|purge| (**purge).clone()).collect());
+        Arc::get_mut(&mut self.instances[at].shared).unwrap().log = log;
+        self.instances[at].floor = floor;
+        self.fetches.retain(|fetch| fetch.at != at);
+    }
+
+    /// As a failover does it to which the last entries have not come.
+    async fn lose(&mut self, count: usize) {
+        let key = self.instances[0].shared.key("log", "");
+        let script = "
+            local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', ARGV[1] + 1)
+            if #last <= tonumber(ARGV[1]) then return redis.call('DEL', KEYS[1]) end
+            for i = 1, ARGV[1] do redis.call('XDEL', KEYS[1], last[i][1]) end
+            redis.call('XSETID', KEYS[1], last[#last][1])";
+        let mut link = self.link.clone();
+        let _: () = redis::Script::new(script).key(key).arg(count).invoke_async(&mut link).await.unwrap();
+    }
+
+    async fn trim(&mut self) {
+        let key = self.instances[0].shared.key("log", "");
+        let mut trim = redis::cmd("XTRIM");
+        let _: u64 = trim.arg(key).arg("MAXLEN").arg(1).query_async(&mut self.link.clone()).await.unwrap();
+    }
+
+    async fn step(&mut self, random: &mut TestRng, loses: bool) {
+        let mut below = |count: usize| (random.next_u32() as usize) % count;
+        let (what, at, page, number) = (below(100), below(INSTANCES), below(PAGES), below(8));
+        match what {
+            0..30 => self.ask(at, page).await,
+            30..50 if number < self.fetches.len() => self.end_fetch(number).await,
+            50..60 => self.purge(at, page, number == 0),
+            60..72 => self.instances[at].append().await,
+            72..88 => self.instances[at].follow().await,
+            88..91 => self.instances[at].cut(),
+            91..95 if self.instances[at].follower.is_none() => {
+                let link = self.link.clone();
+                self.instances[at].connect(&link);
+            }
+            95..97 if loses => self.lose(number + 1).await,
+            95..97 => self.crash(at),
+            97 => self.trim().await,
+            _ => {}
+        }
+    }
+
+    /// All are in touch again, and have had their turns.
+    async fn heal(&mut self) {
+        let link = self.link.clone();
+        for instance in self.instances.iter_mut().filter(|instance| instance.follower.is_none()) {
+            instance.connect(&link);
+        }
+        while !self.fetches.is_empty() {
+            self.end_fetch(0).await;
+        }
+        for _ in 0..6 {
+            for instance in &mut self.instances {
+                instance.follow().await;
+                while instance.shared.log.next().is_some() {
+                    instance.append().await;
+                    instance.follow().await;
+                }
+            }
+        }
+    }
+
+    async fn check(&self, schedule: u64) -> usize {
+        let mut served = 0;
+        for (at, instance) in self.instances.iter().enumerate() {
+            assert!(instance.shared.log.is_current(), "schedule {schedule}: {at} is back");
+            assert_eq!(instance.shared.log.waiting(), 0, "schedule {schedule}: {at} has told all");
+            for page in 0..PAGES {
+                if let Some(version) = instance.served(page).await {
+                    let purged = self.purged[page];
+                    assert!(
+                        version >= purged,
+                        "schedule {schedule}: {at} serves {version} of /{page}, purged {purged}"
+                    );
+                    served += 1;
+                }
+            }
+        }
+        served
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_served_that_was_purged_once_all_are_in_touch() {
+    let server = Server::start();
+    let mut link = connect(&server.settings("p:")).await;
+    while link.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        link = connect(&server.settings("p:")).await;
+    }
+    let link = link.unwrap();
+    let mut served = 0;
+    for schedule in 0..SCHEDULES {
+        let mut seed = [7; 32];
+        seed[..8].copy_from_slice(&schedule.to_le_bytes());
+        let mut random = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+        let mut world = World::new(server.settings(&format!("{schedule}:")), &link);
+        for _ in 0..STEPS {
+            world.step(&mut random, schedule % 2 == 0).await;
+        }
+        world.heal().await;
+        served += world.check(schedule).await;
+    }
+    assert!(served > 500, "something is left to be served: {served}");
+}
