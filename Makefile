@@ -1,5 +1,5 @@
 # `make demo` shows what parvis does, `make test` runs every check. Both first install what is missing (scripts/setup).
-.PHONY: help demo test fuzz instructions build run audit bench peers clean
+.PHONY: help demo test fuzz instructions build run audit bench cluster peers clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -47,6 +47,10 @@ audit: ## licences, sources and banned crates of the dependency tree
 bench: ## what the steps of a hit and of a purge take
 	@scripts/setup build
 	cargo bench --locked --bench hit --bench purge $(ARGS)
+
+cluster: ## what it takes to share a store by way of a Redis
+	@scripts/setup test
+	cargo bench --locked --bench cluster
 
 # No times are asserted, and no packages installed: those of servers would start them.
 peers: ## parvis beside nginx, HAProxy and Varnish; ARGS="--rounds 1 hit-1k"

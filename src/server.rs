@@ -429,7 +429,7 @@ struct Linker {
 #[async_trait]
 impl BackgroundService for Linker {
     async fn start(&self, _: ShutdownWatch) {
-        let obey = |selectors: Vec<Selector>, soft| self.app.obey(&selectors, soft);
+        let obey = |orders| self.app.obey(&orders);
         // Until the process ends: requests that are still answered purge too.
         tokio::join!(
             shared::connect::keep(Arc::downgrade(&self.shared)),

@@ -96,6 +96,30 @@ fn snippets_for_ci_and_answers_are_what_parvis_takes_and_gives() {
     }
 }
 
+/// What Compose starts: commands that exist, and a configuration that can be used.
+#[test]
+fn the_compose_file_starts_what_there_is() {
+    let blocks = blocks(&read("docs/cluster.md"), "yml");
+    let [compose] = &blocks[..] else { panic!("one Compose file") };
+    let compose: serde_json::Value = serde_yaml::from_str(compose).unwrap();
+    let names = |key: &str| compose[key].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let services = names("services");
+    assert_eq!(services, ["app", "parvis-1", "parvis-2", "redis"]);
+    let one = &compose["services"]["parvis-1"];
+    for needed in one["depends_on"].as_array().unwrap() {
+        assert!(services.iter().any(|service| needed == service), "{needed}");
+    }
+    let (source, target) = (&one["configs"][0]["source"], one["configs"][0]["target"].as_str().unwrap());
+    assert!(read("Dockerfile").contains(target), "the image reads {target}");
+    let config = compose["configs"][source.as_str().unwrap()]["content"].as_str().unwrap();
+    let directory = Directory::new();
+    // Compose makes one `$` of two.
+    let file = directory.write("config.yaml", &config.replace("$$", "$"));
+    let environment = [("PARVIS_TOKEN", "change-me-change-me"), ("REDIS_URL", "redis://redis:6379/0")];
+    let output = command(&["check", "-c", file.to_str().unwrap()], &environment);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Splits a command line at spaces outside single quotes.
 fn words(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];

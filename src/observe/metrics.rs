@@ -79,6 +79,8 @@ pub enum Cause {
     Reload,
     /// Another instance, which has purged the same.
     Peer,
+    /// What was stored may have missed purges of other instances.
+    Doubt,
 }
 
 impl Cause {
@@ -91,6 +93,7 @@ impl Cause {
             Self::Late => "late",
             Self::Reload => "reload",
             Self::Peer => "peer",
+            Self::Doubt => "doubt",
         }
     }
 }

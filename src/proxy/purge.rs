@@ -22,8 +22,8 @@ use crate::rules::forwarding;
 use crate::rules::head::Fields;
 use crate::rules::invalidate::Expires;
 use crate::rules::selector::Selector;
-use crate::shared::log::Position;
 use crate::shared::log::heard::Heard;
+use crate::shared::log::{Orders, Position};
 use crate::store::ban::{Ban, Count, Effect};
 use crate::store::purging::Purged;
 
@@ -96,12 +96,16 @@ impl App {
         }
     }
 
-    /// Purges what another instance has purged.
-    pub fn obey(&self, selectors: &[Selector], soft: bool) {
-        let purged = self.store.purge(selectors, effect(Expires::softly(soft)));
+    /// Purges what another instance has purged, or all that may have missed a purge.
+    pub fn obey(&self, orders: &Orders) {
+        let (cause, soft) = match orders {
+            Orders::Purge { soft, .. } => (Cause::Peer, *soft),
+            Orders::DropAll => (Cause::Doubt, false),
+        };
+        let purged = self.store.purge(orders.selectors(), effect(Expires::softly(soft)));
         let app = self.clone();
         // An error is told where it happens: it is in force.
-        tokio::spawn(async move { app.carried_out(purged, Cause::Peer, false).await });
+        tokio::spawn(async move { app.carried_out(purged, cause, false).await });
     }
 
     /// Records a purge that is in force, and carries it out.

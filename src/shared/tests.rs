@@ -1,6 +1,7 @@
 //! Random schedules of fetches, purges, crashes, cuts and losses, by the real scripts in a real Redis, held against what the origin
 //! had: once all instances are in touch again, nothing is served that was purged.
 
+use std::collections::HashMap;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
+use uuid::Uuid;
 
 use super::connect::{Link, connect};
 use super::log::follow::Follower;
-use super::log::{Log, Position};
+use super::log::{Log, Orders, Position};
 use super::tier::{Recalled, Share};
 use super::{Held, Shared};
 use crate::clock;
@@ -82,8 +84,9 @@ struct Instance {
     shared: Arc<Shared>,
     store: Store,
     follower: Option<Follower>,
-    /// By page, the version that its own purges have asked for.
+    /// By page, the version that its own purges have asked for, and those that were in the log when it was connected.
     floor: [u64; PAGES],
+    logged: [u64; PAGES],
 }
 
 /// A fetch under way.
@@ -103,6 +106,9 @@ struct World {
     /// By page, what the origin has, and what it had when the page was last purged.
     origin: [u64; PAGES],
     purged: [u64; PAGES],
+    /// What purges in the log have asked for, and those still to be appended.
+    logged: [u64; PAGES],
+    asked: HashMap<Uuid, [u64; PAGES]>,
 }
 
 fn key(page: usize) -> CacheKey {
@@ -143,10 +149,17 @@ fn version(response: &StoredResponse) -> u64 {
 impl Instance {
     fn new(settings: &Redis, at: usize) -> Self {
         let shared = Shared::new(settings.clone(), format!("i{at}").into(), Figures::unregistered());
-        Self { shared: shared.into(), store: Store::new(BUDGET), follower: None, floor: [0; PAGES] }
+        Self {
+            shared: shared.into(),
+            store: Store::new(BUDGET),
+            follower: None,
+            floor: [0; PAGES],
+            logged: [0; PAGES],
+        }
     }
 
-    fn connect(&mut self, link: &Link) {
+    fn connect(&mut self, link: &Link, logged: [u64; PAGES]) {
+        self.logged = logged;
         self.shared.held.store(Some(Arc::new(Held::new(link.clone()))));
         self.follower = Some(Follower::new(link.clone()));
     }
@@ -165,20 +178,22 @@ impl Instance {
 
     async fn follow(&mut self) {
         let Some(follower) = &mut self.follower else { return };
-        let obey = |selectors: Vec<Selector>, _| {
-            self.store.purge(&selectors, Effect::Remove);
+        let obey = |orders: Orders| {
+            self.store.purge(&orders.selectors(), Effect::Remove);
             self.store.sweep();
         };
         self.shared.follow_on(follower, None, &obey).await.unwrap();
     }
 
-    async fn append(&self) {
+    async fn append(&self) -> bool {
         if self.follower.is_some()
             && let Some(purge) = self.shared.log.next()
             && let Some(at) = self.shared.append(&purge).await.unwrap()
         {
             self.shared.log.appended(purge.nonce, at);
+            return true;
         }
+        false
     }
 
     /// What it serves of a page without asking the origin, as the proxy looks for it.
@@ -197,16 +212,24 @@ impl Instance {
 impl World {
     fn new(settings: Redis, link: &Link) -> Self {
         let mut instances: Vec<_> = (0..INSTANCES).map(|at| Instance::new(&settings, at)).collect();
-        instances.iter_mut().for_each(|instance| instance.connect(link));
+        instances.iter_mut().for_each(|instance| instance.connect(link, [0; PAGES]));
         let (link, fetches) = (link.clone(), Vec::new());
-        Self { settings, link, instances, fetches, origin: [0; PAGES], purged: [0; PAGES] }
+        let (origin, purged, logged) = ([0; PAGES], [0; PAGES], [0; PAGES]);
+        Self { settings, link, instances, fetches, origin, purged, logged, asked: HashMap::new() }
     }
 
     async fn ask(&mut self, at: usize, page: usize) {
         let instance = &self.instances[at];
         let begun = instance.store.memory.begin();
         match instance.served(page).await {
-            Some(version) => assert!(version >= instance.floor[page], "its own purge is in force at once"),
+            Some(version) => {
+                assert!(version >= instance.floor[page], "its own purge is in force at once");
+                let is_current = instance.shared.log.is_current();
+                assert!(
+                    !is_current || version >= instance.logged[page],
+                    "it has read all before it is in touch"
+                );
+            }
             None => self.fetches.push(Fetch {
                 at,
                 page,
@@ -241,6 +264,17 @@ impl World {
             false => Selector::page(&response(page, 0).facts),
         };
         self.instances[at].purge(&[selector]);
+        let waiting = self.instances[at].shared.log.untold();
+        self.asked.insert(waiting.last().unwrap().nonce, self.purged);
+    }
+
+    async fn append(&mut self, at: usize) {
+        let next = self.instances[at].shared.log.next();
+        if self.instances[at].append().await
+            && let Some(asked) = next.and_then(|next| self.asked.get(&next.nonce))
+        {
+            (0..PAGES).for_each(|page| self.logged[page] = self.logged[page].max(asked[page]));
+        }
     }
 
     /// It begins anew, with what its journal holds.
@@ -265,7 +299,13 @@ impl World {
         let _: () = redis::Script::new(script).key(key).arg(count).invoke_async(&mut link).await.unwrap();
     }
 
-    async fn trim(&mut self) {
+    /// As very many other purges do it.
+    async fn trim(&mut self, at: usize) {
+        self.instances[at].purge(&[Selector::tag("other").unwrap()]);
+        while self.instances[at].follower.is_some() && self.instances[at].shared.log.next().is_some() {
+            self.append(at).await;
+            self.instances[at].follow().await;
+        }
         let key = self.instances[0].shared.key("log", "");
         let mut trim = redis::cmd("XTRIM");
         let _: u64 = trim.arg(key).arg("MAXLEN").arg(1).query_async(&mut self.link.clone()).await.unwrap();
@@ -275,19 +315,26 @@ impl World {
         let mut below = |count: usize| (random.next_u32() as usize) % count;
         let (what, at, page, number) = (below(100), below(INSTANCES), below(PAGES), below(8));
         match what {
-            0..30 => self.ask(at, page).await,
-            30..50 if number < self.fetches.len() => self.end_fetch(number).await,
-            50..60 => self.purge(at, page, number == 0),
-            60..72 => self.instances[at].append().await,
-            72..88 => self.instances[at].follow().await,
-            88..91 => self.instances[at].cut(),
-            91..95 if self.instances[at].follower.is_none() => {
-                let link = self.link.clone();
-                self.instances[at].connect(&link);
+            0..40 => self.ask(at, page).await,
+            40..60 if number < self.fetches.len() => self.end_fetch(number).await,
+            60..65 => self.purge(at, page, number == 0),
+            65..74 => self.append(at).await,
+            74..86 => self.instances[at].follow().await,
+            86..90 => self.instances[at].cut(),
+            90..94 if self.instances[at].follower.is_none() => {
+                let (link, logged) = (self.link.clone(), self.logged);
+                self.instances[at].connect(&link, logged);
             }
-            95..97 if loses => self.lose(number + 1).await,
-            95..97 => self.crash(at),
-            97 => self.trim().await,
+            94..96 if loses => {
+                self.append(at).await;
+                self.instances[at].follow().await;
+                self.lose(number / 3 + 1).await;
+                // What it had is told again, and is in the log then.
+                self.logged = [0; PAGES];
+                self.instances.iter_mut().for_each(|instance| instance.logged = [0; PAGES]);
+            }
+            94..96 => self.crash(at),
+            96..100 => self.trim(at).await,
             _ => {}
         }
     }
@@ -296,7 +343,7 @@ impl World {
     async fn heal(&mut self) {
         let link = self.link.clone();
         for instance in self.instances.iter_mut().filter(|instance| instance.follower.is_none()) {
-            instance.connect(&link);
+            instance.connect(&link, self.logged);
         }
         while !self.fetches.is_empty() {
             self.end_fetch(0).await;

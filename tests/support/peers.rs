@@ -71,7 +71,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream) {
 pub struct Peers {
     pub all: Vec<Parvis>,
     pub origin: Origin,
-    wires: Vec<Wire>,
+    pub wires: Vec<Wire>,
     yaml: String,
     redis: String,
 }

@@ -15,9 +15,8 @@ use redis::{AsyncCommands, RedisError, RedisResult, Script};
 use uuid::Uuid;
 
 use super::entry::{Entry, What};
-use super::{LOG, MAX_HISTORY, Place, Position};
+use super::{LOG, MAX_HISTORY, Orders, Place, Position};
 use crate::clock;
-use crate::rules::selector::Selector;
 use crate::shared::Shared;
 use crate::shared::connect::{self, ALIVE, Link};
 
@@ -37,7 +36,8 @@ local log, followers = KEYS[1], KEYS[2]
 local time = redis.call('TIME')
 local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
 if #redis.call('XRANGE', log, '-', '+', 'COUNT', 1) == 0 then
-  local term = math.max(tonumber(time[1]), tonumber(ARGV[3]) + 1)
+  -- By the clock to the microsecond, so that it is later than any that its beginner does not know.
+  local term = math.max(tonumber(time[1]) * 1000000 + tonumber(time[2]), tonumber(ARGV[3]) + 1)
   redis.call('DEL', log)
   redis.call('XADD', log, string.format('%.0f-0', term), 'n', ARGV[4], 't', ARGV[5])
 end
@@ -96,8 +96,8 @@ struct Catching {
     done_until: Position,
 }
 
-/// Follows the log for ever. `obey` purges what it is told: only expires it, where the flag says so.
-pub async fn follow(shared: Arc<Shared>, obey: impl Fn(Vec<Selector>, bool)) {
+/// Follows the log for ever. `obey` does what it is told; when it returns, that is in force.
+pub async fn follow(shared: Arc<Shared>, obey: impl Fn(Orders)) {
     loop {
         if shared.state().is_ok() {
             let Err(error) = shared.follow_by_one_link(&obey).await;
@@ -117,10 +117,7 @@ impl Follower {
 }
 
 impl Shared {
-    async fn follow_by_one_link(
-        &self,
-        obey: &impl Fn(Vec<Selector>, bool),
-    ) -> Result<Infallible, RedisError> {
+    async fn follow_by_one_link(&self, obey: &impl Fn(Orders)) -> Result<Infallible, RedisError> {
         let mut follower = Follower::new(connect::connect_with(&self.settings, WAIT * 2).await?);
         loop {
             self.follow_on(&mut follower, Some(WAIT), obey).await?;
@@ -132,7 +129,7 @@ impl Shared {
         &self,
         follower: &mut Follower,
         wait: Option<Duration>,
-        obey: &impl Fn(Vec<Selector>, bool),
+        obey: &impl Fn(Orders),
     ) -> RedisResult<()> {
         let Follower { link, catching } = follower;
         let said_to_be_there = self.log.said_to_be_there();
@@ -153,7 +150,7 @@ impl Shared {
             if let Some(orders) = self.log.take(entry)
                 && !is_done
             {
-                obey(orders.selectors, orders.soft);
+                obey(orders);
             }
         }
         self.figures.log_waiting(self.log.waiting());
@@ -205,7 +202,7 @@ impl Shared {
         link: &mut Link,
         standing: &Standing,
         doubtful: bool,
-        obey: &impl Fn(Vec<Selector>, bool),
+        obey: &impl Fn(Orders),
     ) -> RedisResult<Catching> {
         let first: StreamRangeReply = link.xrange_count(self.key(LOG, ""), "-", "+", 1).await?;
         let first = first.ids.first().and_then(Entry::read).map_or(standing.last, |first| first.position);
@@ -213,7 +210,7 @@ impl Shared {
         self.log.start_at(Place { position: first.before(), nonce: None, heard_at, heard });
         let mut done_until = Position::default();
         if doubtful {
-            obey(vec![Selector::All], false);
+            obey(Orders::DropAll);
             // What is in memory from now on was fetched after these.
             done_until = standing.last;
         }
@@ -225,7 +222,7 @@ impl Shared {
         &self,
         link: &mut Link,
         standing: &Standing,
-        obey: &impl Fn(Vec<Selector>, bool),
+        obey: &impl Fn(Orders),
     ) -> RedisResult<Catching> {
         let tail: StreamRangeReply = link.xrevrange_count(self.key(LOG, ""), "+", "-", MAX_HISTORY).await?;
         let mut tail: Vec<Entry> = tail.ids.iter().filter_map(Entry::read).collect();
@@ -233,12 +230,15 @@ impl Shared {
         let Some(place) = self.log.place() else { return Ok(Catching::default()) };
         let is_term = |entry: &&Entry| matches!(entry.what, What::Term { .. });
         let begins = |entry: &&Entry| is_term(entry) && entry.position.term > place.position.term;
-        if self.log.go_back(&tail) {
+        let goes_on = self.log.go_back(&tail);
+        // What is later than all this instance knows is the same log, cut off at its beginning.
+        let is_another = tail.first().is_none_or(|first| first.position <= place.position);
+        if is_another && !tail.iter().any(|entry| begins(&entry)) {
+            let term = place.position.term.max(standing.last.term) + 1;
+            self.begin_term(link, standing.last, term, place.heard_at).await?;
+        }
+        if goes_on {
             tracing::warn!("the log of purges has lost its end: what the Redis holds is not used any longer");
-            if !tail.iter().any(|entry| begins(&entry)) {
-                let term = place.position.term.max(standing.last.term) + 1;
-                self.begin_term(link, standing.last, term, place.heard_at).await?;
-            }
             return Ok(Catching::default());
         }
         let is_new = tail.first().filter(begins);
@@ -251,7 +251,7 @@ impl Shared {
         let doubtful = missed.is_none_or(|missed| missed > MAX_MISSED);
         tracing::warn!(
             memory_dropped = doubtful,
-            "the log of purges is another one: what the Redis holds from before is not used any longer"
+            "the log of purges is not the one that was read: what the Redis holds from before is not used any longer"
         );
         self.start_over(link, standing, doubtful, obey).await
     }

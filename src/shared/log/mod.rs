@@ -126,11 +126,28 @@ struct Waiting {
     asker: Option<oneshot::Sender<Position>>,
 }
 
-/// What an instance is told to do with an entry.
+/// What an instance is told to do.
 #[derive(Debug, PartialEq, Eq)]
-struct Orders {
-    selectors: Vec<Selector>,
-    soft: bool,
+pub enum Orders {
+    /// To purge what another has purged.
+    Purge {
+        /// What that names.
+        selectors: Vec<Selector>,
+        /// Whether it only expires.
+        soft: bool,
+    },
+    /// To drop all: it may have missed purges.
+    DropAll,
+}
+
+impl Orders {
+    /// What is to be purged.
+    pub fn selectors(&self) -> &[Selector] {
+        match self {
+            Self::Purge { selectors, .. } => selectors,
+            Self::DropAll => &[Selector::All],
+        }
+    }
 }
 
 impl Log {
@@ -166,7 +183,12 @@ impl Log {
         let state = self.state.lock();
         let waits =
             |waiting: &Waiting| waiting.purge.selectors.iter().any(|selector| selector.matches(facts));
-        state.is_current && state.fence.admits(position, facts) && !state.waiting.iter().any(waits)
+        // Of a term that nobody has told of: it was in a log that is lost.
+        let is_known = position.term <= state.fence.now().term;
+        state.is_current
+            && is_known
+            && state.fence.admits(position, facts)
+            && !state.waiting.iter().any(waits)
     }
 
     /// Whether all is known that the log held when the link to it was made.
@@ -295,7 +317,7 @@ impl Log {
                         state.keep_told(own.purge);
                         None
                     }
-                    None => Some(Orders { selectors, soft }),
+                    None => Some(Orders::Purge { selectors, soft }),
                 }
             }
         }
