@@ -121,6 +121,9 @@ async fn metrics(State(admin): State<Admins>) -> impl IntoResponse {
 /// Who is answered here is served. What is missing is told, and keeps nobody from being served.
 async fn ready(State(admin): State<Admins>) -> impl IntoResponse {
     let redis = admin.app.shared.as_ref().map(|shared| match shared.state() {
+        Ok(()) if !shared.is_trusted() => {
+            "connected; not all purges of the other instances are known".to_owned()
+        }
         Ok(()) => "connected".to_owned(),
         Err(why) => format!("left alone: {why}"),
     });
@@ -147,11 +150,7 @@ async fn stats(State(admin): State<Admins>) -> impl IntoResponse {
     let mut routes: BTreeMap<String, BTreeMap<&str, u64>> =
         live.plan.routes.iter().map(|route| (route.name.to_string(), BTreeMap::new())).collect();
     routes.extend(admin.app.observer.metrics.verdicts());
-    let redis = admin
-        .app
-        .shared
-        .as_ref()
-        .map(|shared| json!({"trouble": shared.state().err(), "instances": shared.instances()}));
+    let redis = admin.app.shared.as_ref().map(|shared| shared.standing());
     Json(json!({
         "instance": &*live.plan.instance, "upstreams": upstreams, "store": store, "routes": routes, "redis": redis,
     }))

@@ -11,6 +11,7 @@ use crate::clock;
 use crate::plan::Plan;
 use crate::plan::redis::{Redis, Topology};
 use crate::shared::connect::{self, Link};
+use crate::shared::log::heard;
 
 /// How often it is asked for the latency.
 const PINGS: usize = 20;
@@ -76,6 +77,9 @@ async fn check(redis: &Redis) -> RedisResult<()> {
     }
     connect::try_script(redis, &mut link).await?;
     print("scripts     may be run, and write");
+    let (purges, followers) = heard::standing(redis, &mut link).await?;
+    let followers = if followers.is_empty() { "nobody".to_owned() } else { followers.join(", ") };
+    print(&format!("purges      {purges} in the log, which is followed by {followers}"));
     match (&redis.topology, link) {
         (Topology::Cluster, _) => {
             for node in redis.nodes() {
@@ -113,9 +117,7 @@ async fn about_node(node: ConnectionInfo, redis: &Redis) {
                 figure("cluster_state")
             ));
             if assigned != "16384" || ok != "16384" {
-                warn(
-                    "keys of the other slots are counted by nobody: each instance goes on by itself for them",
-                );
+                warn("the other slots have no keys: each instance goes on by itself for them");
             }
         }
         Err(error) => warn(&format!("it does not answer: {error}")),
@@ -135,7 +137,12 @@ fn about(info: &InfoDict) {
     ));
     if has_limit && policy == "noeviction" {
         warn(
-            "when it is full it takes nothing more, and each instance counts by itself: an eviction policy such as `volatile-ttl` makes room",
+            "when it is full it takes nothing more, and purges reach nobody else: the eviction policy `volatile-lru` makes room",
+        );
+    }
+    if policy.starts_with("allkeys") {
+        warn(
+            "it may evict the log of purges, and with it all pages are worth nothing: the eviction policy `volatile-lru` spares it",
         );
     }
     if !has_limit {
@@ -143,6 +150,11 @@ fn about(info: &InfoDict) {
     }
     let keeps_log = text("aof_enabled") == "1";
     print(&format!("persistence {}", if keeps_log { "append-only file" } else { "snapshots, or none" }));
+    if !keeps_log {
+        warn(
+            "what it holds when it restarts is used by nobody: `appendonly yes` keeps the log of purges, and the pages",
+        );
+    }
     let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
     if major < 5 {
         warn("it is older than 5.0, whose scripts may not write after they have read the clock");

@@ -1,7 +1,9 @@
 //! What is counted of the Redis that instances share.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use prometheus::core::Collector;
 use prometheus::{HistogramVec, IntCounterVec, IntGauge};
 
 use super::metrics::Registrar;
@@ -73,6 +75,19 @@ impl Figures {
     /// Notes whether there is a link.
     pub fn connected(&self, is_connected: bool) {
         self.is_connected.set(i64::from(is_connected));
+    }
+
+    /// What came of the responses that were looked for, by result, and the mean time of an answer in milliseconds.
+    pub fn recalls(&self) -> (BTreeMap<String, u64>, f64) {
+        let families = self.recalled.collect();
+        let counted = families.iter().flat_map(|family| family.get_metric()).map(|metric| {
+            let label = metric.get_label().first().map(|label| label.value().to_owned()).unwrap_or_default();
+            // A counter of whole numbers.
+            (label, metric.get_counter().get_value() as u64)
+        });
+        let times = self.times.with_label_values(&["recall"]);
+        let count = times.get_sample_count().max(1) as f64;
+        (counted.collect(), times.get_sample_sum() * 1e3 / count)
     }
 
     /// Counts a response that was looked for.

@@ -56,6 +56,11 @@ impl Redis {
         self.urls.iter().filter_map(|url| url.expose().into_connection_info().ok()).collect()
     }
 
+    /// A name for a key. Those of a `part` are on one node of a cluster.
+    pub fn key(&self, part: &str, rest: &str) -> String {
+        format!("{}{{{part}}}{rest}", self.key_prefix)
+    }
+
     /// A text, such as one of a server, without the passwords that are known.
     pub fn without_passwords(&self, text: &str) -> String {
         let nodes = self.nodes();

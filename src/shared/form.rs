@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::log::Position;
+use super::log::Mark;
 use crate::clock::Timestamp;
 use crate::rules::freshness::Freshness;
 use crate::rules::key::{CacheKey, Vary};
@@ -26,8 +26,8 @@ const MAX_BESIDE: u64 = 4 << 20;
 
 /// What lies under a key.
 pub(super) enum Record {
-    /// A response, and the latest purge that whoever fetched it had heard of when the fetch began.
-    Response(Box<StoredResponse>, Position),
+    /// A response, and the last entry of the log of purges that whoever fetched it had read when the fetch began.
+    Response(Box<StoredResponse>, Mark),
     /// What selects among the variants of a page.
     Varies(Vary),
 }
@@ -49,7 +49,7 @@ enum What<'a> {
 
 #[derive(Serialize, Deserialize)]
 struct Response<'a> {
-    position: Position,
+    mark: Mark,
     status: u16,
     #[serde(serialize_with = "as_bytes")]
     delivered: &'a [u8],
@@ -85,10 +85,10 @@ struct Lifetime {
 }
 
 /// A response as it is written; nothing for one that is too large.
-pub(super) fn of_response(key: &CacheKey, stored: &StoredResponse, position: Position) -> Option<Vec<u8>> {
+pub(super) fn of_response(key: &CacheKey, stored: &StoredResponse, mark: Mark) -> Option<Vec<u8>> {
     let facts = &stored.facts;
     let response = Response {
-        position,
+        mark,
         status: stored.head.status,
         delivered: stored.head.delivered_lines(),
         withheld: stored.head.withheld_lines(),
@@ -138,8 +138,8 @@ pub(super) fn read(bytes: &[u8], key: &CacheKey, max_body: u64) -> Option<Record
     Some(match written.what {
         What::Varies(names) => Record::Varies(Vary::of_names(names)),
         What::Response(response) if response.body.len() as u64 <= max_body => {
-            let position = response.position;
-            Record::Response(Box::new(response.restored()), position)
+            let mark = response.mark;
+            Record::Response(Box::new(response.restored()), mark)
         }
         What::Response(_) => return None,
     })
@@ -197,9 +197,11 @@ mod tests {
     use crate::rules::head::{Fields, RequestHead, ResponseHead};
     use crate::rules::target::{Scheme, Target};
     use crate::rules::testing;
+    use crate::shared::log::Position;
     use proptest::prelude::*;
+    use uuid::Uuid;
 
-    const AT: Position = Position { term: 7, number: 9 };
+    const AT: Mark = Mark { position: Position { time: 7, number: 9 }, nonce: Uuid::from_u128(11) };
 
     fn key(path: &str) -> CacheKey {
         let target = Target::new(Scheme::Http, "shop", path);

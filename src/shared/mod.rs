@@ -21,7 +21,7 @@ pub mod rates;
 mod tests;
 pub mod tier;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use redis::{ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind};
+use serde::Serialize;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -39,7 +40,7 @@ use crate::plan::redis::{Redis, Topology};
 use crate::rules::selector::Selector;
 use connect::Link;
 use log::entry::Purge;
-use log::{Log, journal};
+use log::{Log, Touch, journal};
 use tier::Room;
 
 /// So many questions in a row without an answer, and nobody asks any longer.
@@ -86,6 +87,21 @@ struct Held {
 struct Part {
     unanswered: u32,
     rests_until: Option<Instant>,
+}
+
+/// How the Redis does.
+#[derive(Debug, Serialize)]
+pub struct Standing {
+    /// Why there is no link, if there is none.
+    pub trouble: Option<String>,
+    /// How many instances there are, this one included, as far as that is known.
+    pub instances: u32,
+    /// Responses that were looked for, by what came of it.
+    pub recalls: BTreeMap<String, u64>,
+    /// How long an answer took, in the mean, in milliseconds.
+    pub recall_ms: f64,
+    /// How this instance stands to the purges of all.
+    pub purges: Touch,
 }
 
 /// Why there is no answer.
@@ -166,9 +182,16 @@ impl Shared {
         self.instances.load(Ordering::Relaxed).max(1)
     }
 
+    /// How it does, for people and scripts.
+    pub fn standing(&self) -> Standing {
+        let (recalls, recall_ms) = self.figures.recalls();
+        let (trouble, instances) = (self.state().err(), self.instances());
+        Standing { trouble, instances, recalls, recall_ms, purges: self.log.touch(clock::start()) }
+    }
+
     /// A name for a key. Those of a `part` are on one node of a cluster.
     fn key(&self, part: &str, rest: &str) -> String {
-        format!("{}{{{part}}}{rest}", self.settings.key_prefix)
+        self.settings.key(part, rest)
     }
 
     /// Asks about keys of a part, within the time that a request may wait. `what` is for the metric.

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::connect::{Link, connect};
 use super::log::follow::Follower;
-use super::log::{Log, Orders, Position};
+use super::log::{Log, Mark, Orders};
 use super::tier::{Recalled, Share};
 use super::{Held, Shared};
 use crate::clock;
@@ -95,7 +95,7 @@ struct Fetch {
     page: usize,
     version: u64,
     begun: Sequence,
-    position: Option<Position>,
+    mark: Option<Mark>,
 }
 
 struct World {
@@ -179,7 +179,7 @@ impl Instance {
     async fn follow(&mut self) {
         let Some(follower) = &mut self.follower else { return };
         let obey = |orders: Orders| {
-            self.store.purge(&orders.selectors(), Effect::Remove);
+            self.store.purge(orders.selectors(), Effect::Remove);
             self.store.sweep();
         };
         self.shared.follow_on(follower, None, &obey).await.unwrap();
@@ -235,18 +235,18 @@ impl World {
                 page,
                 version: self.origin[page],
                 begun,
-                position: instance.shared.log.position(),
+                mark: instance.shared.log.mark(),
             }),
         }
     }
 
     async fn end_fetch(&mut self, number: usize) {
-        let Fetch { at, page, version, begun, position } = self.fetches.swap_remove(number);
+        let Fetch { at, page, version, begun, mark } = self.fetches.swap_remove(number);
         let (instance, response) = (&self.instances[at], Arc::new(response(page, version)));
         let is_stored = instance.store.memory.insert(&key(page), response.clone(), begun, 10).is_ok();
-        if let (true, Some(position)) = (is_stored, position) {
+        if let (true, Some(mark)) = (is_stored, mark) {
             let (primary, key) = (key(page), key(page));
-            let share = Share { primary, key, response, position, held: None };
+            let share = Share { primary, key, response, mark, held: None };
             // Who is cut off cannot.
             let _ = instance.shared.write(&share, HOUR).await;
         }
@@ -379,15 +379,47 @@ impl World {
     }
 }
 
+/// The link to a server that has just been started.
+async fn linked(server: &Server) -> Link {
+    loop {
+        match connect(&server.settings("p:")).await {
+            Ok(link) => return link,
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_by_who_had_read_what_is_lost_is_refused_before_he_knows() {
+    let server = Server::start();
+    let link = linked(&server).await;
+    let mut world = World::new(server.settings("lost:"), &link);
+    for at in [0, 1, 0, 1] {
+        world.instances[at].follow().await;
+    }
+    world.instances[0].purge(&[Selector::tag("other").unwrap()]);
+    world.append(0).await;
+    world.instances[0].follow().await;
+    world.ask(0, 0).await;
+    world.end_fetch(0).await;
+    // The entry that it had read when it fetched the page is lost, and another one has its place.
+    world.lose(1).await;
+    world.purge(1, 0, false);
+    world.append(1).await;
+    for at in [1, 2, 2, 2] {
+        world.instances[at].follow().await;
+    }
+    let both_know = [1, 2].iter().all(|at| world.instances[*at].shared.log.is_current());
+    assert!(both_know && world.instances[1].served(0).await.is_none());
+    assert!(world.instances[2].served(0).await.is_none());
+    world.heal().await;
+    world.check(0).await;
+}
+
 #[tokio::test]
 async fn nothing_is_served_that_was_purged_once_all_are_in_touch() {
     let server = Server::start();
-    let mut link = connect(&server.settings("p:")).await;
-    while link.is_err() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        link = connect(&server.settings("p:")).await;
-    }
-    let link = link.unwrap();
+    let link = linked(&server).await;
     let mut served = 0;
     for schedule in 0..SCHEDULES {
         let mut seed = [7; 32];

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::form::{self, Record};
 use super::lock::Held;
-use super::log::Position;
+use super::log::Mark;
 use super::{Away, Shared};
 use crate::clock::Timestamp;
 use crate::rules::key::{CacheKey, Vary};
@@ -53,8 +53,8 @@ pub struct Share {
     pub key: CacheKey,
     /// The response.
     pub response: Arc<StoredResponse>,
-    /// The latest purge that was known when its fetch began.
-    pub position: Position,
+    /// The last entry of the log of purges that was read when its fetch began.
+    pub mark: Mark,
     /// What keeps other instances waiting until it is written.
     pub held: Option<Arc<Held>>,
 }
@@ -87,7 +87,7 @@ impl Shared {
         match form::read(&bytes, key, max_body) {
             None => ("unreadable", None),
             // Held against the log after it has been read: what is purged now is refused by the memory.
-            Some(Record::Response(response, position)) if !self.log.admits(position, &response.facts) => {
+            Some(Record::Response(response, mark)) if !self.log.admits(mark, &response.facts) => {
                 ("purged", None)
             }
             Some(Record::Response(response, _)) => ("hit", Some(Recalled::Response(response))),
@@ -118,9 +118,9 @@ impl Shared {
     }
 
     pub(super) async fn write(&self, share: &Share, ttl: Duration) -> Result<(), Away> {
-        let (key, response, position) = (share.key.clone(), share.response.clone(), share.position);
+        let (key, response, mark) = (share.key.clone(), share.response.clone(), share.mark);
         // Not on a thread that serves requests: a large one takes milliseconds.
-        let written = tokio::task::spawn_blocking(move || form::of_response(&key, &response, position)).await;
+        let written = tokio::task::spawn_blocking(move || form::of_response(&key, &response, mark)).await;
         let Some(written) = written.ok().flatten() else { return Ok(()) };
         self.put(&share.key, written, ttl).await?;
         if !share.response.vary.is_empty()

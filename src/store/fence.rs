@@ -20,33 +20,25 @@ const MAX_PREFIX: usize = 128;
 /// The most bytes of selectors remembered.
 const MAX_BYTES: usize = 8 << 20;
 
-/// The purges of the recent past, in an order: that of one instance, or that of all.
+/// The purges of the recent past.
 #[derive(Debug, Default)]
-pub struct Fence<P = Sequence> {
-    last: P,
+pub struct Fence {
+    last: Sequence,
     /// Purges up to here are forgotten; fetches from before them cannot be vouched for.
-    forgotten: P,
-    recent: VecDeque<(P, Noted)>,
+    forgotten: Sequence,
+    recent: VecDeque<(Sequence, Noted)>,
     bytes: usize,
 }
 
 impl Fence {
+    /// The number of the latest purge.
+    pub fn now(&self) -> Sequence {
+        self.last
+    }
+
     /// Takes note of a purge and returns its number.
     pub fn advance(&mut self, selectors: &[Selector]) -> Sequence {
-        self.note(Sequence(self.last.0 + 1), selectors);
-        self.last
-    }
-}
-
-impl<P: Copy + Ord> Fence<P> {
-    /// The place of the latest purge.
-    pub fn now(&self) -> P {
-        self.last
-    }
-
-    /// Takes note of a purge that has this place, which is later than all before.
-    pub fn note(&mut self, at: P, selectors: &[Selector]) {
-        self.last = at;
+        self.last = Sequence(self.last.0 + 1);
         for selector in selectors {
             let noted = Noted::of(selector);
             self.bytes += noted.size();
@@ -59,16 +51,11 @@ impl<P: Copy + Ord> Fence<P> {
             self.bytes -= noted.size();
             self.forgotten = sequence;
         }
-    }
-
-    /// Vouches for nothing from before this place, which is not before the latest purge.
-    pub fn restart(&mut self, at: P) {
-        (self.last, self.forgotten, self.bytes) = (at, at, 0);
-        self.recent.clear();
+        self.last
     }
 
     /// Whether what was fetched since `begun` and is known by `facts` may be stored.
-    pub fn admits(&self, begun: P, facts: &Facts) -> bool {
+    pub fn admits(&self, begun: Sequence, facts: &Facts) -> bool {
         if begun >= self.last {
             return true;
         }
@@ -112,7 +99,7 @@ impl Noted {
     }
 
     fn size(&self) -> usize {
-        size_of::<(u128, Self)>()
+        size_of::<(Sequence, Self)>()
             + match self {
                 Self::Pages { digests, .. } => digests.len() * size_of::<u64>(),
                 Self::Selector(selector) => selector.size(),

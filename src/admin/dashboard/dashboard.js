@@ -64,7 +64,15 @@ function redis(redis) {
     return "";
   }
   const among = `${redis.instances} ${redis.instances === 1 ? "instance shares" : "instances share"} the Redis`;
-  return redis.trouble === null ? among : `The Redis is left alone: ${redis.trouble}`;
+  const untold = redis.purges.untold ? `, ${redis.purges.untold} still to be told` : "";
+  if (redis.trouble !== null) {
+    return `The Redis is left alone: ${redis.trouble}${untold}`;
+  }
+  const { varies, ...recalls } = redis.recalls;
+  const all = sum(recalls);
+  const found = all ? `${(((recalls.hit ?? 0) / all) * 100).toFixed(1)} % of ${all.toLocaleString("en")} pages that were not in memory were there` : "no page has been looked for";
+  const touch = redis.purges.in_touch ? `in touch, ${redis.purges.behind_ms} ms behind` : "not in touch";
+  return `${among}: ${found}, ${redis.recall_ms.toFixed(2)} ms each; purges: ${touch}${untold}`;
 }
 
 async function renew() {

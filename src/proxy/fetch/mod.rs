@@ -39,7 +39,7 @@ use crate::rules::route::Route;
 use crate::rules::secrets::{Secrets, Shown};
 use crate::rules::validation::{self, Validation};
 use crate::shared::lock::Held;
-use crate::shared::log::Position;
+use crate::shared::log::Mark;
 use crate::store::fence::Sequence;
 use crate::store::fill::{Failure, Fill, Filler, Opening, Streaming};
 use crate::store::fills::{Lease, Place};
@@ -126,8 +126,8 @@ pub struct Job {
     /// Whether it carries `Authorization` that is not in the key (RFC 9111 section 3.5).
     authorized: bool,
     begun: Sequence,
-    /// The latest purge of all instances that was known when it began, if that is known.
-    position: Option<Position>,
+    /// The last entry of the log of all purges that was read when it began, if all were.
+    mark: Option<Mark>,
     /// What keeps other instances from fetching the same.
     held: Option<Arc<Held>>,
     requested_at: Timestamp,
@@ -172,7 +172,7 @@ pub fn start(
         expired,
         inputs: if as_stranger { target.inputs.of_stranger() } else { target.inputs },
         begun: place.begun,
-        position: None,
+        mark: None,
         held: None,
         requested_at: clock::now(),
         filler: place.filler,

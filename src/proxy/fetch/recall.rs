@@ -38,7 +38,7 @@ impl Job {
             Some(_) => false,
         };
         self.requested_at = clock::now();
-        self.position = self.peers().and_then(|shared| shared.log.position());
+        self.mark = self.peers().and_then(|shared| shared.log.mark());
         is_recalled
     }
 
@@ -96,12 +96,12 @@ impl Job {
 
     /// Lets other instances have what has been stored, if it is for everyone.
     pub(super) fn share(&self, key: &CacheKey, response: &Arc<StoredResponse>) {
-        let (Some(shared), Some(position)) = (self.peers(), self.position) else { return };
+        let (Some(shared), Some(mark)) = (self.peers(), self.mark) else { return };
         if response.witness.is_some() || response.freshness().always_revalidate {
             return;
         }
         let (primary, key) = (self.primary.clone(), key.clone());
-        let share = Share { primary, key, response: response.clone(), position, held: self.held.clone() };
+        let share = Share { primary, key, response: response.clone(), mark, held: self.held.clone() };
         shared.share(share, clock::now());
     }
 

@@ -15,16 +15,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// About how many entries the log keeps: who was away for longer drops what it has.
 const MAX_ENTRIES: usize = 16_384;
 
-/// Appends a purge behind the last entry, if there is one, and answers its place.
+/// Appends a purge, if the log has been begun, and answers its place.
 pub(in crate::shared) const APPEND: &str = "
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-if not last then
+if #redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1) == 0 then
   return ''
 end
-local term, number = string.match(last[1], '^(%d+)-(%d+)$')
-local place = term .. '-' .. string.format('%.0f', tonumber(number) + 1)
-redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], place, ARGV[2], ARGV[3], ARGV[4], ARGV[5])
-return place";
+return redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', ARGV[2], ARGV[3], ARGV[4], ARGV[5])";
 
 /// Appends all that waits, for ever.
 pub async fn append(shared: Arc<Shared>) {

@@ -4,12 +4,12 @@ use redis::streams::StreamId;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::Position;
+use super::{Mark, Position};
 use crate::rules::selector::Selector;
 
 /// The fields of an entry. The nonce comes first, where the scripts look for it.
 pub(super) const NONCE: &str = "n";
-pub(super) const TERM: &str = "t";
+pub(super) const BEGUN: &str = "b";
 pub(super) const PURGE: &str = "p";
 
 /// A purge of one instance.
@@ -33,20 +33,24 @@ pub(super) struct Entry {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum What {
-    /// A term begins. The log before it was there until then, by the clock of the Redis in milliseconds; zero where nobody knows.
-    Term { heard_at: u64 },
+    /// A log begins. The one before it was there until then, by the clock of the Redis in milliseconds; zero where nobody knows.
+    Begun { heard_at: u64 },
     /// A purge.
     Purge { selectors: Vec<Selector>, soft: bool },
 }
 
 impl Entry {
+    pub(super) fn mark(&self) -> Mark {
+        Mark { position: self.position, nonce: self.nonce }
+    }
+
     /// What one that cannot be read may be: a purge of anything, by a later version.
     pub(super) fn read(id: &StreamId) -> Option<Self> {
         let position = id.id.parse().ok()?;
         let text = |field: &str| id.get::<String>(field);
         let nonce = text(NONCE).and_then(|nonce| nonce.parse().ok()).unwrap_or_default();
-        let what = match text(TERM).and_then(|heard_at| heard_at.parse().ok()) {
-            Some(heard_at) => What::Term { heard_at },
+        let what = match text(BEGUN).and_then(|heard_at| heard_at.parse().ok()) {
+            Some(heard_at) => What::Begun { heard_at },
             None => {
                 let purge = text(PURGE).and_then(|text| serde_json::from_str::<Purge>(&text).ok());
                 let everything = (vec![Selector::All], false);

@@ -9,13 +9,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::ConnectionLike;
 use redis::streams::{StreamRangeReply, StreamReadOptions, StreamReadReply};
 use redis::{AsyncCommands, RedisError, RedisResult, Script};
 use uuid::Uuid;
 
 use super::entry::{Entry, What};
-use super::{LOG, MAX_HISTORY, Orders, Place, Position};
+use super::{LOG, Orders, Place, Position};
 use crate::clock;
 use crate::shared::Shared;
 use crate::shared::connect::{self, ALIVE, Link};
@@ -24,6 +23,8 @@ use crate::shared::connect::{self, ALIVE, Link};
 const WAIT: Duration = Duration::from_secs(1);
 /// The most entries read at once.
 const AT_ONCE: usize = 500;
+/// How many of the last entries are looked at to find one that has been read.
+const TAIL: usize = 1024;
 /// How long to wait before the next attempt.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Who was away from the log for longer, when it was lost, may have missed more than its writers can tell again.
@@ -36,10 +37,7 @@ local log, followers = KEYS[1], KEYS[2]
 local time = redis.call('TIME')
 local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
 if #redis.call('XRANGE', log, '-', '+', 'COUNT', 1) == 0 then
-  -- By the clock to the microsecond, so that it is later than any that its beginner does not know.
-  local term = math.max(tonumber(time[1]) * 1000000 + tonumber(time[2]), tonumber(ARGV[3]) + 1)
-  redis.call('DEL', log)
-  redis.call('XADD', log, string.format('%.0f-0', term), 'n', ARGV[4], 't', ARGV[5])
+  redis.call('XADD', log, '*', 'n', ARGV[3], 'b', ARGV[4])
 end
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1][1]
 if ARGV[1] == '' then
@@ -51,23 +49,15 @@ if ARGV[2] ~= '' then
     return {'lost', now, last}
   end
 end
-redis.call('HSET', followers, ARGV[6], ARGV[1] .. ' ' .. time[1])
+redis.call('HSET', followers, ARGV[5], ARGV[1] .. ' ' .. now)
 local all = redis.call('HGETALL', followers)
 for i = 1, #all, 2 do
-  if tonumber(time[1]) - tonumber(string.match(all[i + 1], ' (%d+)$')) > tonumber(ARGV[7]) then
+  if tonumber(now) - tonumber(string.match(all[i + 1], ' (%d+)$')) > 1000 * tonumber(ARGV[6]) then
     redis.call('HDEL', followers, all[i])
   end
 end
-redis.call('EXPIRE', followers, ARGV[7])
+redis.call('EXPIRE', followers, ARGV[6])
 return {'kept', now, last}";
-
-/// Begins a term behind the place that the caller knows as the last, unless something has been appended since.
-pub(in crate::shared) const BEGIN_TERM: &str = "
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-if last and last[1] == ARGV[1] then
-  redis.call('XADD', KEYS[1], ARGV[2] .. '-0', 'n', ARGV[3], 't', ARGV[4])
-end
-return 1";
 
 /// How the log stands to what an instance has read of it.
 struct Standing {
@@ -138,7 +128,7 @@ impl Shared {
             State::Kept => {
                 self.log.tell_again(&said_to_be_there, standing.last);
                 let target = *catching.target.get_or_insert(standing.last);
-                self.log.heard(standing.heard_at, clock::start());
+                self.log.heard(standing.heard_at, clock::start(), standing.last);
                 self.log.reaches(target);
             }
             State::New => *catching = self.start_over(link, &standing, true, obey).await?,
@@ -165,7 +155,6 @@ impl Shared {
             .key(self.key(LOG, ":followers"))
             .arg(place.map(|place| place.position.to_string()).unwrap_or_default())
             .arg(place.and_then(nonce).unwrap_or_default())
-            .arg(place.map_or(0, |place| place.position.term))
             .arg(Uuid::new_v4().to_string())
             .arg(place.map_or(0, |place| place.heard_at))
             .arg(&*self.instance)
@@ -224,53 +213,29 @@ impl Shared {
         standing: &Standing,
         obey: &impl Fn(Orders),
     ) -> RedisResult<Catching> {
-        let tail: StreamRangeReply = link.xrevrange_count(self.key(LOG, ""), "+", "-", MAX_HISTORY).await?;
+        let tail: StreamRangeReply = link.xrevrange_count(self.key(LOG, ""), "+", "-", TAIL).await?;
         let mut tail: Vec<Entry> = tail.ids.iter().filter_map(Entry::read).collect();
         tail.reverse();
         let Some(place) = self.log.place() else { return Ok(Catching::default()) };
-        let is_term = |entry: &&Entry| matches!(entry.what, What::Term { .. });
-        let begins = |entry: &&Entry| is_term(entry) && entry.position.term > place.position.term;
-        let goes_on = self.log.go_back(&tail);
-        // What is later than all this instance knows is the same log, cut off at its beginning.
-        let is_another = tail.first().is_none_or(|first| first.position <= place.position);
-        if is_another && !tail.iter().any(|entry| begins(&entry)) {
-            let term = place.position.term.max(standing.last.term) + 1;
-            self.begin_term(link, standing.last, term, place.heard_at).await?;
-        }
-        if goes_on {
-            tracing::warn!("the log of purges has lost its end: what the Redis holds is not used any longer");
+        if self.log.go_back(&tail) {
+            tracing::warn!(
+                "the log of purges has lost its end: what was lost of this instance's is told again"
+            );
             return Ok(Catching::default());
         }
-        let is_new = tail.first().filter(begins);
-        let missed = is_new.map(|entry| match entry.what {
-            What::Term { heard_at: heard_at @ 1.. } => {
-                Duration::from_millis(heard_at.saturating_sub(place.heard_at))
+        let missed = match tail.first().map(|first| &first.what) {
+            Some(What::Begun { heard_at: heard_at @ 1.. }) => {
+                Some(Duration::from_millis(heard_at.saturating_sub(place.heard_at)))
             }
-            _ => clock::start().saturating_duration_since(place.heard),
-        });
+            Some(What::Begun { .. }) => Some(clock::start().saturating_duration_since(place.heard)),
+            // It may be the same log, without what was to be read next.
+            _ => None,
+        };
         let doubtful = missed.is_none_or(|missed| missed > MAX_MISSED);
         tracing::warn!(
             memory_dropped = doubtful,
-            "the log of purges is not the one that was read: what the Redis holds from before is not used any longer"
+            "the log of purges has nothing left of what was read: what the Redis holds from before is not used any longer"
         );
         self.start_over(link, standing, doubtful, obey).await
-    }
-
-    async fn begin_term(
-        &self,
-        link: &mut (impl ConnectionLike + Send),
-        last: Position,
-        term: u64,
-        heard_at: u64,
-    ) -> RedisResult<()> {
-        let _: u8 = Script::new(BEGIN_TERM)
-            .key(self.key(LOG, ""))
-            .arg(last.to_string())
-            .arg(term)
-            .arg(Uuid::new_v4().to_string())
-            .arg(heard_at)
-            .invoke_async(link)
-            .await?;
-        Ok(())
     }
 }

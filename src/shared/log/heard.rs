@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use redis::RedisResult;
+
 use super::{LOG, Position};
 use crate::clock;
+use crate::plan::redis::Redis;
+use crate::shared::connect::Link;
 use crate::shared::{Away, Shared};
 
 /// How often to ask.
@@ -17,6 +21,24 @@ pub struct Heard {
     pub by: Vec<String>,
     /// Those that have not said so in time.
     pub missing: Vec<String>,
+}
+
+/// Whether who has said this has read the entry there. What was said before it was appended is about another one, which is lost.
+fn has_read(said: &str, at: Position) -> bool {
+    let Some((place, time)) = said.split_once(' ') else { return false };
+    place.parse().is_ok_and(|place: Position| place >= at)
+        && time.parse().is_ok_and(|time: u64| time >= at.time)
+}
+
+/// How many purges are in the log, and who follows it.
+///
+/// # Errors
+///
+/// What is in the way, such as a user who may not.
+pub async fn standing(settings: &Redis, link: &mut Link) -> RedisResult<(u64, Vec<String>)> {
+    let purges = redis::cmd("XLEN").arg(settings.key(LOG, "")).query_async(link).await?;
+    let followers = redis::cmd("HKEYS").arg(settings.key(LOG, ":followers")).query_async(link).await?;
+    Ok((purges, followers))
 }
 
 impl Shared {
@@ -32,8 +54,7 @@ impl Shared {
             let followers: BTreeMap<String, String> = self.ask("heard", LOG, ask).await?;
             let mut heard = Heard::default();
             for (instance, said) in followers.into_iter().filter(|(name, _)| **name != *self.instance) {
-                let place = said.split_once(' ').and_then(|(place, _)| place.parse::<Position>().ok());
-                let list = if place >= Some(at) { &mut heard.by } else { &mut heard.missing };
+                let list = if has_read(&said, at) { &mut heard.by } else { &mut heard.missing };
                 list.push(instance);
             }
             if heard.missing.is_empty() || clock::start() >= deadline {

@@ -1,13 +1,13 @@
 //! The order of all purges, which the instances share.
 //!
 //! A purge is in force in its own instance at once. Then it is appended to a log in the Redis, a stream that every instance
-//! follows ([`follow`]): each purges the same, and acknowledges it. What is stored in the Redis carries the place in the log that
-//! its writer had heard of when it began to fetch; a reader that knows of a later purge of it refuses it ([`Log::admits`]), so that
-//! nothing has to be deleted and nobody can bring back what was purged.
+//! follows ([`follow`]): each purges the same, and acknowledges it. What is stored in the Redis carries a [`Mark`]: the last entry
+//! that its writer had read when it began to fetch. A reader serves it if it has read that very entry too, and no purge after it
+//! that names the page ([`Log::admits`]). So nothing has to be deleted, and nobody can bring back what was purged.
 //!
-//! A place is a term and a number. Numbers go on within a term. Whoever finds out that the log is not the one it was (a failover
-//! lost its end, or all of it is gone) begins another term, and what was written in earlier ones is refused: nobody could tell
-//! which purges it has missed.
+//! A log can lose its end, in a failover, or all of it. Entries have nonces: what was written by who had read others than those
+//! that are there now is refused without further ado, and who finds the last entry that it has read gone looks for the last one
+//! that is still there, goes on from it, and tells its own lost purges again.
 //!
 //! Purges that are not in the log yet wait in a list, in order ([`append`]). What they name is refused too.
 //!
@@ -37,7 +37,7 @@ use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 use crate::rules::selector::{Facts, Selector};
-use crate::store::fence::Fence;
+use crate::store::fence::{Fence, Sequence};
 use entry::{Entry, Purge, What};
 
 /// The part of the keys in which the log is, with those who follow it.
@@ -48,15 +48,15 @@ const MAX_WAITING: usize = 4096;
 const MAX_WAITING_BYTES: usize = 4 << 20;
 /// How many of its own purges an instance can tell again when the log has lost them.
 const MAX_TOLD: usize = 256;
-/// How many entries an instance remembers, to find the place from which the log is another one.
-const MAX_HISTORY: usize = 1024;
+/// How many entries an instance remembers: what was written by who had read none of them is not served.
+const MAX_HISTORY: usize = 16_384;
 
-/// A place in the order of all purges.
+/// A place in the log: the id of an entry of the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
-    /// Begins anew when purges may have been lost.
-    pub term: u64,
-    /// The number within its term.
+    /// When it was appended, by the clock of the Redis, in milliseconds.
+    pub time: u64,
+    /// Its number among those of that moment.
     pub number: u64,
 }
 
@@ -65,14 +65,14 @@ impl Position {
     fn before(self) -> Self {
         match self.number.checked_sub(1) {
             Some(number) => Self { number, ..self },
-            None => Self { term: self.term.saturating_sub(1), number: u64::MAX },
+            None => Self { time: self.time.saturating_sub(1), number: u64::MAX },
         }
     }
 }
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.term, self.number)
+        write!(f, "{}-{}", self.time, self.number)
     }
 }
 
@@ -80,10 +80,19 @@ impl FromStr for Position {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let (term, number) = text.split_once('-').ok_or(())?;
+        let (time, number) = text.split_once('-').ok_or(())?;
         let read = |digits: &str| digits.parse().map_err(|_| ());
-        Ok(Self { term: read(term)?, number: read(number)? })
+        Ok(Self { time: read(time)?, number: read(number)? })
     }
+}
+
+/// An entry of the log, as it is told from all others: another one may have its place after a loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Its place.
+    pub position: Position,
+    /// Its nonce.
+    pub nonce: Uuid,
 }
 
 /// What this instance knows of the log.
@@ -95,16 +104,19 @@ pub struct Log {
 
 #[derive(Default)]
 struct State {
-    fence: Fence<Position>,
+    /// In the order in which this instance has read them.
+    fence: Fence,
     /// Whether all is known that was in the log when the link to it was made.
     is_current: bool,
+    /// The last entry of the log, when it was looked at last.
+    last: Position,
     /// Own purges that have not come back out of the log.
     waiting: VecDeque<Waiting>,
     /// The latest ones that have.
     told: VecDeque<Arc<Purge>>,
     place: Option<Place>,
-    /// The latest entries taken.
-    history: VecDeque<(Position, Uuid)>,
+    /// The latest entries read, and up to which purge of the fence each had come.
+    history: VecDeque<(Mark, Sequence)>,
 }
 
 /// How far an instance has read.
@@ -124,6 +136,19 @@ struct Waiting {
     at: Option<Position>,
     /// Who wants to know.
     asker: Option<oneshot::Sender<Position>>,
+}
+
+/// How an instance stands to the log.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Touch {
+    /// Whether it has read all that was in the log when the link to it was made.
+    pub in_touch: bool,
+    /// How much later than the last entry that it has read the last one was appended, when it looked last.
+    pub behind_ms: u64,
+    /// How long ago that was.
+    pub heard_seconds: Option<f64>,
+    /// Own purges that have not come back out of the log.
+    pub untold: usize,
 }
 
 /// What an instance is told to do.
@@ -171,23 +196,21 @@ impl Log {
         receiver
     }
 
-    /// The place up to which this instance has heard of all purges: what is fetched from now on has missed none of them. `None` while
-    /// nobody knows.
-    pub fn position(&self) -> Option<Position> {
+    /// The last entry that this instance has read: what is fetched from now on has missed no purge up to it. `None` while nobody
+    /// knows.
+    pub fn mark(&self) -> Option<Mark> {
         let state = self.state.lock();
-        state.is_current.then(|| state.fence.now())
+        state.history.back().map(|(mark, _)| *mark).filter(|_| state.is_current)
     }
 
-    /// Whether what was fetched since `position` may be served: no purge has come since that means it.
-    pub fn admits(&self, position: Position, facts: &Facts) -> bool {
+    /// Whether what was fetched since `mark` may be served: this instance has read that entry, and no purge after it that means
+    /// this.
+    pub fn admits(&self, mark: Mark, facts: &Facts) -> bool {
         let state = self.state.lock();
         let waits =
             |waiting: &Waiting| waiting.purge.selectors.iter().any(|selector| selector.matches(facts));
-        // Of a term that nobody has told of: it was in a log that is lost.
-        let is_known = position.term <= state.fence.now().term;
         state.is_current
-            && is_known
-            && state.fence.admits(position, facts)
+            && state.read_at(mark).is_some_and(|begun| state.fence.admits(begun, facts))
             && !state.waiting.iter().any(waits)
     }
 
@@ -237,15 +260,28 @@ impl Log {
     fn start_at(&self, place: Place) {
         let mut state = self.state.lock();
         state.is_current = false;
-        state.fence.restart(place.position);
         state.history.clear();
         state.place = Some(place);
     }
 
     /// The log is the one it was, up to the place of this instance; its last entry is at `last`.
-    fn heard(&self, heard_at: u64, heard: Instant) {
-        if let Some(place) = &mut self.state.lock().place {
+    fn heard(&self, heard_at: u64, heard: Instant, last: Position) {
+        let mut state = self.state.lock();
+        state.last = last;
+        if let Some(place) = &mut state.place {
             (place.heard_at, place.heard) = (heard_at, heard);
+        }
+    }
+
+    /// How this instance stands to the log.
+    pub fn touch(&self, now: Instant) -> Touch {
+        let state = self.state.lock();
+        let place = state.place;
+        Touch {
+            in_touch: state.is_current,
+            behind_ms: place.map_or(0, |place| state.last.time.saturating_sub(place.position.time)),
+            heard_seconds: place.map(|place| now.saturating_duration_since(place.heard).as_secs_f64()),
+            untold: state.waiting.len(),
         }
     }
 
@@ -295,32 +331,18 @@ impl Log {
         if let Some(place) = &mut state.place {
             (place.position, place.nonce) = (position, Some(nonce));
         }
-        state.history.push_back((position, nonce));
+        let (sequence, orders) = match what {
+            What::Begun { .. } => (state.fence.now(), None),
+            What::Purge { selectors, soft } => {
+                let sequence = state.fence.advance(&selectors);
+                (sequence, (!state.is_own(nonce, position)).then_some(Orders::Purge { selectors, soft }))
+            }
+        };
+        state.history.push_back((Mark { position, nonce }, sequence));
         if state.history.len() > MAX_HISTORY {
             state.history.pop_front();
         }
-        match what {
-            What::Term { .. } => {
-                let position = position.max(state.fence.now());
-                state.fence.restart(position);
-                None
-            }
-            What::Purge { selectors, soft } => {
-                // After a loss entries can come that have an earlier place than the latest known. A term follows them.
-                let position = position.max(state.fence.now());
-                state.fence.note(position, &selectors);
-                let own = state.waiting.iter().position(|waiting| waiting.purge.nonce == nonce);
-                match own.and_then(|own| state.waiting.remove(own)) {
-                    Some(own) => {
-                        // It may come before the answer to who has appended it. The asker may have gone.
-                        own.asker.map(|asker| asker.send(position));
-                        state.keep_told(own.purge);
-                        None
-                    }
-                    None => Some(Orders::Purge { selectors, soft }),
-                }
-            }
-        }
+        orders
     }
 
     /// The log has lost its end, or all. Own purges that are not in what is there now, `tail`, are told again. Reading goes on after the
@@ -339,11 +361,14 @@ impl Log {
             state.waiting.push_front(Waiting { purge, at: None, asker: None });
         }
         state.bound();
-        let known = |entry: &&Entry| state.history.contains(&(entry.position, entry.nonce));
-        let common = tail.iter().rev().find(known).map(|entry| (entry.position, entry.nonce));
-        if let (Some((position, nonce)), Some(place)) = (common, &mut state.place) {
-            (place.position, place.nonce) = (position, Some(nonce));
-            state.history.retain(|(known, _)| *known <= position);
+        let is_known = |(mark, _): &(Mark, Sequence)| tail.iter().any(|entry| entry.mark() == *mark);
+        let common = state.history.iter().rposition(is_known);
+        if let Some(common) = common {
+            state.history.truncate(common + 1);
+            let mark = state.history[common].0;
+            if let Some(place) = &mut state.place {
+                (place.position, place.nonce) = (mark.position, Some(mark.nonce));
+            }
         }
         drop(state);
         self.waits.notify_one();
@@ -352,6 +377,22 @@ impl Log {
 }
 
 impl State {
+    /// Up to which purge of the fence this instance had come with this entry, if it has read it.
+    fn read_at(&self, mark: Mark) -> Option<Sequence> {
+        let at = self.history.partition_point(|(read, _)| read.position < mark.position);
+        self.history.get(at).filter(|(read, _)| *read == mark).map(|(_, sequence)| *sequence)
+    }
+
+    /// Whether a purge that has come out of the log is one of ours; it waits no longer then.
+    fn is_own(&mut self, nonce: Uuid, at: Position) -> bool {
+        let own = self.waiting.iter().position(|waiting| waiting.purge.nonce == nonce);
+        let Some(own) = own.and_then(|own| self.waiting.remove(own)) else { return false };
+        // It may come before the answer to who has appended it. The asker may have gone.
+        own.asker.map(|asker| asker.send(at));
+        self.keep_told(own.purge);
+        true
+    }
+
     fn keep_told(&mut self, purge: Arc<Purge>) {
         self.told.push_back(purge);
         if self.told.len() > MAX_TOLD {
