@@ -83,10 +83,10 @@ fn purges(what: &str, peers: &Peers) {
     for round in 0..PURGES {
         (0..3).for_each(|at| drop(peers.get(at, "/a")));
         let started = Instant::now();
-        let body = br#"{"tags": ["shop"], "wait": 0}"#;
+        let body = br#"{"tags": ["shop"]}"#;
         let token = format!("Bearer {ALL_SECRET}");
         let admin = support::Client::new(peers.all[round % 3].admin);
-        admin.send("POST", "/purge", &[("Authorization", &token)], body);
+        admin.send("POST", "/purge?wait=0", &[("Authorization", &token)], body);
         while (0..3).any(|at| ask(at) == 200) {}
         times.push(started.elapsed());
     }
@@ -123,7 +123,7 @@ fn death(cluster: &mut Cluster, peers: &Peers) {
     };
     println!("| a master dies | requests | errors | hits, % | longest, ms |\n|---|---|---|---|---|");
     for node in 0..3 {
-        peers.purge(0, r#"{"all": true, "wait": 10}"#);
+        peers.purge_waiting(0, r#"{"all": true}"#, 10);
         std::thread::scope(|scope| {
             let under_way = scope.spawn(|| load(Duration::from_secs(5)));
             std::thread::sleep(Duration::from_secs(1));
@@ -148,7 +148,7 @@ fn healing(redis: &Redis) {
     let times = (0..10).map(|_| {
         peers.get(1, "/a");
         peers.cut(1);
-        peers.purge(0, r#"{"urls": ["/a"], "wait": 0}"#);
+        peers.purge_waiting(0, r#"{"urls": ["/a"]}"#, 0);
         peers.wires[1].mend();
         let started = Instant::now();
         while peers.get(1, "/a").verdict() == "hit" {

@@ -312,13 +312,14 @@ impl Running {
         Ok(())
     }
 
-    /// Gives the last purges a moment to be told to the other instances.
+    /// Gives the last purges a moment to be told to the other instances; those that cannot be told are written to the journal.
     fn tell_purges(&self) {
-        let Some(shared) = self.app.shared.as_ref().filter(|shared| shared.state().is_ok()) else { return };
+        let Some(shared) = &self.app.shared else { return };
         let started = crate::clock::start();
-        while shared.log.waiting() > 0 && started.elapsed() < LAST_PURGES {
+        while shared.state().is_ok() && shared.log.waiting() > 0 && started.elapsed() < LAST_PURGES {
             std::thread::sleep(STEP);
         }
+        shared.write_journal();
     }
 
     /// Waits for a signal, and then for the requests under way.
@@ -335,7 +336,9 @@ impl Running {
             // A plain hit that its client takes at once is not counted: it is sent within microseconds.
             std::thread::sleep(STEP);
         }
-        self.tell_purges();
+        if stop == Stop::Gracefully {
+            self.tell_purges();
+        }
         let cut_off = self.app.active_requests();
         tracing::info!(cut_off, "parvis has ended");
         Ok(())
@@ -429,12 +432,11 @@ struct Linker {
 #[async_trait]
 impl BackgroundService for Linker {
     async fn start(&self, _: ShutdownWatch) {
-        let obey = |orders| self.app.obey(&orders);
         // Until the process ends: requests that are still answered purge too.
         tokio::join!(
             shared::connect::keep(Arc::downgrade(&self.shared)),
             shared::log::append::append(self.shared.clone()),
-            shared::log::follow::follow(self.shared.clone(), obey),
+            shared::log::follow::follow(self.shared.clone(), self.app.clone()),
         );
     }
 }

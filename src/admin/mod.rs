@@ -121,7 +121,7 @@ async fn metrics(State(admin): State<Admins>) -> impl IntoResponse {
 /// Who is answered here is served. What is missing is told, and keeps nobody from being served.
 async fn ready(State(admin): State<Admins>) -> impl IntoResponse {
     let redis = admin.app.shared.as_ref().map(|shared| match shared.state() {
-        Ok(()) if !shared.is_trusted() => {
+        Ok(()) if !shared.log.is_current() => {
             "connected; not all purges of the other instances are known".to_owned()
         }
         Ok(()) => "connected".to_owned(),

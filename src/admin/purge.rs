@@ -1,15 +1,16 @@
 //! `POST /purge`: what it names, what went, who has acknowledged. `GET /purges`: what was purged before.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::idempotency::{self, Turn};
 use super::token::Caller;
@@ -19,7 +20,7 @@ use crate::observe::audit::Entry;
 use crate::plan::Plan;
 use crate::rules::invalidate::Expires;
 use crate::rules::selector::{MAX_SELECTORS, Selector, SelectorError};
-use crate::shared::log::heard::Heard;
+use crate::shared::log::acknowledge::Acknowledged as Others;
 use crate::store::ban::Count;
 
 /// The most regular expressions and wildcards in one request: each is held against every entry.
@@ -27,6 +28,7 @@ const MAX_PATTERNS: usize = 50;
 
 /// How long the other instances are waited for, in seconds.
 const DEFAULT_WAIT: u64 = 1;
+/// The longest.
 pub const MAX_WAIT: u64 = 60;
 
 /// The most URLs that a dry run shows.
@@ -69,9 +71,6 @@ pub struct Request {
     /// Nothing is removed: the answer tells what would be.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
-    /// How long to wait until the other instances have acknowledged, in seconds, at most 60. Default 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub wait: Option<u64>,
 }
 
 /// What was removed.
@@ -98,9 +97,12 @@ pub struct Answer {
     /// Other instances that are alive and have not acknowledged in time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
-    /// Why nobody knows what the other instances do: the purge waits to be told to them.
+    /// Why nobody knows whether the other instances have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub untold: Option<String>,
+    pub unknown: Option<String>,
+    /// What the purge is called in the log that all instances follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Uuid>,
     /// Of a dry run: at most so many requests to the origin until all is stored again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_requests: Option<usize>,
@@ -135,32 +137,79 @@ type Body = Result<Bytes, BytesRejection>;
 pub(super) async fn purge(
     State(admin): State<Admins>,
     caller: Caller,
+    asked: Result<Query<Asked>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
     let refused = |refusal| caller.refused(&admin.app, refusal);
+    let deadline = asked.map_err(|error| error.body_text()).and_then(|Query(asked)| asked.deadline());
+    let unreadable = |error| {
+        Refusal::new(StatusCode::BAD_REQUEST, error, format!("write `/purge?wait=5`, at most {MAX_WAIT}"))
+    };
+    let deadline = deadline.map_err(unreadable).map_err(refused)?;
     let body = body.map_err(too_large).map_err(refused)?;
     let Some(key) = idempotency::key(&headers).map_err(refused)? else {
-        return answer(&admin, &caller, &body).await.map(json).map_err(refused);
+        let answer = answer(&admin, &caller, &body).await.map_err(refused)?;
+        return with_others(&admin, &answer, deadline).await.map(json);
     };
     match admin.answers.enter(caller.name(), &key, &body, clock::now()).map_err(refused)? {
-        Turn::Again(answer) => Ok(([("idempotency-replayed", "true")], json(answer)).into_response()),
+        Turn::Again(answer) => {
+            let answer = with_others(&admin, &answer, deadline).await?;
+            Ok(([("idempotency-replayed", "true")], json(answer)).into_response())
+        }
         Turn::First(place) => {
             // Carried through though the client leaves: it will ask again, with this key.
             let (admin, caller) = (admin.clone(), caller.clone());
+            let (store, caller) = ((admin.clone(), caller.clone()), caller);
             let carried = tokio::spawn(async move {
+                let (admin, caller) = store;
                 let answer = answer(&admin, &caller, &body).await?;
                 place.answer(&answer);
                 Ok(answer)
             });
-            carried
-                .await
-                .map_err(|error| internal(&error))
-                .and_then(|answer| answer)
-                .map(json)
-                .map_err(refused)
+            let carried = carried.await.map_err(|error| internal(&error)).and_then(|answer| answer);
+            let answer = carried.map_err(|refusal| caller.refused(&admin.app, refusal))?;
+            with_others(&admin, &answer, deadline).await.map(json)
         }
     }
+}
+
+/// How a purge is answered; apart from what it is, so that who asks again may wait for longer.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    /// How long to wait until the other instances have acknowledged, in seconds.
+    #[serde(default = "default_wait")]
+    wait: u64,
+}
+
+fn default_wait() -> u64 {
+    DEFAULT_WAIT
+}
+
+impl Asked {
+    fn deadline(&self) -> Result<Instant, String> {
+        match self.wait <= MAX_WAIT {
+            true => Ok(clock::start() + Duration::from_secs(self.wait)),
+            false => Err("that is too long to wait".to_owned()),
+        }
+    }
+}
+
+/// The answer with the other instances: who has acknowledged by now, or by `deadline`.
+async fn with_others(admin: &Admins, answer: &str, deadline: Instant) -> Result<String, Refusal> {
+    let mut answer: Answer = serde_json::from_str(answer).map_err(|error| internal(&error))?;
+    if let (Some(shared), Some(purge)) = (&admin.app.shared, answer.log) {
+        match shared.acknowledged(purge, deadline).await {
+            Ok(Others { by, missing }) => {
+                let others = by.into_iter().map(|instance| Acknowledged { instance, entries: None });
+                answer.instances.extend(others);
+                answer.missing = missing;
+            }
+            Err(why) => answer.unknown = Some(why),
+        }
+    }
+    serde_json::to_string(&answer).map_err(|error| internal(&error))
 }
 
 /// A body that is too large.
@@ -181,27 +230,20 @@ async fn answer(admin: &Admins, caller: &Caller, body: &[u8]) -> Result<String, 
     let answer = match request.dry_run {
         true => survey(admin, selectors, request.soft).await?,
         false => {
-            let wait = Duration::from_secs(request.wait.unwrap_or(DEFAULT_WAIT));
-            let deadline = clock::start() + wait;
-            let purged = admin.app.purge(selectors, Expires::softly(request.soft), caller.asker()).await;
-            let report = purged.map_err(|error| internal(&error))?;
-            let others = admin.app.others(report.told, deadline).await;
-            let (heard, untold) = match others {
-                Ok(heard) => (heard, None),
-                Err(why) => (Heard::default(), Some(why)),
-            };
+            let report = admin.app.purge(selectors, Expires::softly(request.soft), caller.asker()).await;
+            let report = report.map_err(|error| internal(&error))?;
             let entries = report.total.entries;
-            let own = Acknowledged { instance: live.plan.instance.to_string(), entries: Some(entries) };
-            let others = heard.by.into_iter().map(|instance| Acknowledged { instance, entries: None });
             Answer {
                 sequence: Some(report.sequence),
                 soft: request.soft,
                 entries,
                 bytes: report.total.bytes,
                 selectors: removed(report.named),
-                instances: [own].into_iter().chain(others).collect(),
-                missing: heard.missing,
-                untold,
+                instances: vec![Acknowledged {
+                    instance: live.plan.instance.to_string(),
+                    entries: Some(entries),
+                }],
+                log: report.told,
                 ..Answer::default()
             }
         }
@@ -256,10 +298,6 @@ fn read(body: &[u8]) -> Result<Request, Refusal> {
     let patterns = request.wildcards.len() + request.regex.len();
     let others = [&request.urls, &request.prefixes, &request.tags, &request.hosts];
     let count = others.iter().map(|list| list.len()).sum::<usize>() + patterns;
-    if request.wait.is_some_and(|wait| wait > MAX_WAIT) {
-        let remedy = format!("write at most {MAX_WAIT} seconds");
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "`wait` is too long", remedy));
-    }
     if count == 0 && !request.all {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "nothing to purge", remedy));
     }
@@ -318,7 +356,7 @@ fn shown() -> usize {
 pub(super) async fn purges(
     State(admin): State<Admins>,
     caller: Caller,
-    query: Result<Query<Shown>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<Shown>, QueryRejection>,
 ) -> Result<Json<Vec<Entry>>, Refusal> {
     let read = query.map_err(|error| {
         Refusal::new(StatusCode::BAD_REQUEST, error.body_text(), "write `/purges?limit=20`")

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::plan::Plan;
 use crate::plan::redis::{Redis, Topology};
 use crate::shared::connect::{self, Link};
-use crate::shared::log::heard;
+use crate::shared::log::acknowledge;
 
 /// How often it is asked for the latency.
 const PINGS: usize = 20;
@@ -77,7 +77,7 @@ async fn check(redis: &Redis) -> RedisResult<()> {
     }
     connect::try_script(redis, &mut link).await?;
     print("scripts     may be run, and write");
-    let (purges, followers) = heard::standing(redis, &mut link).await?;
+    let (purges, followers) = acknowledge::standing(redis, &mut link).await?;
     let followers = if followers.is_empty() { "nobody".to_owned() } else { followers.join(", ") };
     print(&format!("purges      {purges} in the log, which is followed by {followers}"));
     match (&redis.topology, link) {

@@ -336,7 +336,7 @@ impl Outcome {
             (_, Some(Fate::OnProbation)) => "probation",
             (Some(Verdict::Revalidate(RevalidateReason::Client)), _) => "client",
             _ if self.validated => "validated",
-            _ if self.recalled => "redis",
+            (Some(Verdict::Hit), _) if self.recalled => "redis",
             _ if self.collapsed => "collapsed",
             _ => "",
         }

@@ -11,6 +11,7 @@ use super::removals::written_tag;
 use super::routes::{MAX_ITEMS, patterns};
 use crate::config::locate::Path;
 use crate::config::schema::{self, Cache};
+use crate::config::upstream::Server;
 use crate::rules::admission::is_of_the_exchange;
 use crate::rules::forwarding::folded;
 use crate::rules::head::{Fields, is_token};
@@ -85,6 +86,7 @@ pub(super) fn compile(
         audit: written.audit.or(defaults.audit).map_or(0.0, |share| share.0),
         lock_timeout: period(written.lock.timeout.or(defaults.lock.timeout), seconds(5)),
         shares_lock: written.lock.shared.or(defaults.lock.shared).unwrap_or(false),
+        shared_stamp: 0,
         is_shared: is_shared(written.tiers.as_ref().or(defaults.tiers.as_ref()), path, mistakes),
         uncacheable_ttl: window(|cache| cache.uncacheable_ttl, seconds(120)),
         stale_while_revalidate: window(|cache| cache.stale_while_revalidate, zero),
@@ -140,7 +142,21 @@ fn stamp(policy: &CachePolicy) -> u32 {
             (&policy.tags, &policy.tag_headers, policy.deliver_tags),
         )
     );
-    let digest = Sha256::digest(rules);
+    digest(&rules)
+}
+
+/// A digest of where the responses of a route come from, and how long they live. Of its servers the first one counts: others may
+/// come and go.
+pub(super) fn shared_stamp(policy: &CachePolicy, upstream: &str, servers: &[Server]) -> u32 {
+    let lifetimes = (
+        (policy.ttl, &policy.status_ttl, &policy.heuristic, policy.stale_while_revalidate),
+        (policy.stale_if_error, policy.stale_on_disconnect),
+    );
+    digest(&format!("{:?}", (upstream, servers.first().map(|server| &server.address), lifetimes)))
+}
+
+fn digest(text: &str) -> u32 {
+    let digest = Sha256::digest(text);
     u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]])
 }
 

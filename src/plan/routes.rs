@@ -104,6 +104,8 @@ fn route(
     policies::check_shared(&written.cache, &cache_path, without_redis, mistakes);
     let encode =
         encode::compile(&written.encode, &config.encode, &cache.identity, &path.key("encode"), mistakes);
+    let servers = config.upstreams.get(&*upstream).map(|upstream| upstream.servers.as_slice());
+    cache.shared_stamp = policies::shared_stamp(&cache, &upstream, servers.unwrap_or_default());
     // What is stored with lengths as they are must not be served where they are to be blurred.
     cache.stamp ^= u32::from(encode.pads_stored);
     let (name, matcher): (Arc<str>, _) = (name.as_str().into(), matcher?);

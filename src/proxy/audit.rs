@@ -25,6 +25,7 @@ use crate::rules::cache_control::CacheControl;
 use crate::rules::guard::{self, Difference};
 use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::route::Route;
+use crate::rules::selector::Selector;
 use crate::store::collect::Collected;
 use crate::store::response::{Head, StoredResponse};
 
@@ -159,6 +160,10 @@ impl Audit {
         if let Finding::Different(difference) = finding {
             live.tripped.trip(&route.name);
             app.store.memory.remove_route(&route.name);
+            if let Some(shared) = app.shared.as_ref().filter(|_| route.cache.is_shared) {
+                // A purge cannot name a route, and what it has shared may be anybody's.
+                shared.log.announce(&[Selector::All], false);
+            }
             tracing::error!(
                 route = %route.name,
                 %path,

@@ -3,11 +3,10 @@
 //! A purge is in force before it is answered; what is left to do then, and takes long, is done aside.
 
 use std::net::IpAddr;
-use std::time::Instant;
 
 use pingora::proxy::Session;
-use tokio::sync::oneshot;
 use tokio::task::JoinError;
+use uuid::Uuid;
 
 use super::App;
 use super::answer;
@@ -22,8 +21,8 @@ use crate::rules::forwarding;
 use crate::rules::head::Fields;
 use crate::rules::invalidate::Expires;
 use crate::rules::selector::Selector;
-use crate::shared::log::heard::Heard;
-use crate::shared::log::{Orders, Position};
+use crate::shared::log::Orders;
+use crate::shared::log::follow::Obey;
 use crate::store::ban::{Ban, Count, Effect};
 use crate::store::purging::Purged;
 
@@ -47,8 +46,8 @@ pub struct Report {
     pub named: Vec<(String, Count)>,
     /// What all named.
     pub total: Count,
-    /// Hears which place it has in the log that all instances follow.
-    pub told: Option<oneshot::Receiver<Position>>,
+    /// What it is called in the log that all instances follow.
+    pub told: Option<Uuid>,
 }
 
 impl App {
@@ -60,54 +59,38 @@ impl App {
         expires: Expires,
         asker: Asker,
     ) -> Result<Report, JoinError> {
-        let (purged, told) = self.put_in_force(&selectors, expires);
+        // What a reload changes is a matter of this instance.
+        let (purged, told) = match asker.cause {
+            Cause::Reload => (self.store.purge(&selectors, effect(expires)), None),
+            _ => self.put_in_force(&selectors, expires),
+        };
         let app = self.clone();
         let concluded = tokio::spawn(async move { app.conclude(purged, &selectors, expires, asker).await });
         Ok(Report { told, ..concluded.await?? })
     }
 
-    /// Purges here, and has the other instances told. The receiver hears which place the purge has in the order of all.
-    fn put_in_force(
-        &self,
-        selectors: &[Selector],
-        expires: Expires,
-    ) -> (Purged, Option<oneshot::Receiver<Position>>) {
+    /// Purges here, and has the other instances told. Tells what the purge is called in the log of all.
+    fn put_in_force(&self, selectors: &[Selector], expires: Expires) -> (Purged, Option<Uuid>) {
         // First: what they share is not taken from the moment on in which it is purged here.
         let told = self.shared.as_ref().map(|shared| shared.log.announce(selectors, expires == Expires::Yes));
         (self.store.purge(selectors, effect(expires)), told)
     }
+}
 
-    /// Waits until the other instances have acknowledged a purge, or until `deadline`.
-    ///
-    /// # Errors
-    ///
-    /// Why nobody knows whether they do; then it waits to be told to them.
-    pub async fn others(
-        &self,
-        told: Option<oneshot::Receiver<Position>>,
-        deadline: Instant,
-    ) -> Result<Heard, String> {
-        let (Some(shared), Some(told)) = (&self.shared, told) else { return Ok(Heard::default()) };
-        match tokio::time::timeout_at(deadline.into(), told).await {
-            Ok(Ok(at)) => shared.heard(at, deadline).await.map_err(|away| away.to_string()),
-            // It had to make room for one that purges more.
-            Ok(Err(_)) => Err("it waits with many others".to_owned()),
-            Err(_) => Err(shared.state().err().unwrap_or_else(|| "not within the time to wait".to_owned())),
-        }
-    }
-
+impl Obey for App {
     /// Purges what another instance has purged, or all that may have missed a purge.
-    pub fn obey(&self, orders: &Orders) {
-        let (cause, soft) = match orders {
+    async fn obey(&self, orders: Orders) {
+        let (cause, soft) = match &orders {
             Orders::Purge { soft, .. } => (Cause::Peer, *soft),
             Orders::DropAll => (Cause::Doubt, false),
         };
         let purged = self.store.purge(orders.selectors(), effect(Expires::softly(soft)));
-        let app = self.clone();
-        // An error is told where it happens: it is in force.
-        tokio::spawn(async move { app.carried_out(purged, cause, false).await });
+        // It waits only where too much is in force already. An error is told where it happens: it is in force.
+        let _ = self.carried_out(purged, cause, false).await;
     }
+}
 
+impl App {
     /// Records a purge that is in force, and carries it out.
     async fn conclude(
         &self,

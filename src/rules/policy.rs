@@ -123,6 +123,9 @@ pub struct CachePolicy {
     pub shares_lock: bool,
     /// Whether its responses are shared with other instances.
     pub is_shared: bool,
+    /// A digest of where they come from and how long they live: those that are shared by instances for which that is another are
+    /// other ones.
+    pub shared_stamp: u32,
     /// How long a key is remembered as uncacheable.
     pub uncacheable_ttl: Duration,
     /// How long after expiry a response may be served while it is refreshed (RFC 5861 section 3).
@@ -165,6 +168,7 @@ impl Default for CachePolicy {
             lock_timeout: Duration::ZERO,
             shares_lock: false,
             is_shared: false,
+            shared_stamp: 0,
             uncacheable_ttl: Duration::ZERO,
             stale_while_revalidate: Duration::ZERO,
             stale_if_error: Duration::ZERO,

@@ -27,6 +27,7 @@ fn default_policy() -> CachePolicy {
         lock_timeout: Duration::from_secs(5),
         shares_lock: false,
         is_shared: true,
+        shared_stamp: 0,
         uncacheable_ttl: Duration::from_secs(120),
         ..CachePolicy::default()
     }

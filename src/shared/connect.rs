@@ -1,6 +1,6 @@
 //! The link to the Redis, and who keeps it up.
 //!
-//! There is one connection, which all requests share (to each node of a cluster). It is made anew from the beginning whenever it
+//! There is one connection for questions and one for bodies, which all requests share (to each node of a cluster). It is made anew from the beginning whenever it
 //! does not answer: only that finds out that a name has got another address, or a Sentinel another master.
 
 use std::sync::atomic::Ordering;
@@ -189,8 +189,8 @@ pub async fn keep(shared: Weak<Shared>) {
         let linked = linked.unwrap_or_else(|_| Err((redis::ErrorKind::Io, "no connection in time").into()));
         let began = clock::start();
         let trouble = match linked {
-            Ok(link) => {
-                let held = Arc::new(Held::new(link));
+            Ok((link, bulk)) => {
+                let held = Arc::new(Held::new(link, bulk));
                 strong.held.store(Some(held.clone()));
                 strong.figures.connected(true);
                 tracing::info!("the Redis is connected");
@@ -216,18 +216,18 @@ pub async fn keep(shared: Weak<Shared>) {
     }
 }
 
-/// Makes a link by which one can write, in time. Who only reads, is out of memory, or slow, is as good as nobody.
-async fn usable(shared: &Shared) -> RedisResult<Link> {
-    let link = connect(&shared.settings).await?;
+/// Makes a link by which one can write, in time, and one for bodies. Who only reads, is out of memory, or slow, is as good as nobody.
+async fn usable(shared: &Shared) -> RedisResult<(Link, Link)> {
+    let (link, bulk) = (connect(&shared.settings).await?, connect(&shared.settings).await?);
     if shared.settings.topology == Topology::Cluster {
         // Of its nodes some may be well.
-        return Ok(link);
+        return Ok((link, bulk));
     }
     // The first one may have to bring the script.
     shared.heartbeat(link.clone()).await?;
     let timed = tokio::time::timeout(shared.settings.timeout, shared.heartbeat(link.clone())).await;
     timed.unwrap_or_else(|_| Err((redis::ErrorKind::Io, "it answers later than `timeout`").into()))?;
-    Ok(link)
+    Ok((link, bulk))
 }
 
 /// Looks after a link for as long as it is held.

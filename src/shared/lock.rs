@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::Script;
 use uuid::Uuid;
 
 use super::Shared;
+use super::connect::Link;
 use crate::rules::key::CacheKey;
 
 /// Lets go of a lock that still is the caller's.
-const RELEASE: &str = "
+pub(super) const RELEASE: &str = "
 if redis.call('GET', KEYS[1]) == ARGV[1] then
   return redis.call('DEL', KEYS[1])
 end
@@ -39,8 +39,8 @@ pub struct Held {
 
 impl Shared {
     /// Takes the lock of a key for at most `period`, if no other instance has it.
-    pub async fn lock(self: &Arc<Self>, key: &CacheKey, period: Duration) -> Turn {
-        let (part, place) = self.place_of(key);
+    pub async fn lock(self: &Arc<Self>, key: &CacheKey, stamp: u32, period: Duration) -> Turn {
+        let (part, place) = self.place_of(key, stamp);
         let (place, nonce) = (format!("{place}:lock"), Uuid::new_v4().to_string());
         let millis = u64::try_from(period.as_millis()).unwrap_or(u64::MAX).max(1);
         let mut set = redis::cmd("SET");
@@ -63,8 +63,9 @@ impl Drop for Held {
         let (place, nonce) = (std::mem::take(&mut self.place), std::mem::take(&mut self.nonce));
         // Where it fails the lock ends by itself.
         drop(tokio::spawn(async move {
-            let release = |mut link| async move {
-                Script::new(RELEASE).key(place).arg(nonce).invoke_async::<u8>(&mut link).await
+            let script = &shared.release_script;
+            let release = |mut link: Link| async move {
+                script.key(place).arg(nonce).invoke_async::<u8>(&mut link).await
             };
             shared.ask("unlock", &part, release).await
         }));

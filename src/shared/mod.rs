@@ -45,6 +45,8 @@ use tier::Room;
 
 /// So many questions in a row without an answer, and nobody asks any longer.
 const MAX_UNANSWERED: u32 = 3;
+/// What bodies are as a part, where there is one server.
+const BODIES: &str = "bodies";
 /// For how long the keys of one part of a cluster are left alone then.
 const REST: Duration = Duration::from_secs(1);
 
@@ -69,11 +71,15 @@ pub struct Shared {
     rate_script: Script,
     heartbeat_script: Script,
     append_script: Script,
+    stand_script: Script,
+    release_script: Script,
 }
 
 /// A link that is in use, and how it does. What is known of one says nothing of the next.
 struct Held {
     link: Link,
+    /// For bodies: small questions do not wait behind them.
+    bulk: Link,
     /// By the part of the keys: each is on one node of a cluster, and the others may be well. Of a single server there is one part.
     parts: Mutex<HashMap<String, Part>>,
     /// When there was an answer last.
@@ -161,6 +167,8 @@ impl Shared {
             rate_script: Script::new(rates::SCRIPT),
             heartbeat_script: Script::new(connect::HEARTBEAT),
             append_script: Script::new(log::append::APPEND),
+            stand_script: Script::new(log::follow::STAND),
+            release_script: Script::new(lock::RELEASE),
             settings,
         }
     }
@@ -180,6 +188,21 @@ impl Shared {
     /// How many instances there are, this one included, as far as that is known; at least 1.
     pub fn instances(&self) -> u32 {
         self.instances.load(Ordering::Relaxed).max(1)
+    }
+
+    /// Writes the purges that could not be told yet to the journal, if there is one, before the process ends.
+    pub fn write_journal(&self) {
+        let untold = self.log.untold();
+        if let Some(file) = self.settings.journal.as_ref().filter(|_| !untold.is_empty())
+            && let Err(error) = journal::write(file, &untold)
+        {
+            tracing::error!(%error, "purges that wait for the Redis cannot be written to the journal");
+        }
+    }
+
+    /// How long a request waits for an answer.
+    pub fn timeout(&self) -> Duration {
+        self.settings.timeout
     }
 
     /// How it does, for people and scripts.
@@ -205,17 +228,42 @@ impl Shared {
         part: &str,
         question: impl FnOnce(Link) -> F,
     ) -> Result<T, Away> {
-        let started = clock::start();
         let part = if self.settings.topology == Topology::Cluster { part } else { "" };
-        let held = self.held.load_full().filter(|held| !held.rests(part, started));
-        let result = match &held {
+        let held = self.held.load_full();
+        let link = held.as_ref().map(|held| held.link.clone());
+        self.ask_by(what, part, held, link, question).await
+    }
+
+    /// The same where bodies are sent or received. Who is late with them may only be busy with others: they are left alone for a
+    /// while, and nothing else is.
+    async fn ask_for_body<T: FromRedisValue, F: Future<Output = Result<T, RedisError>>>(
+        &self,
+        what: &'static str,
+        part: &str,
+        question: impl FnOnce(Link) -> F,
+    ) -> Result<T, Away> {
+        let part = if self.settings.topology == Topology::Cluster { part } else { BODIES };
+        let held = self.held.load_full();
+        let link = held.as_ref().map(|held| held.bulk.clone());
+        self.ask_by(what, part, held, link, question).await
+    }
+
+    async fn ask_by<T: FromRedisValue, F: Future<Output = Result<T, RedisError>>>(
+        &self,
+        what: &'static str,
+        part: &str,
+        held: Option<Arc<Held>>,
+        link: Option<Link>,
+        question: impl FnOnce(Link) -> F,
+    ) -> Result<T, Away> {
+        let started = clock::start();
+        let held = held.filter(|held| !held.rests(part, started));
+        let result = match link.filter(|_| held.is_some()) {
             None => Err(Away::Unconnected),
-            Some(held) => {
-                match tokio::time::timeout(self.settings.timeout, question(held.link.clone())).await {
-                    Ok(answer) => answer.map_err(Away::from),
-                    Err(_) => Err(Away::Late(self.settings.timeout)),
-                }
-            }
+            Some(link) => match tokio::time::timeout(self.settings.timeout, question(link)).await {
+                Ok(answer) => answer.map_err(Away::from),
+                Err(_) => Err(Away::Late(self.settings.timeout)),
+            },
         };
         self.figures.asked(what, result.as_ref().map_or_else(Away::as_str, |_| "ok"), started.elapsed());
         if let Some(held) = &held {
@@ -229,12 +277,16 @@ impl Shared {
         match result {
             Ok(_) => held.answered(part, clock::start()),
             Err(away) if away.is_of_the_link() && held.unanswered(part, clock::start()) => {
-                if self.settings.topology != Topology::Cluster {
+                if self.settings.topology != Topology::Cluster && !self.is_only_late(part, away) {
                     self.drop_link(held, away.to_string());
                 }
             }
             Err(_) => {}
         }
+    }
+
+    fn is_only_late(&self, part: &str, away: &Away) -> bool {
+        part == BODIES && matches!(away, Away::Late(_))
     }
 
     /// Nobody asks by this link any longer. The keeper tells it, and makes another one.
@@ -258,9 +310,10 @@ fn waiting(settings: &Redis) -> Vec<Purge> {
 }
 
 impl Held {
-    fn new(link: Link) -> Self {
+    fn new(link: Link, bulk: Link) -> Self {
         Self {
             link,
+            bulk,
             parts: Mutex::default(),
             answered_at: Mutex::new(clock::start()),
             lost_by: OnceLock::new(),

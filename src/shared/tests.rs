@@ -12,7 +12,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng};
 use uuid::Uuid;
 
 use super::connect::{Link, connect};
-use super::log::follow::Follower;
+use super::log::follow::{Follower, Obey};
 use super::log::{Log, Mark, Orders};
 use super::tier::{Recalled, Share};
 use super::{Held, Shared};
@@ -89,6 +89,15 @@ struct Instance {
     logged: [u64; PAGES],
 }
 
+struct Purger<'s>(&'s Store);
+
+impl Obey for Purger<'_> {
+    async fn obey(&self, orders: Orders) {
+        self.0.purge(orders.selectors(), Effect::Remove);
+        self.0.sweep();
+    }
+}
+
 /// A fetch under way.
 struct Fetch {
     at: usize,
@@ -160,7 +169,7 @@ impl Instance {
 
     fn connect(&mut self, link: &Link, logged: [u64; PAGES]) {
         self.logged = logged;
-        self.shared.held.store(Some(Arc::new(Held::new(link.clone()))));
+        self.shared.held.store(Some(Arc::new(Held::new(link.clone(), link.clone()))));
         self.follower = Some(Follower::new(link.clone()));
     }
 
@@ -171,18 +180,14 @@ impl Instance {
     }
 
     fn purge(&self, selectors: &[Selector]) {
-        drop(self.shared.log.announce(selectors, false));
+        self.shared.log.announce(selectors, false);
         self.store.purge(selectors, Effect::Remove);
         self.store.sweep();
     }
 
     async fn follow(&mut self) {
         let Some(follower) = &mut self.follower else { return };
-        let obey = |orders: Orders| {
-            self.store.purge(orders.selectors(), Effect::Remove);
-            self.store.sweep();
-        };
-        self.shared.follow_on(follower, None, &obey).await.unwrap();
+        self.shared.follow_on(follower, None, &Purger(&self.store)).await.unwrap();
     }
 
     async fn append(&self) -> bool {
@@ -203,7 +208,7 @@ impl Instance {
         if let Some(stored) = memory.stored(&key) {
             return Some(version(&stored));
         }
-        let Some(Recalled::Response(response)) = self.shared.recall(&key, 100).await else { return None };
+        let Some(Recalled::Response(response)) = self.shared.recall(&key, 0, 100).await else { return None };
         let response = Arc::new(*response);
         memory.insert(&key, response.clone(), begun, 10).is_ok().then(|| version(&response))
     }
@@ -246,7 +251,7 @@ impl World {
         let is_stored = instance.store.memory.insert(&key(page), response.clone(), begun, 10).is_ok();
         if let (true, Some(mark)) = (is_stored, mark) {
             let (primary, key) = (key(page), key(page));
-            let share = Share { primary, key, response, mark, held: None };
+            let share = Share { primary, key, stamp: 0, response, mark, held: None };
             // Who is cut off cannot.
             let _ = instance.shared.write(&share, HOUR).await;
         }
@@ -265,6 +270,7 @@ impl World {
         };
         self.instances[at].purge(&[selector]);
         let waiting = self.instances[at].shared.log.untold();
+        // It may have joined one before it.
         self.asked.insert(waiting.last().unwrap().nonce, self.purged);
     }
 

@@ -20,6 +20,10 @@ use crate::store::response::StoredResponse;
 
 /// The most memory, in KiB, of bodies that wait to be written.
 const MAX_WAITING: usize = 32 * 1024;
+/// So many bytes are decompressed where they arrive.
+const READ_AT_ONCE: usize = 32 << 10;
+/// What selects among variants is kept for so long at least: those that live for longer shall be found.
+const SHORTEST_VARY: Duration = Duration::from_secs(24 * 3600);
 /// How many are written at once.
 const WRITERS: usize = 8;
 /// Nothing is kept for longer, whatever its lifetime is.
@@ -51,6 +55,8 @@ pub struct Share {
     pub primary: CacheKey,
     /// The key of the response.
     pub key: CacheKey,
+    /// What it is shared as: [`crate::rules::policy::CachePolicy::shared_stamp`].
+    pub stamp: u32,
     /// The response.
     pub response: Arc<StoredResponse>,
     /// The last entry of the log of purges that was read when its fetch began.
@@ -62,29 +68,33 @@ pub struct Share {
 impl Shared {
     /// What is stored under `key`, as far as it may be served: with a body of at most `max_body` bytes, and not purged. Waits no longer
     /// than `timeout`.
-    pub async fn recall(&self, key: &CacheKey, max_body: u64) -> Option<Recalled> {
-        let (result, recalled) = self.look_up(key, max_body).await;
+    pub async fn recall(&self, key: &CacheKey, stamp: u32, max_body: u64) -> Option<Recalled> {
+        let (result, recalled) = self.look_up(key, stamp, max_body).await;
         self.figures.recalled(result);
         recalled
     }
 
-    /// Whether it is known which purges there were: otherwise nothing can be recalled.
-    pub fn is_trusted(&self) -> bool {
-        self.log.is_current()
-    }
-
-    pub(super) async fn look_up(&self, key: &CacheKey, max_body: u64) -> (&'static str, Option<Recalled>) {
+    async fn look_up(&self, key: &CacheKey, stamp: u32, max_body: u64) -> (&'static str, Option<Recalled>) {
         if !self.log.is_current() {
             return ("untrusted", None);
         }
-        let (part, place) = self.place_of(key);
+        let (part, place) = self.place_of(key, stamp);
         let get = |mut link| async move { redis::cmd("GET").arg(place).query_async(&mut link).await };
-        let bytes: Option<Vec<u8>> = match self.ask("recall", &part, get).await {
+        let bytes: Option<Vec<u8>> = match self.ask_for_body("recall", &part, get).await {
             Ok(bytes) => bytes,
             Err(away) => return (away.as_str(), None),
         };
         let Some(bytes) = bytes else { return ("miss", None) };
-        match form::read(&bytes, key, max_body) {
+        let record = match bytes.len() {
+            0..READ_AT_ONCE => form::read(&bytes, key, max_body),
+            // Not on a thread that serves requests: it takes milliseconds.
+            _ => {
+                let key = key.clone();
+                let read = tokio::task::spawn_blocking(move || form::read(&bytes, &key, max_body)).await;
+                read.ok().flatten()
+            }
+        };
+        match record {
             None => ("unreadable", None),
             // Held against the log after it has been read: what is purged now is refused by the memory.
             Some(Record::Response(response, mark)) if !self.log.admits(mark, &response.facts) => {
@@ -102,7 +112,8 @@ impl Shared {
         if ttl.is_zero() || length as u64 > self.settings.max_object_size {
             return;
         }
-        let permits = u32::try_from(length / 1024 + 1).unwrap_or(u32::MAX);
+        // One that is larger than all of the room goes alone.
+        let permits = u32::try_from((length / 1024 + 1).min(MAX_WAITING)).unwrap_or(u32::MAX);
         let Ok(room) = self.room.waiting.clone().try_acquire_many_owned(permits) else {
             self.figures.shared("no-room");
             return;
@@ -122,28 +133,28 @@ impl Shared {
         // Not on a thread that serves requests: a large one takes milliseconds.
         let written = tokio::task::spawn_blocking(move || form::of_response(&key, &response, mark)).await;
         let Some(written) = written.ok().flatten() else { return Ok(()) };
-        self.put(&share.key, written, ttl).await?;
+        self.put(&share.key, share.stamp, written, ttl).await?;
         if !share.response.vary.is_empty()
             && let Some(written) = form::of_vary(&share.primary, &share.response.vary)
         {
-            self.put(&share.primary, written, ttl).await?;
+            self.put(&share.primary, share.stamp, written, ttl.max(SHORTEST_VARY)).await?;
         }
         Ok(())
     }
 
-    async fn put(&self, key: &CacheKey, written: Vec<u8>, ttl: Duration) -> Result<(), Away> {
-        let (part, place) = self.place_of(key);
+    async fn put(&self, key: &CacheKey, stamp: u32, written: Vec<u8>, ttl: Duration) -> Result<(), Away> {
+        let (part, place) = self.place_of(key, stamp);
         let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
         let mut set = redis::cmd("SET");
         set.arg(place).arg(written).arg("PX").arg(millis);
-        self.ask("share", &part, |mut link| async move { set.query_async(&mut link).await }).await
+        self.ask_for_body("share", &part, |mut link| async move { set.query_async(&mut link).await }).await
     }
 
     /// Under which key of the Redis what has `key` lies, and in which of 256 parts: so few that a node which does not answer is
     /// found out, so many that they spread over all nodes.
-    pub(super) fn place_of(&self, key: &CacheKey) -> (String, String) {
-        let digest: String =
-            Sha256::digest(key.as_ref()).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    pub(super) fn place_of(&self, key: &CacheKey, stamp: u32) -> (String, String) {
+        let digest = Sha256::new_with_prefix(key.as_ref()).chain_update(stamp.to_be_bytes()).finalize();
+        let digest: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         let part = digest[..2].to_owned();
         let place = self.key(&part, &digest);
         (part, place)

@@ -15,6 +15,8 @@ pub struct Sequence(pub u64);
 
 /// The most purges remembered.
 const MAX_PURGES: usize = 16_384;
+/// Among so many of the latest a page is looked for that is purged again.
+const NEAR: usize = 64;
 /// The longest prefix remembered whole, in characters.
 const MAX_PREFIX: usize = 128;
 /// The most bytes of selectors remembered.
@@ -41,6 +43,12 @@ impl Fence {
         self.last = Sequence(self.last.0 + 1);
         for selector in selectors {
             let noted = Noted::of(selector);
+            // The same page is written to again and again: one line is enough for it.
+            let latest = self.recent.iter().rev().take(NEAR).position(|(_, other)| other.is_same(&noted));
+            if let Some((_, same)) = latest.and_then(|back| self.recent.remove(self.recent.len() - 1 - back))
+            {
+                self.bytes -= same.size();
+            }
             self.bytes += noted.size();
             self.recent.push_back((self.last, noted));
         }
@@ -87,6 +95,16 @@ impl Noted {
                 Self::Selector(Selector::Prefix { host: host.clone(), path })
             }
             _ => Self::Selector(selector.clone()),
+        }
+    }
+
+    /// Whether it is of the same pages.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Pages { on_host, digests }, Self::Pages { on_host: other_host, digests: others }) => {
+                on_host == other_host && digests == others
+            }
+            _ => false,
         }
     }
 
@@ -157,6 +175,21 @@ mod tests {
         assert!(!fence.admits(before, &page("/a")));
         assert!(fence.admits(fence.now(), &page("/a")));
         assert_eq!(fence.recent.len(), MAX_PURGES);
+    }
+
+    #[test]
+    fn a_page_that_is_purged_again_and_again_pushes_nothing_out() {
+        let mut fence = Fence::default();
+        let url = |path: &str| [Selector::url(path, &[Default::default()]).unwrap()];
+        let before = fence.now();
+        fence.advance(&url("/a"));
+        for _ in 0..MAX_PURGES {
+            fence.advance(&url("/beacon"));
+        }
+        let after = fence.now();
+        fence.advance(&url("/beacon"));
+        assert!(fence.admits(before, &page("/b")) && !fence.admits(before, &page("/a")));
+        assert!(!fence.admits(after, &page("/beacon")) && fence.admits(fence.now(), &page("/beacon")));
     }
 
     #[test]

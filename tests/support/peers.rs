@@ -131,7 +131,12 @@ impl Peers {
 
     /// Purges by an instance, which waits for the others.
     pub fn purge(&self, at: usize, json: &str) -> serde_json::Value {
-        let response = self.all[at].admin("POST", "/purge", Some(ALL_SECRET), json);
+        self.purge_waiting(at, json, 20)
+    }
+
+    /// The same, for so many seconds.
+    pub fn purge_waiting(&self, at: usize, json: &str, seconds: u8) -> serde_json::Value {
+        let response = self.all[at].admin("POST", &format!("/purge?wait={seconds}"), Some(ALL_SECRET), json);
         assert_eq!(response.status, 200, "{}", response.text());
         serde_json::from_str(&response.text()).expect("JSON")
     }

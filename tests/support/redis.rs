@@ -123,6 +123,18 @@ impl Cluster {
         Self(nodes)
     }
 
+    /// Moves so many slots, with their keys, from one node to another; tells whether that was done.
+    pub fn reshard(&self, from: &str, to: &str, slots: usize) -> bool {
+        let address = format!("127.0.0.1:{}", self.0[0].port);
+        let done = Command::new("redis-cli")
+            .args(["--cluster", "reshard", &address, "--cluster-from", from, "--cluster-to", to])
+            .args(["--cluster-slots", &slots.to_string(), "--cluster-yes"])
+            .stdin(Stdio::null())
+            .output()
+            .expect("redis-cli");
+        done.status.success()
+    }
+
     /// As YAML.
     pub fn urls(&self) -> String {
         let urls: Vec<String> = self.0.iter().map(|node| format!("\"{}\"", node.url())).collect();

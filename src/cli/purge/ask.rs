@@ -104,28 +104,12 @@ impl Order {
         let (tags, urls, prefixes, wildcards, hosts) = (tag, url, prefix, wildcard, host);
         let How { soft, dry_run, .. } = how;
         Ok(Self {
-            request: Request {
-                urls,
-                prefixes,
-                wildcards,
-                tags,
-                hosts,
-                regex,
-                all,
-                soft,
-                dry_run,
-                wait: None,
-            },
+            request: Request { urls, prefixes, wildcards, tags, hosts, regex, all, soft, dry_run },
             endpoint: format!("{}/purge", how.admin),
             secret: secret(how.token_file)?,
             key: how.idempotency_key.unwrap_or_else(|| Uuid::new_v4().to_string()),
             wait: how.wait,
         })
-    }
-
-    /// Whether all instances are to have acknowledged.
-    pub fn waits(&self) -> bool {
-        self.wait
     }
 
     /// Sends it: once, or until it is answered.
@@ -145,15 +129,16 @@ impl Order {
     /// Goes on where another attempt may succeed: parvis is away, or not ready.
     fn attempt(&self, web: &Web, timeout: Duration) -> Try<Purged> {
         let endpoint = &self.endpoint;
+        let wait = if self.wait { format!("?wait={}", patience(timeout)) } else { String::new() };
         let answer = web
             .0
-            .post(endpoint)
+            .post(format!("{endpoint}{wait}"))
             .header("Authorization", format!("Bearer {}", self.secret.expose()))
             .header("Idempotency-Key", &self.key)
             .config()
             .timeout_global(Some(timeout))
             .build()
-            .send_json(Request { wait: self.wait.then(|| patience(timeout)), ..self.request.clone() })
+            .send_json(&self.request)
             .and_then(|mut answer| Ok((answer.status(), answer.body_mut().read_to_string()?)));
         let (status, text) = match answer {
             Ok(answer) => answer,
@@ -163,9 +148,11 @@ impl Order {
         // Whoever answers may be somebody else, and repeat what it was sent.
         let text = text.replace(self.secret.expose(), "***");
         if status.is_success() {
-            return ControlFlow::Break(Purged::read(&text).map_err(|error| {
-                Failure::failed(format!("{endpoint} did not answer like parvis: {error}"))
-            }));
+            let read = Purged::read(&text)
+                .map_err(|error| Failure::failed(format!("{endpoint} did not answer like parvis: {error}")));
+            let unheard = read.as_ref().ok().filter(|_| self.wait).and_then(Purged::unheard);
+            // The same key asks again who has acknowledged.
+            return unheard.map_or(ControlFlow::Break(read), Try::Continue);
         }
         let message = format!("{endpoint} answered {status}: {}", refusal(&text));
         // Escaped in JSON it would have been another text.
@@ -225,10 +212,12 @@ impl Purged {
     }
 
     /// What is wrong where all instances are to have acknowledged.
-    pub fn unheard(&self) -> Option<String> {
+    fn unheard(&self) -> Option<String> {
         let answer = &self.answer;
-        match &answer.untold {
-            Some(why) => Some(format!("purged at one instance; the others are still to be told: {why}")),
+        match &answer.unknown {
+            Some(why) => Some(format!(
+                "purged at one instance; whether the others have acknowledged is not known: {why}"
+            )),
             None if answer.missing.is_empty() => None,
             None => Some(format!("purged, but not acknowledged by {}", answer.missing.join(", "))),
         }
@@ -256,8 +245,8 @@ impl Purged {
         for instance in &answer.missing {
             print(&format!("not acknowledged by {instance}"));
         }
-        if let Some(why) = &answer.untold {
-            print(&format!("the other instances are still to be told: {why}"));
+        if let Some(why) = &answer.unknown {
+            print(&format!("whether the other instances have acknowledged is not known: {why}"));
         }
         if let Some(requests) = answer.origin_requests {
             print(&format!("at most {requests} more requests to the origin until all is stored again"));

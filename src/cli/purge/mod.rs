@@ -87,9 +87,7 @@ impl Options {
         let warming = self.warm.read(&sites)?;
         let (web, budget, progress) = (Web::new(), Budget::new(self.timeout.0), Progress::new(self.json));
         self.release.wait(&web, &budget, progress)?;
-        let waits = order.waits();
         let purged = order.send(&web, &budget, progress)?;
-        let unheard = purged.unheard().filter(|_| waits);
         if !self.json {
             purged.print();
         }
@@ -99,8 +97,7 @@ impl Options {
             true => print(&as_json(purged, warmed.as_ref(), verified.as_deref())),
             false => report(warmed.as_ref(), verified.as_deref()),
         }
-        conclude(warmed.as_ref(), verified.as_deref().unwrap_or_default())?;
-        unheard.map_or(Ok(()), |message| Err(Failure { code: 6, message }))
+        conclude(warmed.as_ref(), verified.as_deref().unwrap_or_default())
     }
 }
 

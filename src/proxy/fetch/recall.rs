@@ -13,6 +13,7 @@ use crate::rules::selector::Selector;
 use crate::shared::Shared;
 use crate::shared::lock::Turn;
 use crate::shared::tier::{Recalled, Share};
+use crate::store::ban::Effect;
 use crate::store::response::StoredResponse;
 
 /// How often to look whether another instance has fetched it.
@@ -32,7 +33,7 @@ impl Job {
         let is_recalled = match self.peers().filter(|_| !self.as_head).cloned() {
             None => false,
             Some(shared) if self.look_up(&shared, request).await => true,
-            Some(shared) if self.route.cache.shares_lock && shared.is_trusted() => {
+            Some(shared) if self.route.cache.shares_lock && shared.log.is_current() => {
                 self.await_turn(&shared, request).await
             }
             Some(_) => false,
@@ -42,18 +43,12 @@ impl Job {
         is_recalled
     }
 
+    /// Whether the Redis has it, and it is in memory now. Waits no longer than for one answer, of however many.
     async fn look_up(&self, shared: &Shared, request: &RequestHeader) -> bool {
-        let max_body = self.live.plan.memory.max_object_size;
-        let (mut key, mut recalled) = (self.key.clone(), shared.recall(&self.key, max_body).await);
-        if let Some(Recalled::Varies(vary)) = &recalled
-            && self.key == self.primary
-        {
-            let fields: Vec<_> =
-                request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-            key = self.primary.variant(vary, Fields::new(&fields));
-            recalled = shared.recall(&key, max_body).await;
-        }
-        let Some(Recalled::Response(response)) = recalled else { return false };
+        let Ok(found) = tokio::time::timeout(shared.timeout(), self.find(shared, request)).await else {
+            return false;
+        };
+        let Some((key, response)) = found else { return false };
         let (freshness, now) = (response.freshness(), clock::now());
         let is_news = self.expired.as_ref().is_none_or(|expired| {
             freshness.remaining(now).is_some() && freshness.stored_at > expired.freshness().stored_at
@@ -67,11 +62,33 @@ impl Job {
         memory.insert(&key, response, self.begun, self.route.cache.max_variants).is_ok()
     }
 
+    /// What the Redis has, and its key: of the variant where the page has any.
+    async fn find(
+        &self,
+        shared: &Shared,
+        request: &RequestHeader,
+    ) -> Option<(CacheKey, Box<StoredResponse>)> {
+        let (stamp, max_body) = (self.route.cache.shared_stamp, self.live.plan.memory.max_object_size);
+        match shared.recall(&self.key, stamp, max_body).await? {
+            Recalled::Response(response) => Some((self.key.clone(), response)),
+            Recalled::Varies(vary) if self.key == self.primary => {
+                let fields: Vec<_> =
+                    request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+                let key = self.primary.variant(&vary, Fields::new(&fields));
+                match shared.recall(&key, stamp, max_body).await? {
+                    Recalled::Response(response) => Some((key, response)),
+                    Recalled::Varies(_) => None,
+                }
+            }
+            Recalled::Varies(_) => None,
+        }
+    }
+
     /// Waits while another instance fetches it. Tells whether that has brought it; if not, it is this one's turn.
     async fn await_turn(&mut self, shared: &Arc<Shared>, request: &RequestHeader) -> bool {
         let (started, patience) = (clock::start(), self.route.cache.lock_timeout);
         loop {
-            match shared.lock(&self.key, patience.min(LONGEST_LOCK)).await {
+            match shared.lock(&self.key, self.route.cache.shared_stamp, patience.min(LONGEST_LOCK)).await {
                 Turn::Ours(held) => {
                     self.held = Some(Arc::new(held));
                     // It may have come between the look and the lock.
@@ -85,6 +102,10 @@ impl Job {
             }
             if started.elapsed() >= patience {
                 self.app.observer.metrics.limit("shared-lock");
+                return false;
+            }
+            if !shared.log.is_current() {
+                // Whatever it brings could not be taken.
                 return false;
             }
             tokio::time::sleep(LOOK).await;
@@ -101,17 +122,21 @@ impl Job {
             return;
         }
         let (primary, key) = (self.primary.clone(), key.clone());
-        let share = Share { primary, key, response: response.clone(), mark, held: self.held.clone() };
+        let (stamp, response, held) = (self.route.cache.shared_stamp, response.clone(), self.held.clone());
+        let share = Share { primary, key, stamp, response, mark, held };
         shared.share(share, clock::now());
     }
 
-    /// Removes what is stored under `key`, here and wherever it has been shared, and tells whether it was here.
+    /// Removes what is stored under `key`, and tells whether it was there. Where it may have been shared, all forget the page.
     pub(super) fn remove(&self, key: &CacheKey, stored: &Arc<StoredResponse>) -> bool {
-        let was_here = self.app.store.memory.remove(key, stored);
-        if let Some(shared) = self.peers().filter(|_| was_here) {
-            // Where it stands in the log is of no interest here.
-            drop(shared.log.announce(&[Selector::page(&stored.facts)], false));
-        }
-        was_here
+        let memory = &self.app.store.memory;
+        let is_there = || memory.stored(key).is_some_and(|other| Arc::ptr_eq(&other, stored));
+        let Some(shared) = self.peers().filter(|_| is_there()) else { return memory.remove(key, stored) };
+        let page = [Selector::page(&stored.facts)];
+        shared.log.announce(&page, false);
+        let was_there = memory.remove(key, stored);
+        // What another request has recalled before it was announced must not come after it.
+        self.app.store.purge(&page, Effect::Remove);
+        was_there
     }
 }

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use super::entry::{self, Purge};
 use super::journal::Journal;
 use super::{LOG, Position};
@@ -51,14 +49,10 @@ impl Shared {
             .ask("purge", LOG, |mut link| async move {
                 let mut invocation = self.append_script.prepare_invoke();
                 invocation.key(self.key(LOG, "")).arg(MAX_ENTRIES);
-                invocation.arg(entry::NONCE).arg(nonce(purge.nonce)).arg(entry::PURGE).arg(text);
+                invocation.arg(entry::NONCE).arg(purge.nonce.to_string()).arg(entry::PURGE).arg(text);
                 invocation.invoke_async(&mut link).await
             })
             .await?;
         Ok(place.parse().ok())
     }
-}
-
-fn nonce(nonce: Uuid) -> String {
-    nonce.to_string()
 }

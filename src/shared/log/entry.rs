@@ -33,8 +33,8 @@ pub(super) struct Entry {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum What {
-    /// A log begins. The one before it was there until then, by the clock of the Redis in milliseconds; zero where nobody knows.
-    Begun { heard_at: u64 },
+    /// A log begins: there was none, or it has been lost.
+    Begun,
     /// A purge.
     Purge { selectors: Vec<Selector>, soft: bool },
 }
@@ -44,14 +44,15 @@ impl Entry {
         Mark { position: self.position, nonce: self.nonce }
     }
 
-    /// What one that cannot be read may be: a purge of anything, by a later version.
+    /// Reads one; nothing where it has no place, which every entry of a stream has.
     pub(super) fn read(id: &StreamId) -> Option<Self> {
         let position = id.id.parse().ok()?;
         let text = |field: &str| id.get::<String>(field);
         let nonce = text(NONCE).and_then(|nonce| nonce.parse().ok()).unwrap_or_default();
-        let what = match text(BEGUN).and_then(|heard_at| heard_at.parse().ok()) {
-            Some(heard_at) => What::Begun { heard_at },
+        let what = match text(BEGUN) {
+            Some(_) => What::Begun,
             None => {
+                // What cannot be read is a purge of something, by a later version.
                 let purge = text(PURGE).and_then(|text| serde_json::from_str::<Purge>(&text).ok());
                 let everything = (vec![Selector::All], false);
                 let (selectors, soft) = purge.map_or(everything, |purge| (purge.selectors, purge.soft));

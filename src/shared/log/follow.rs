@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::streams::{StreamRangeReply, StreamReadOptions, StreamReadReply};
-use redis::{AsyncCommands, RedisError, RedisResult, Script};
+use redis::{AsyncCommands, RedisError, RedisResult};
 use uuid::Uuid;
 
-use super::entry::{Entry, What};
+use super::entry::Entry;
 use super::{LOG, Orders, Place, Position};
 use crate::clock;
 use crate::shared::Shared;
@@ -22,47 +22,48 @@ use crate::shared::connect::{self, ALIVE, Link};
 /// How long one read waits for the next entry; after twice this the connection counts as dead.
 const WAIT: Duration = Duration::from_secs(1);
 /// The most entries read at once.
-const AT_ONCE: usize = 500;
+const AT_ONCE: usize = 100;
 /// How many of the last entries are looked at to find one that has been read.
-const TAIL: usize = 1024;
+const TAIL: usize = 256;
 /// How long to wait before the next attempt.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Who was away from the log for longer, when it was lost, may have missed more than its writers can tell again.
-const MAX_MISSED: Duration = Duration::from_secs(30);
+/// Who was away for longer from a log that has been lost may have missed more than its writers can tell again.
+const MAX_MISSED: Duration = Duration::from_secs(5 * 60);
+/// How long a look at the log may take; then the connection counts as dead.
+const LOOK: Duration = Duration::from_secs(3);
 
 /// Begins the log where there is none; holds what the caller has read last against it; notes how far the caller is. Answers how it
-/// stands, the time in milliseconds, and the place of the last entry.
+/// stands, and the place of the last entry.
 pub(in crate::shared) const STAND: &str = "
 local log, followers = KEYS[1], KEYS[2]
 local time = redis.call('TIME')
 local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
 if #redis.call('XRANGE', log, '-', '+', 'COUNT', 1) == 0 then
-  redis.call('XADD', log, '*', 'n', ARGV[3], 'b', ARGV[4])
+  redis.call('XADD', log, '*', 'n', ARGV[3], 'b', '1')
 end
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1][1]
 if ARGV[1] == '' then
-  return {'new', now, last}
+  return {'new', last}
 end
 if ARGV[2] ~= '' then
   local seen = redis.call('XRANGE', log, ARGV[1], ARGV[1])[1]
   if not seen or seen[2][2] ~= ARGV[2] then
-    return {'lost', now, last}
+    return {'lost', last}
   end
 end
-redis.call('HSET', followers, ARGV[5], ARGV[1] .. ' ' .. now)
+redis.call('HSET', followers, ARGV[4], ARGV[1] .. ' ' .. now)
 local all = redis.call('HGETALL', followers)
 for i = 1, #all, 2 do
-  if tonumber(now) - tonumber(string.match(all[i + 1], ' (%d+)$')) > 1000 * tonumber(ARGV[6]) then
+  if tonumber(now) - tonumber(string.match(all[i + 1], ' (%d+)$')) > 1000 * tonumber(ARGV[5]) then
     redis.call('HDEL', followers, all[i])
   end
 end
-redis.call('EXPIRE', followers, ARGV[6])
-return {'kept', now, last}";
+redis.call('EXPIRE', followers, ARGV[5])
+return {'kept', last}";
 
 /// How the log stands to what an instance has read of it.
 struct Standing {
     state: State,
-    heard_at: u64,
     last: Position,
 }
 
@@ -86,8 +87,14 @@ struct Catching {
     done_until: Position,
 }
 
-/// Follows the log for ever. `obey` does what it is told; when it returns, that is in force.
-pub async fn follow(shared: Arc<Shared>, obey: impl Fn(Orders)) {
+/// Who purges what the log says.
+pub trait Obey: Send + Sync {
+    /// Does so; when it returns, that is in force.
+    fn obey(&self, orders: Orders) -> impl Future<Output = ()> + Send;
+}
+
+/// Follows the log for ever.
+pub async fn follow(shared: Arc<Shared>, obey: impl Obey) {
     loop {
         if shared.state().is_ok() {
             let Err(error) = shared.follow_by_one_link(&obey).await;
@@ -107,10 +114,13 @@ impl Follower {
 }
 
 impl Shared {
-    async fn follow_by_one_link(&self, obey: &impl Fn(Orders)) -> Result<Infallible, RedisError> {
-        let mut follower = Follower::new(connect::connect_with(&self.settings, WAIT * 2).await?);
+    async fn follow_by_one_link(&self, obey: &impl Obey) -> Result<Infallible, RedisError> {
+        let late = |_| RedisError::from((redis::ErrorKind::Io, "no answer in time"));
+        let link = tokio::time::timeout(LOOK, connect::connect_with(&self.settings, WAIT * 2)).await;
+        let mut follower = Follower::new(link.map_err(late)??);
         loop {
-            self.follow_on(&mut follower, Some(WAIT), obey).await?;
+            let followed = self.follow_on(&mut follower, Some(WAIT), obey);
+            tokio::time::timeout(LOOK, followed).await.map_err(late)??;
         }
     }
 
@@ -119,7 +129,7 @@ impl Shared {
         &self,
         follower: &mut Follower,
         wait: Option<Duration>,
-        obey: &impl Fn(Orders),
+        obey: &impl Obey,
     ) -> RedisResult<()> {
         let Follower { link, catching } = follower;
         let said_to_be_there = self.log.said_to_be_there();
@@ -128,7 +138,7 @@ impl Shared {
             State::Kept => {
                 self.log.tell_again(&said_to_be_there, standing.last);
                 let target = *catching.target.get_or_insert(standing.last);
-                self.log.heard(standing.heard_at, clock::start(), standing.last);
+                self.log.seen(clock::start(), standing.last);
                 self.log.reaches(target);
             }
             State::New => *catching = self.start_over(link, &standing, true, obey).await?,
@@ -136,11 +146,15 @@ impl Shared {
         }
         self.figures.log_followed(self.log.is_current());
         for entry in self.read(link, wait).await? {
+            if self.log.is_another(&entry) {
+                *catching = self.find_place(link, &standing, obey).await?;
+                break;
+            }
             let is_done = entry.position <= catching.done_until;
             if let Some(orders) = self.log.take(entry)
                 && !is_done
             {
-                obey(orders);
+                obey.obey(orders).await;
             }
         }
         self.figures.log_waiting(self.log.waiting());
@@ -150,13 +164,13 @@ impl Shared {
     async fn stand(&self, link: &mut Link) -> RedisResult<Standing> {
         let place = self.log.place();
         let nonce = |place: Place| place.nonce.map(|nonce| nonce.to_string());
-        let (state, heard_at, last): (String, u64, String) = Script::new(STAND)
+        let (state, last): (String, String) = self
+            .stand_script
             .key(self.key(LOG, ""))
             .key(self.key(LOG, ":followers"))
             .arg(place.map(|place| place.position.to_string()).unwrap_or_default())
             .arg(place.and_then(nonce).unwrap_or_default())
             .arg(Uuid::new_v4().to_string())
-            .arg(place.map_or(0, |place| place.heard_at))
             .arg(&*self.instance)
             .arg(ALIVE)
             .invoke_async(link)
@@ -168,7 +182,7 @@ impl Shared {
         };
         let last =
             last.parse().map_err(|()| (redis::ErrorKind::UnexpectedReturnType, "no place in a log"))?;
-        Ok(Standing { state, heard_at, last })
+        Ok(Standing { state, last })
     }
 
     /// The entries after the place of this instance; waits for one.
@@ -191,15 +205,14 @@ impl Shared {
         link: &mut Link,
         standing: &Standing,
         doubtful: bool,
-        obey: &impl Fn(Orders),
+        obey: &impl Obey,
     ) -> RedisResult<Catching> {
         let first: StreamRangeReply = link.xrange_count(self.key(LOG, ""), "-", "+", 1).await?;
         let first = first.ids.first().and_then(Entry::read).map_or(standing.last, |first| first.position);
-        let (heard_at, heard) = (standing.heard_at, clock::start());
-        self.log.start_at(Place { position: first.before(), nonce: None, heard_at, heard });
+        self.log.start_at(Place { position: first.before(), nonce: None, seen: clock::start() });
         let mut done_until = Position::default();
         if doubtful {
-            obey(Orders::DropAll);
+            obey.obey(Orders::DropAll).await;
             // What is in memory from now on was fetched after these.
             done_until = standing.last;
         }
@@ -211,27 +224,23 @@ impl Shared {
         &self,
         link: &mut Link,
         standing: &Standing,
-        obey: &impl Fn(Orders),
+        obey: &impl Obey,
     ) -> RedisResult<Catching> {
-        let tail: StreamRangeReply = link.xrevrange_count(self.key(LOG, ""), "+", "-", TAIL).await?;
-        let mut tail: Vec<Entry> = tail.ids.iter().filter_map(Entry::read).collect();
-        tail.reverse();
         let Some(place) = self.log.place() else { return Ok(Catching::default()) };
-        if self.log.go_back(&tail) {
+        let key = self.key(LOG, "");
+        let first: StreamRangeReply = link.xrange_count(&key, "-", "+", 1).await?;
+        let tail: StreamRangeReply = link.xrevrange_count(&key, "+", "-", TAIL).await?;
+        let read = |ids: &StreamRangeReply| ids.ids.iter().rev().filter_map(Entry::read).collect::<Vec<_>>();
+        // Otherwise it may be the same log, without what was to be read next.
+        let is_another = read(&first).first().is_some_and(|first| self.log.is_another(first));
+        if self.log.go_back(&read(&tail), is_another) {
             tracing::warn!(
                 "the log of purges has lost its end: what was lost of this instance's is told again"
             );
             return Ok(Catching::default());
         }
-        let missed = match tail.first().map(|first| &first.what) {
-            Some(What::Begun { heard_at: heard_at @ 1.. }) => {
-                Some(Duration::from_millis(heard_at.saturating_sub(place.heard_at)))
-            }
-            Some(What::Begun { .. }) => Some(clock::start().saturating_duration_since(place.heard)),
-            // It may be the same log, without what was to be read next.
-            _ => None,
-        };
-        let doubtful = missed.is_none_or(|missed| missed > MAX_MISSED);
+        let missed = clock::start().saturating_duration_since(place.seen);
+        let doubtful = !is_another || missed > MAX_MISSED;
         tracing::warn!(
             memory_dropped = doubtful,
             "the log of purges has nothing left of what was read: what the Redis holds from before is not used any longer"

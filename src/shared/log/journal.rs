@@ -31,10 +31,10 @@ impl Journal {
         if is_same {
             return;
         }
-        self.held.clone_from(&purges);
+        let held = purges.clone();
         let written = tokio::task::spawn_blocking(move || write(&file, &purges)).await;
         match written.map_err(io::Error::other).and_then(|written| written) {
-            Ok(()) => self.is_told = false,
+            Ok(()) => (self.held, self.is_told) = (held, false),
             // Once, until it works again.
             Err(error) if !self.is_told => {
                 tracing::error!(%error, "purges that wait for the Redis cannot be written to the journal");
@@ -59,7 +59,11 @@ pub fn read(file: &Path) -> io::Result<Vec<Purge>> {
 }
 
 /// Replaces the file, so that it is whole at any moment; removes it when there is nothing to hold.
-fn write(file: &Path, purges: &[Arc<Purge>]) -> io::Result<()> {
+///
+/// # Errors
+///
+/// When it cannot be written.
+pub fn write(file: &Path, purges: &[Arc<Purge>]) -> io::Result<()> {
     if purges.is_empty() {
         return match fs::remove_file(file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

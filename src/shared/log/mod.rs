@@ -13,19 +13,19 @@
 //!
 //! | module | |
 //! |---|---|
+//! | [`acknowledge`] | who has carried a purge out |
 //! | [`append`] | tells the others of this instance's purges |
 //! | [`entry`] | what stands in the log |
 //! | [`follow`] | hears of theirs |
-//! | [`heard`] | who has heard of one |
 //! | [`journal`] | keeps over a restart what could not be told |
 
+pub mod acknowledge;
 pub mod append;
 pub mod entry;
 pub mod follow;
-pub mod heard;
 pub mod journal;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::rules::selector::{Facts, Selector};
@@ -46,13 +46,16 @@ pub(super) const LOG: &str = "log";
 /// The most selectors that wait to be told, and their bytes; beyond it they are told as one purge of everything.
 const MAX_WAITING: usize = 4096;
 const MAX_WAITING_BYTES: usize = 4 << 20;
+/// The most selectors, and their bytes, of purges that come while another one is being told and are told as one.
+const MAX_TOGETHER: usize = 500;
+const MAX_TOGETHER_BYTES: usize = 64 << 10;
 /// How many of its own purges an instance can tell again when the log has lost them.
 const MAX_TOLD: usize = 256;
 /// How many entries an instance remembers: what was written by who had read none of them is not served.
 const MAX_HISTORY: usize = 16_384;
 
 /// A place in the log: the id of an entry of the stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// When it was appended, by the clock of the Redis, in milliseconds.
     pub time: u64,
@@ -87,7 +90,7 @@ impl FromStr for Position {
 }
 
 /// An entry of the log, as it is told from all others: another one may have its place after a loss.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Mark {
     /// Its place.
     pub position: Position,
@@ -112,8 +115,8 @@ struct State {
     last: Position,
     /// Own purges that have not come back out of the log.
     waiting: VecDeque<Waiting>,
-    /// The latest ones that have.
-    told: VecDeque<Arc<Purge>>,
+    /// The latest ones that have, and where.
+    told: VecDeque<(Position, Arc<Purge>)>,
     place: Option<Place>,
     /// The latest entries read, and up to which purge of the fence each had come.
     history: VecDeque<(Mark, Sequence)>,
@@ -125,17 +128,22 @@ struct Place {
     position: Position,
     /// Of the entry there; `None` for a place before an entry.
     nonce: Option<Uuid>,
-    /// When the log was there last: by the clock of the Redis in milliseconds, and by ours.
-    heard_at: u64,
-    heard: Instant,
+    /// When the log was found to be the one that was read.
+    seen: Instant,
 }
 
 struct Waiting {
     purge: Arc<Purge>,
+    /// Whether it is on its way, or there: then no other joins it.
+    is_sent: bool,
     /// Where the log has it, once it does.
     at: Option<Position>,
-    /// Who wants to know.
-    asker: Option<oneshot::Sender<Position>>,
+}
+
+impl From<Purge> for Waiting {
+    fn from(purge: Purge) -> Self {
+        Self { purge: purge.into(), is_sent: false, at: None }
+    }
 }
 
 /// How an instance stands to the log.
@@ -146,7 +154,7 @@ pub struct Touch {
     /// How much later than the last entry that it has read the last one was appended, when it looked last.
     pub behind_ms: u64,
     /// How long ago that was.
-    pub heard_seconds: Option<f64>,
+    pub seen_seconds: Option<f64>,
     /// Own purges that have not come back out of the log.
     pub untold: usize,
 }
@@ -178,22 +186,38 @@ impl Orders {
 impl Log {
     /// One of which nothing is known yet, with purges that wait from before a restart.
     pub fn new(waiting: Vec<Purge>) -> Self {
-        let waiting = waiting.into_iter().map(|purge| Waiting { purge: purge.into(), at: None, asker: None });
-        let state = State { waiting: waiting.collect(), ..State::default() };
+        let state = State { waiting: waiting.into_iter().map(Waiting::from).collect(), ..State::default() };
         Self { state: Mutex::new(state), waits: Notify::new() }
     }
 
-    /// Tells the others of a purge, which is in force here. The receiver hears which place it has; nothing where it had to make
-    /// room.
-    pub fn announce(&self, selectors: &[Selector], soft: bool) -> oneshot::Receiver<Position> {
-        let (asker, receiver) = oneshot::channel();
-        let purge = Purge { nonce: Uuid::new_v4(), selectors: selectors.into(), soft };
+    /// Tells the others of a purge, which is about to be in force here. Returns what it is called in the log.
+    pub fn announce(&self, selectors: &[Selector], soft: bool) -> Uuid {
         let mut state = self.state.lock();
-        state.waiting.push_back(Waiting { purge: purge.into(), at: None, asker: Some(asker) });
+        let joined = state.waiting.back_mut().filter(|last| last.takes(selectors, soft));
+        let nonce = match joined {
+            Some(last) => {
+                Arc::make_mut(&mut last.purge).selectors.extend_from_slice(selectors);
+                last.purge.nonce
+            }
+            None => {
+                let purge = Purge { nonce: Uuid::new_v4(), selectors: selectors.into(), soft };
+                let nonce = purge.nonce;
+                state.waiting.push_back(purge.into());
+                nonce
+            }
+        };
         state.bound();
         drop(state);
         self.waits.notify_one();
-        receiver
+        nonce
+    }
+
+    /// Where the log has a purge of this instance; `None` while it waits, or when it was long ago.
+    pub fn whereabouts(&self, nonce: Uuid) -> Option<Position> {
+        let state = self.state.lock();
+        let waiting = state.waiting.iter().find(|waiting| waiting.purge.nonce == nonce);
+        let told = || state.told.iter().find(|(_, purge)| purge.nonce == nonce).map(|(at, _)| *at);
+        waiting.map_or_else(told, |waiting| waiting.at)
     }
 
     /// The last entry that this instance has read: what is fetched from now on has missed no purge up to it. `None` while nobody
@@ -224,31 +248,27 @@ impl Log {
         self.state.lock().waiting.len()
     }
 
-    /// The next one to be appended.
+    /// The next one to be appended; from now on it is on its way.
     pub(super) fn next(&self) -> Option<Arc<Purge>> {
-        self.state.lock().waiting.iter().find(|waiting| waiting.at.is_none()).map(|next| next.purge.clone())
+        let mut state = self.state.lock();
+        let next = state.waiting.iter_mut().find(|waiting| waiting.at.is_none())?;
+        next.is_sent = true;
+        Some(next.purge.clone())
     }
 
     /// Those that are not in the log, as far as is known.
     pub(super) fn untold(&self) -> Vec<Arc<Purge>> {
         let state = self.state.lock();
-        state
-            .waiting
-            .iter()
-            .filter(|waiting| waiting.at.is_none())
-            .map(|waiting| waiting.purge.clone())
-            .collect()
+        let untold = state.waiting.iter().filter(|waiting| waiting.at.is_none());
+        untold.map(|waiting| waiting.purge.clone()).collect()
     }
 
     /// Takes note of where the log has a purge of ours.
     pub(super) fn appended(&self, nonce: Uuid, at: Position) {
         let mut state = self.state.lock();
+        // It may have come back before the answer to who has appended it.
         if let Some(waiting) = state.waiting.iter_mut().find(|waiting| waiting.purge.nonce == nonce) {
             waiting.at = Some(at);
-            if let Some(asker) = waiting.asker.take() {
-                // It may have gone.
-                let _ = asker.send(at);
-            }
         }
     }
 
@@ -265,11 +285,11 @@ impl Log {
     }
 
     /// The log is the one it was, up to the place of this instance; its last entry is at `last`.
-    fn heard(&self, heard_at: u64, heard: Instant, last: Position) {
+    fn seen(&self, now: Instant, last: Position) {
         let mut state = self.state.lock();
         state.last = last;
         if let Some(place) = &mut state.place {
-            (place.heard_at, place.heard) = (heard_at, heard);
+            place.seen = now;
         }
     }
 
@@ -280,7 +300,7 @@ impl Log {
         Touch {
             in_touch: state.is_current,
             behind_ms: place.map_or(0, |place| state.last.time.saturating_sub(place.position.time)),
-            heard_seconds: place.map(|place| now.saturating_duration_since(place.heard).as_secs_f64()),
+            seen_seconds: place.map(|place| now.saturating_duration_since(place.seen).as_secs_f64()),
             untold: state.waiting.len(),
         }
     }
@@ -332,7 +352,7 @@ impl Log {
             (place.position, place.nonce) = (position, Some(nonce));
         }
         let (sequence, orders) = match what {
-            What::Begun { .. } => (state.fence.now(), None),
+            What::Begun => (state.fence.now(), None),
             What::Purge { selectors, soft } => {
                 let sequence = state.fence.advance(&selectors);
                 (sequence, (!state.is_own(nonce, position)).then_some(Orders::Purge { selectors, soft }))
@@ -345,34 +365,56 @@ impl Log {
         orders
     }
 
-    /// The log has lost its end, or all. Own purges that are not in what is there now, `tail`, are told again. Reading goes on after the
-    /// last entry that both know; tells whether there is one.
-    fn go_back(&self, tail: &[Entry]) -> bool {
+    /// Whether this is the beginning of a log other than the one that has been read.
+    fn is_another(&self, entry: &Entry) -> bool {
+        entry.what == What::Begun && !self.state.lock().history.is_empty()
+    }
+
+    /// The log has lost its end, or all; `tail` is what is there now, from its beginning on if it is a `whole`. Own purges that it has
+    /// lost are told again. Reading goes on after the last entry that both know; tells whether there is one.
+    fn go_back(&self, tail: &[Entry], whole: bool) -> bool {
+        let there: HashSet<Mark> = tail.iter().map(Entry::mark).collect();
+        let nonces: HashSet<Uuid> = there.iter().map(|mark| mark.nonce).collect();
         let mut state = self.state.lock();
         state.is_current = false;
-        let is_there = |nonce: Uuid| tail.iter().any(|entry| entry.nonce == nonce);
-        let lost: Vec<Arc<Purge>> =
-            state.told.iter().filter(|purge| !is_there(purge.nonce)).cloned().collect();
-        state.told.retain(|purge| is_there(purge.nonce));
-        for waiting in state.waiting.iter_mut().filter(|waiting| !is_there(waiting.purge.nonce)) {
+        let common = state.history.iter().rposition(|(mark, _)| there.contains(mark));
+        let common = common.map(|at| {
+            state.history.truncate(at + 1);
+            state.history[at].0
+        });
+        if let (Some(mark), Some(place)) = (common, &mut state.place) {
+            (place.position, place.nonce) = (mark.position, Some(mark.nonce));
+        }
+        // Where the log was only cut off at its beginning, nothing is lost.
+        let is_lost = |at: Position, purge: &Purge| {
+            common.map_or(whole, |mark| at > mark.position) && !nonces.contains(&purge.nonce)
+        };
+        let (lost, told): (VecDeque<_>, _) =
+            std::mem::take(&mut state.told).into_iter().partition(|(at, purge)| is_lost(*at, purge));
+        state.told = told;
+        for waiting in state.waiting.iter_mut().filter(|waiting| !nonces.contains(&waiting.purge.nonce)) {
             waiting.at = None;
         }
-        for purge in lost.into_iter().rev() {
-            state.waiting.push_front(Waiting { purge, at: None, asker: None });
+        for (_, purge) in lost.into_iter().rev() {
+            state.waiting.push_front(Waiting { purge, is_sent: true, at: None });
         }
         state.bound();
-        let is_known = |(mark, _): &(Mark, Sequence)| tail.iter().any(|entry| entry.mark() == *mark);
-        let common = state.history.iter().rposition(is_known);
-        if let Some(common) = common {
-            state.history.truncate(common + 1);
-            let mark = state.history[common].0;
-            if let Some(place) = &mut state.place {
-                (place.position, place.nonce) = (mark.position, Some(mark.nonce));
-            }
-        }
         drop(state);
         self.waits.notify_one();
         common.is_some()
+    }
+}
+
+impl Waiting {
+    /// Whether another purge can be told with it.
+    fn takes(&self, selectors: &[Selector], soft: bool) -> bool {
+        let (own, size) = (&self.purge.selectors, |selectors: &[Selector]| {
+            selectors.iter().map(Selector::size).sum::<usize>()
+        });
+        !self.is_sent
+            && self.purge.soft == soft
+            && own.len() + selectors.len() <= MAX_TOGETHER
+            && size(own) + size(selectors) <= MAX_TOGETHER_BYTES
     }
 }
 
@@ -387,17 +429,13 @@ impl State {
     fn is_own(&mut self, nonce: Uuid, at: Position) -> bool {
         let own = self.waiting.iter().position(|waiting| waiting.purge.nonce == nonce);
         let Some(own) = own.and_then(|own| self.waiting.remove(own)) else { return false };
-        // It may come before the answer to who has appended it. The asker may have gone.
-        own.asker.map(|asker| asker.send(at));
-        self.keep_told(own.purge);
-        true
-    }
-
-    fn keep_told(&mut self, purge: Arc<Purge>) {
-        self.told.push_back(purge);
-        if self.told.len() > MAX_TOLD {
+        self.told.push_back((at, own.purge));
+        let size =
+            |(_, purge): &(Position, Arc<Purge>)| purge.selectors.iter().map(Selector::size).sum::<usize>();
+        while self.told.len() > MAX_TOLD || self.told.iter().map(size).sum::<usize>() > MAX_WAITING_BYTES {
             self.told.pop_front();
         }
+        true
     }
 
     /// Makes one purge of everything of what waits where that is too much.
@@ -406,7 +444,7 @@ impl State {
         let (count, bytes) = (each().count(), each().map(Selector::size).sum::<usize>());
         if count > MAX_WAITING || bytes > MAX_WAITING_BYTES {
             let purge = Purge { nonce: Uuid::new_v4(), selectors: vec![Selector::All], soft: false };
-            self.waiting = VecDeque::from([Waiting { purge: purge.into(), at: None, asker: None }]);
+            self.waiting = VecDeque::from([purge.into()]);
         }
     }
 }
