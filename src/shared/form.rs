@@ -4,10 +4,13 @@
 //! not exactly that, be it from another version, cut off or damaged, is as good as absent. The record names its own key: two
 //! keys with one digest are told apart.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, Serializer};
+use zstd::bulk::{Compressor, Decompressor};
 
 use super::log::Mark;
 use crate::clock::Timestamp;
@@ -84,65 +87,86 @@ struct Lifetime {
     stale_forbidden: bool,
 }
 
-/// A response as it is written; nothing for one that is too large.
-pub(super) fn of_response(key: &CacheKey, stored: &StoredResponse, mark: Mark) -> Option<Vec<u8>> {
-    let facts = &stored.facts;
-    let response = Response {
-        mark,
-        status: stored.head.status,
-        delivered: stored.head.delivered_lines(),
-        withheld: stored.head.withheld_lines(),
-        body: &stored.body,
-        lifetime: Lifetime::of(&stored.freshness()),
-        host: &facts.host,
-        path: &facts.path,
-        query: facts.query.as_deref(),
-        content_type: &facts.content_type,
-        tags: facts.tags.names().iter().map(|tag| tag.to_string()).collect(),
-        is_cut: facts.tags.is_cut(),
-        vary: stored.vary.names().to_vec(),
-    };
-    write(&Written { key: key.as_ref(), what: What::Response(Box::new(response)) })
+/// Writes and reads records. It keeps what the codec works with, half a megabyte each, for the next time: as many as were ever in use
+/// at once.
+#[derive(Default)]
+pub(super) struct Forms {
+    compressors: Mutex<Vec<Compressor<'static>>>,
+    decompressors: Mutex<Vec<Decompressor<'static>>>,
 }
 
-/// What selects among variants, as it is written.
-pub(super) fn of_vary(key: &CacheKey, vary: &Vary) -> Option<Vec<u8>> {
-    write(&Written { key: key.as_ref(), what: What::Varies(vary.names().to_vec()) })
-}
+impl Forms {
+    /// A response as it is written; nothing for one that is too large.
+    pub(super) fn of_response(&self, key: &CacheKey, stored: &StoredResponse, mark: Mark) -> Option<Vec<u8>> {
+        let facts = &stored.facts;
+        let response = Response {
+            mark,
+            status: stored.head.status,
+            delivered: stored.head.delivered_lines(),
+            withheld: stored.head.withheld_lines(),
+            body: &stored.body,
+            lifetime: Lifetime::of(&stored.freshness()),
+            host: &facts.host,
+            path: &facts.path,
+            query: facts.query.as_deref(),
+            content_type: &facts.content_type,
+            tags: facts.tags.names().iter().map(|tag| tag.to_string()).collect(),
+            is_cut: facts.tags.is_cut(),
+            vary: stored.vary.names().to_vec(),
+        };
+        self.write(&Written { key: key.as_ref(), what: What::Response(Box::new(response)) })
+    }
 
-fn write(written: &Written<'_>) -> Option<Vec<u8>> {
-    let plain = rmp_serde::to_vec(written).ok()?;
-    let length = u32::try_from(plain.len()).ok()?;
-    let mut compressor = zstd::bulk::Compressor::new(LEVEL).ok()?;
-    compressor.include_checksum(true).ok()?;
-    let frame = compressor.compress(&plain).ok()?;
-    Some([&[VERSION][..], &length.to_le_bytes(), &frame].concat())
-}
+    /// What selects among variants, as it is written.
+    pub(super) fn of_vary(&self, key: &CacheKey, vary: &Vary) -> Option<Vec<u8>> {
+        self.write(&Written { key: key.as_ref(), what: What::Varies(vary.names().to_vec()) })
+    }
 
-/// Reads what lies under `key`; nothing where that is not a record of it, or one with a body of more than `max_body` bytes.
-pub(super) fn read(bytes: &[u8], key: &CacheKey, max_body: u64) -> Option<Record> {
-    let (version, rest) = bytes.split_first()?;
-    let (length, frame) = rest.split_first_chunk::<4>()?;
-    let length = u32::from_le_bytes(*length);
-    if *version != VERSION || u64::from(length) > max_body.saturating_add(MAX_BESIDE) {
-        return None;
+    fn write(&self, written: &Written<'_>) -> Option<Vec<u8>> {
+        let plain = rmp_serde::to_vec(written).ok()?;
+        let length = u32::try_from(plain.len()).ok()?;
+        let kept = self.compressors.lock().pop();
+        let mut compressor = kept.map_or_else(compressor, Ok).ok()?;
+        let frame = compressor.compress(&plain).ok()?;
+        self.compressors.lock().push(compressor);
+        Some([&[VERSION][..], &length.to_le_bytes(), &frame].concat())
     }
-    let plain = zstd::bulk::decompress(frame, length as usize).ok()?;
-    if plain.len() != length as usize {
-        return None;
-    }
-    let written: Written<'_> = rmp_serde::from_slice(&plain).ok()?;
-    if written.key != key.as_ref() {
-        return None;
-    }
-    Some(match written.what {
-        What::Varies(names) => Record::Varies(Vary::of_names(names)),
-        What::Response(response) if response.body.len() as u64 <= max_body => {
-            let mark = response.mark;
-            Record::Response(Box::new(response.restored()), mark)
+
+    /// Reads what lies under `key`; nothing where that is not a record of it, or one with a body of more than `max_body` bytes.
+    pub(super) fn read(&self, bytes: &[u8], key: &CacheKey, max_body: u64) -> Option<Record> {
+        let (version, rest) = bytes.split_first()?;
+        let (length, frame) = rest.split_first_chunk::<4>()?;
+        let length = u32::from_le_bytes(*length);
+        if *version != VERSION || u64::from(length) > max_body.saturating_add(MAX_BESIDE) {
+            return None;
         }
-        What::Response(_) => return None,
-    })
+        let kept = self.decompressors.lock().pop();
+        let mut decompressor = kept.map_or_else(Decompressor::new, Ok).ok()?;
+        let plain = decompressor.decompress(frame, length as usize);
+        self.decompressors.lock().push(decompressor);
+        let plain = plain.ok()?;
+        if plain.len() != length as usize {
+            return None;
+        }
+        let written: Written<'_> = rmp_serde::from_slice(&plain).ok()?;
+        if written.key != key.as_ref() {
+            return None;
+        }
+        Some(match written.what {
+            What::Varies(names) => Record::Varies(Vary::of_names(names)),
+            What::Response(response) if response.body.len() as u64 <= max_body => {
+                let mark = response.mark;
+                Record::Response(Box::new(response.restored()), mark)
+            }
+            What::Response(_) => return None,
+        })
+    }
+}
+
+fn compressor() -> io::Result<Compressor<'static>> {
+    let mut compressor = Compressor::new(LEVEL)?;
+    compressor.include_checksum(true)?;
+    Ok(compressor)
 }
 
 impl Response<'_> {
@@ -203,6 +227,10 @@ mod tests {
 
     const AT: Mark = Mark { position: Position { time: 7, number: 9 }, nonce: Uuid::from_u128(11) };
 
+    fn forms() -> Forms {
+        Forms::default()
+    }
+
     fn key(path: &str) -> CacheKey {
         let target = Target::new(Scheme::Http, "shop", path);
         let request =
@@ -237,16 +265,16 @@ mod tests {
     #[test]
     fn a_response_comes_back_as_it_went_in() {
         let (sent, key) = (response(b"body"), key("/a"));
-        let written = of_response(&key, &sent, AT).unwrap();
-        let Some(Record::Response(got, AT)) = read(&written, &key, 4) else { panic!("it is there") };
+        let written = forms().of_response(&key, &sent, AT).unwrap();
+        let Some(Record::Response(got, AT)) = forms().read(&written, &key, 4) else { panic!("it is there") };
         assert_eq!(
             (&got.head, &got.body, &got.facts, &got.vary),
             (&sent.head, &sent.body, &sent.facts, &sent.vary)
         );
         assert_eq!(got.freshness(), sent.freshness());
-        assert!(read(&written, &key, 3).is_none(), "larger than this instance stores");
-        let vary = of_vary(&key, &sent.vary).unwrap();
-        assert!(matches!(read(&vary, &key, 0), Some(Record::Varies(vary)) if vary == sent.vary));
+        assert!(forms().read(&written, &key, 3).is_none(), "larger than this instance stores");
+        let vary = forms().of_vary(&key, &sent.vary).unwrap();
+        assert!(matches!(forms().read(&vary, &key, 0), Some(Record::Varies(vary)) if vary == sent.vary));
     }
 
     #[test]
@@ -255,43 +283,43 @@ mod tests {
         let freshness = response(b"").freshness();
         let sent =
             StoredResponse::new(head, Bytes::new(), freshness, Facts::default(), Vary::default(), None);
-        let written = of_response(&key, &sent, AT).unwrap();
-        let Some(Record::Response(got, AT)) = read(&written, &key, 0) else { panic!("it is there") };
+        let written = forms().of_response(&key, &sent, AT).unwrap();
+        let Some(Record::Response(got, AT)) = forms().read(&written, &key, 0) else { panic!("it is there") };
         assert_eq!((&got.head, &got.body, &got.facts), (&sent.head, &sent.body, &sent.facts));
     }
 
     #[test]
     fn what_repeats_itself_is_stored_small() {
-        let written = of_response(&key("/a"), &response(&b"<p>twelve</p>".repeat(1000)), AT).unwrap();
+        let written = forms().of_response(&key("/a"), &response(&b"<p>twelve</p>".repeat(1000)), AT).unwrap();
         assert!(written.len() < 600, "{}", written.len());
     }
 
     #[test]
     fn what_is_of_another_key_or_another_version_is_absent() {
-        let mut written = of_response(&key("/a"), &response(b"body"), AT).unwrap();
-        assert!(read(&written, &key("/b"), 100).is_none());
+        let mut written = forms().of_response(&key("/a"), &response(b"body"), AT).unwrap();
+        assert!(forms().read(&written, &key("/b"), 100).is_none());
         written[0] += 1;
-        assert!(read(&written, &key("/a"), 100).is_none());
+        assert!(forms().read(&written, &key("/a"), 100).is_none());
     }
 
     proptest! {
         #[test]
         fn what_is_damaged_anywhere_is_absent_or_the_same(at in 0_usize..200, bit in 0_u8..8, cut in any::<bool>()) {
             let sent = response(&b"some body ".repeat(40));
-            let mut written = of_response(&key("/a"), &sent, AT).unwrap();
+            let mut written = forms().of_response(&key("/a"), &sent, AT).unwrap();
             let at = at % written.len();
             if cut { written.truncate(at) } else { written[at] ^= 1 << bit }
             // A frame has bits that mean nothing.
-            if let Some(Record::Response(got, AT)) = read(&written, &key("/a"), 1000) {
+            if let Some(Record::Response(got, AT)) = forms().read(&written, &key("/a"), 1000) {
                 prop_assert_eq!((&got.head, &got.body, &got.facts), (&sent.head, &sent.body, &sent.facts));
             } else {
-                prop_assert!(read(&written, &key("/a"), 1000).is_none());
+                prop_assert!(forms().read(&written, &key("/a"), 1000).is_none());
             }
         }
 
         #[test]
         fn arbitrary_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert!(read(&bytes, &key("/a"), 1000).is_none());
+            prop_assert!(forms().read(&bytes, &key("/a"), 1000).is_none());
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
-use super::form::{self, Record};
+use super::form::{Forms, Record};
 use super::lock::Held;
 use super::log::Mark;
 use super::{Away, Shared};
@@ -29,15 +29,20 @@ const WRITERS: usize = 8;
 /// Nothing is kept for longer, whatever its lifetime is.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Room for what is written.
+/// Room for what is written, and who writes it.
 pub(super) struct Room {
     waiting: Arc<Semaphore>,
     writers: Arc<Semaphore>,
+    forms: Arc<Forms>,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self { waiting: Semaphore::new(MAX_WAITING).into(), writers: Semaphore::new(WRITERS).into() }
+        Self {
+            waiting: Semaphore::new(MAX_WAITING).into(),
+            writers: Semaphore::new(WRITERS).into(),
+            forms: Arc::default(),
+        }
     }
 }
 
@@ -86,11 +91,12 @@ impl Shared {
         };
         let Some(bytes) = bytes else { return ("miss", None) };
         let record = match bytes.len() {
-            0..READ_AT_ONCE => form::read(&bytes, key, max_body),
+            0..READ_AT_ONCE => self.room.forms.read(&bytes, key, max_body),
             // Not on a thread that serves requests: it takes milliseconds.
             _ => {
-                let key = key.clone();
-                let read = tokio::task::spawn_blocking(move || form::read(&bytes, &key, max_body)).await;
+                let (key, forms) = (key.clone(), self.room.forms.clone());
+                let read = move || forms.read(&bytes, &key, max_body);
+                let read = tokio::task::spawn_blocking(read).await;
                 read.ok().flatten()
             }
         };
@@ -131,11 +137,13 @@ impl Shared {
     pub(super) async fn write(&self, share: &Share, ttl: Duration) -> Result<(), Away> {
         let (key, response, mark) = (share.key.clone(), share.response.clone(), share.mark);
         // Not on a thread that serves requests: a large one takes milliseconds.
-        let written = tokio::task::spawn_blocking(move || form::of_response(&key, &response, mark)).await;
+        let forms = self.room.forms.clone();
+        let write = move || forms.of_response(&key, &response, mark);
+        let written = tokio::task::spawn_blocking(write).await;
         let Some(written) = written.ok().flatten() else { return Ok(()) };
         self.put(&share.key, share.stamp, written, ttl).await?;
         if !share.response.vary.is_empty()
-            && let Some(written) = form::of_vary(&share.primary, &share.response.vary)
+            && let Some(written) = self.room.forms.of_vary(&share.primary, &share.response.vary)
         {
             self.put(&share.primary, share.stamp, written, ttl.max(SHORTEST_VARY)).await?;
         }

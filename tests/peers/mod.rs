@@ -225,6 +225,35 @@ fn a_full_redis_keeps_no_purge_from_its_own_instance() {
 }
 
 #[test]
+fn the_user_of_the_documents_may_do_all_that_is_needed() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cluster.md")).unwrap();
+    let command = text.split('`').find(|code| code.starts_with("ACL SETUSER")).unwrap();
+    let redis = Redis::start();
+    let told = redis.cli(&command.split(' ').collect::<Vec<_>>());
+    assert_eq!(told.trim(), "OK", "{command}");
+    let options = "url: \"redis://parvis:change-me@127.0.0.1:{port}\", key_prefix: \"shop:\"";
+    let wires = (0..2).map(|_| Wire::to(redis.port)).collect();
+    let routes = "routes: [{name: pages, cache: {ttl: 1h, lock: {shared: true}}, rate_limit: {rate: 100/s, shared: true}}]";
+    let peers = Peers::with(2, options, routes, wires);
+    counting(&peers, "/a");
+    peers.get(0, "/a");
+    peers.written(0, 1.0);
+    assert_eq!(peers.get(1, "/a").detail(), "redis");
+    assert_eq!(peers.purge(0, r#"{"all": true}"#)["instances"].as_array().unwrap().len(), 2);
+    for parvis in &peers.all {
+        assert_eq!(
+            parvis.metric("parvis_redis_requests_total", "result=\"failed\""),
+            0.0,
+            "{}",
+            parvis.errors()
+        );
+    }
+    let config = peers.all[0].config.to_str().unwrap();
+    let check = self::command(&["redis", "check", "-c", config], &[]);
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+}
+
+#[test]
 fn a_redis_that_hangs_holds_no_miss_up_for_longer_than_its_timeout() {
     let redis = Redis::start();
     let wires = vec![Wire::to(redis.port)];
