@@ -3,6 +3,8 @@
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use crate::support::peers::Peers;
+use crate::support::redis::Redis;
 use crate::support::{Directory, Origin, PATIENCE, Parvis, Reply, eventually};
 
 /// The document as the browser has it once the page has asked for its figures.
@@ -60,6 +62,24 @@ fn a_browser_shows_how_servers_routes_and_store_stand() {
     ] {
         assert!(page.contains(text), "no `{text}` in\n{page}");
     }
+}
+
+#[test]
+fn a_browser_shows_what_instances_share() {
+    let (redis, directory) = (Redis::start(), Directory::new());
+    let peers = Peers::start(2, &redis, "routes: [{name: pages, cache: {ttl: 1h}}]");
+    peers.origin.on("/a", Reply::ok("page"));
+    peers.get(0, "/a");
+    peers.written(0, 1.0);
+    assert_eq!(peers.get(1, "/a").detail(), "redis");
+    eventually("they know one another", || peers.all[1].metric("parvis_instances", "") == 2.0);
+    let page = shown(&peers.all[1], &directory);
+    for text in ["2 instances share the Redis: 100.0 % of 1 pages", "purges: in touch, 0 ms behind"] {
+        assert!(page.contains(text), "no `{text}` in\n{page}");
+    }
+    let stats = peers.all[1].admin("GET", "/stats", None, "").text();
+    let stats: serde_json::Value = serde_json::from_str(&stats).unwrap();
+    assert_eq!(stats["redis"]["recalls"]["hit"], 1, "{stats}");
 }
 
 #[test]

@@ -341,3 +341,20 @@ fn every_fault_has_a_test() {
     }
     assert!(count > 20, "{count}");
 }
+
+/// Every trouble of the shared Redis names tests that exist.
+#[test]
+fn every_trouble_of_the_shared_redis_has_a_test() {
+    let text = read("docs/cluster.md");
+    let is_test = |code: &&str| code.starts_with("peers::") || code.starts_with("shared::");
+    let mut count = 0;
+    for test in text.split('`').filter(is_test) {
+        let (module, name) = test.rsplit_once("::").unwrap();
+        let path = format!("tests/{}", module.replace("::", "/"));
+        let files = [format!("{path}.rs"), format!("{path}/mod.rs")].map(|file| root().join(file));
+        let file = files.iter().find(|file| file.exists()).expect(test);
+        assert!(defines(file, name), "no {test}");
+        count += 1;
+    }
+    assert!(count > 15, "{count}");
+}

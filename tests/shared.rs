@@ -259,12 +259,17 @@ fn the_check_tells_what_would_surprise_and_no_secret() {
         "connected   127.0.0.1:",
         "latency  ",
         "scripts     may",
+        "purges      0 in the log, which is followed by nobody",
         "version  ",
         "master",
         "nothing limits its memory",
+        "what it holds when it restarts is used by nobody",
     ] {
         assert!(told.contains(text), "no `{text}` in\n{told}");
     }
+    redis.cli(&["-a", "geheim", "config", "set", "maxmemory-policy", "allkeys-lru"]);
+    let (_, evicts) = check(&format!("{{url: \"redis://:geheim@127.0.0.1:{}\"}}", redis.port));
+    assert!(evicts.contains("it may evict the log of purges"), "{evicts}");
     let (code, refused) = check(&format!("{{url: \"redis://:falsch@127.0.0.1:{}\"}}", redis.port));
     assert_eq!(code, Some(1), "{refused}");
     assert!(![told, refused].concat().contains("geheim"));
