@@ -259,7 +259,7 @@ fn the_check_tells_what_would_surprise_and_no_secret() {
         "connected   127.0.0.1:",
         "latency  ",
         "scripts     may",
-        "purges      0 in the log, which is followed by nobody",
+        "purges      0 entries in the log, which is followed by nobody",
         "version  ",
         "master",
         "nothing limits its memory",

@@ -79,7 +79,7 @@ async fn check(redis: &Redis) -> RedisResult<()> {
     print("scripts     may be run, and write");
     let (purges, followers) = acknowledge::standing(redis, &mut link).await?;
     let followers = if followers.is_empty() { "nobody".to_owned() } else { followers.join(", ") };
-    print(&format!("purges      {purges} in the log, which is followed by {followers}"));
+    print(&format!("purges      {purges} entries in the log, which is followed by {followers}"));
     match (&redis.topology, link) {
         (Topology::Cluster, _) => {
             for node in redis.nodes() {

@@ -1,6 +1,7 @@
 //! Several instances that share what they have stored, and purge together.
 
 mod tier;
+mod troubles;
 
 use serde_json::json;
 
