@@ -495,6 +495,7 @@ impl Reload {
         plan.listen.clone_from(&before.plan.listen);
         // There is the one of the start, and another one goes on being told of.
         plan.redis.clone_from(&before.plan.redis);
+        plan.instance.clone_from(&before.plan.instance);
         let routes = plan.routes.len();
         let forgets = !plan.remember_queries_of(&before.plan);
         let elsewhere = before.plan.leads_elsewhere(&plan) || forgets;

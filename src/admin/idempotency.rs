@@ -23,7 +23,7 @@ const MAX_KEYS: NonZeroUsize = NonZeroUsize::new(1000).expect("not zero");
 const MAX_KEY_BYTES: usize = 255;
 
 /// The longest answer remembered, in bytes: a longer one would be carried out again.
-const MAX_ANSWER: usize = 64 << 10;
+pub(super) const MAX_ANSWER: usize = 64 << 10;
 
 /// How long a key is remembered.
 pub(super) const PERIOD: Duration = Duration::from_secs(3600);

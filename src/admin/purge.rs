@@ -164,7 +164,7 @@ pub(super) async fn purge(
             let carried = tokio::spawn(async move {
                 let (admin, caller) = store;
                 let answer = answer(&admin, &caller, &body).await?;
-                place.answer(&answer);
+                place.answer(&short(&answer).map_err(|error| internal(&error))?);
                 Ok(answer)
             });
             let carried = carried.await.map_err(|error| internal(&error)).and_then(|answer| answer);
@@ -194,6 +194,15 @@ impl Asked {
             false => Err("that is too long to wait".to_owned()),
         }
     }
+}
+
+/// The answer as it is remembered: without the selectors, where these are very many.
+fn short(answer: &str) -> serde_json::Result<String> {
+    if answer.len() <= idempotency::MAX_ANSWER {
+        return Ok(answer.to_owned());
+    }
+    let answer: Answer = serde_json::from_str(answer)?;
+    serde_json::to_string(&Answer { selectors: Vec::new(), ..answer })
 }
 
 /// The answer with the other instances: who has acknowledged by now, or by `deadline`.

@@ -207,6 +207,9 @@ impl Plan {
         if self.memory != next.memory {
             changed.push("storage.memory");
         }
+        if self.instance != next.instance {
+            changed.push("instance");
+        }
         if self.redis != next.redis {
             changed.push("storage.redis");
         }

@@ -32,12 +32,10 @@ use parking_lot::Mutex;
 use redis::{ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind};
 use serde::Serialize;
 use tokio::sync::Notify;
-use uuid::Uuid;
 
 use crate::clock;
 use crate::observe::shared::Figures;
 use crate::plan::redis::{Redis, Topology};
-use crate::rules::selector::Selector;
 use connect::Link;
 use log::entry::Purge;
 use log::{Log, Touch, journal};
@@ -72,6 +70,7 @@ pub struct Shared {
     heartbeat_script: Script,
     append_script: Script,
     stand_script: Script,
+    followers_script: Script,
     release_script: Script,
 }
 
@@ -168,6 +167,7 @@ impl Shared {
             heartbeat_script: Script::new(connect::HEARTBEAT),
             append_script: Script::new(log::append::APPEND),
             stand_script: Script::new(log::follow::STAND),
+            followers_script: Script::new(log::acknowledge::FOLLOWERS),
             release_script: Script::new(lock::RELEASE),
             settings,
         }
@@ -305,7 +305,7 @@ fn waiting(settings: &Redis) -> Vec<Purge> {
     let Some(file) = &settings.journal else { return Vec::new() };
     journal::read(file).unwrap_or_else(|error| {
         tracing::error!(%error, file = %file.display(), "the journal of purges cannot be read: everything is purged");
-        vec![Purge { nonce: Uuid::new_v4(), selectors: vec![Selector::All], soft: false }]
+        vec![Purge::of_everything()]
     })
 }
 

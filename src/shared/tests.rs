@@ -423,6 +423,50 @@ async fn what_was_written_by_who_had_read_what_is_lost_is_refused_before_he_know
 }
 
 #[tokio::test]
+async fn what_the_log_has_lost_is_told_again_however_much_has_come_since() {
+    let server = Server::start();
+    let link = linked(&server).await;
+    let mut world = World::new(server.settings("since:"), &link);
+    for at in [0, 1, 0, 1] {
+        world.instances[at].follow().await;
+    }
+    world.purge(0, 0, false);
+    world.append(0).await;
+    world.instances[0].follow().await;
+    world.lose(1).await;
+    for _ in 0..300 {
+        world.instances[1].purge(&[Selector::tag("other").unwrap()]);
+        world.append(1).await;
+    }
+    world.instances[0].follow().await;
+    let untold = world.instances[0].shared.log.untold();
+    assert_eq!(untold.iter().map(|purge| purge.selectors.len()).collect::<Vec<_>>(), [1]);
+    world.heal().await;
+    world.check(0).await;
+}
+
+#[tokio::test]
+async fn of_what_nobody_remembers_everything_is_told_again() {
+    let server = Server::start();
+    let link = linked(&server).await;
+    let mut world = World::new(server.settings("many:"), &link);
+    for _ in 0..2 {
+        world.instances[0].follow().await;
+    }
+    for _ in 0..300 {
+        world.instances[0].purge(&[Selector::tag("other").unwrap()]);
+        world.append(0).await;
+        world.instances[0].follow().await;
+    }
+    world.lose(300).await;
+    world.instances[0].follow().await;
+    let untold = world.instances[0].shared.log.untold();
+    assert_eq!((untold.len(), &untold[0].selectors[..]), (257, &[Selector::All][..]));
+    world.heal().await;
+    world.check(0).await;
+}
+
+#[tokio::test]
 async fn nothing_is_served_that_was_purged_once_all_are_in_touch() {
     let server = Server::start();
     let link = linked(&server).await;

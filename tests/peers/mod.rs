@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::peers::{Peers, Wire, follows};
 use crate::support::process::command;
 use crate::support::redis::{Cluster, Redis, Watched};
-use crate::support::{ALL_SECRET, Directory, Reply, eventually};
+use crate::support::{ALL_SECRET, Client, Directory, Reply, eventually};
 
 const ROUTES: &str = "routes: [{name: pages, cache: {ttl: 1h, stale_while_revalidate: 1h}}]";
 
@@ -203,6 +203,45 @@ fn the_command_waits_for_all_instances_and_names_those_that_did_not_answer() {
     peers.cut(1);
     let (code, told) = purge();
     assert!(code == Some(3) && told.contains("not acknowledged by b"), "{code:?} {told}");
+}
+
+#[test]
+fn who_asks_again_hears_who_has_acknowledged_since() {
+    let redis = Redis::start();
+    let peers = Peers::start(2, &redis, ROUTES);
+    assert_eq!(peers.purge(0, r#"{"all": true}"#)["instances"].as_array().unwrap().len(), 2);
+    peers.cut(1);
+    // What the Redis knew of the instances is gone, and the other one is missed all the same.
+    redis.cli(&["flushall"]);
+    let token = format!("Bearer {ALL_SECRET}");
+    let fields = [("Authorization", token.as_str()), ("Idempotency-Key", "deploy-1")];
+    let ask = |wait: u8| {
+        let admin = Client::new(peers.all[0].admin);
+        let answer = admin.send("POST", &format!("/purge?wait={wait}"), &fields, br#"{"all": true}"#);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        serde_json::from_str::<serde_json::Value>(&answer.text()).unwrap()
+    };
+    let first = ask(1);
+    assert_eq!(
+        (&first["missing"], first["instances"].as_array().unwrap().len()),
+        (&json!(["b"]), 1),
+        "{first}"
+    );
+    peers.mend(1);
+    let again = ask(20);
+    assert_eq!(
+        (&again["missing"], again["instances"].as_array().unwrap().len()),
+        (&json!(null), 2),
+        "{again}"
+    );
+    assert_eq!(
+        (&again["log"], &again["sequence"]),
+        (&first["log"], &first["sequence"]),
+        "it is the same purge"
+    );
+    let refused =
+        Client::new(peers.all[0].admin).send("POST", "/purge?wait=61", &fields, br#"{"all": true}"#);
+    assert_eq!((refused.status, refused.text().contains("at most 60")), (400, true), "{}", refused.text());
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Who has carried a purge out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use redis::RedisResult;
+use uuid::Uuid;
 
 use super::{LOG, Position};
 use crate::clock;
@@ -14,6 +15,25 @@ use crate::shared::connect::Link;
 /// How long to wait before the next question: doubled each time.
 const FIRST_WAIT: Duration = Duration::from_millis(2);
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
+/// Who follows the log, and how far each has read, if the purge with this nonce still is at its place, or has been cut off with what is
+/// older.
+pub(in crate::shared) const FOLLOWERS: &str = "
+local there = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
+if there and there[2][2] == ARGV[2] then
+  return redis.call('HGETALL', KEYS[2])
+end
+local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+if there or not first then
+  return false
+end
+local time, number = string.match(ARGV[1], '(%d+)-(%d+)')
+local first_time, first_number = string.match(first[1], '(%d+)-(%d+)')
+time, number, first_time, first_number = tonumber(time), tonumber(number), tonumber(first_time), tonumber(first_number)
+if first_time > time or (first_time == time and first_number > number) then
+  return redis.call('HGETALL', KEYS[2])
+end
+return false";
 
 /// The other instances that are alive, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,12 +68,12 @@ impl Shared {
     /// # Errors
     ///
     /// Why nobody knows.
-    pub async fn acknowledged(&self, purge: uuid::Uuid, deadline: Instant) -> Result<Acknowledged, String> {
+    pub async fn acknowledged(&self, purge: Uuid, deadline: Instant) -> Result<Acknowledged, String> {
         let mut wait = FIRST_WAIT;
         loop {
             let known = match self.log.whereabouts(purge) {
-                None => Err(self.state().err().unwrap_or_else(|| "it waits to be told to them".to_owned())),
-                Some(at) => self.acknowledged_by_now(at).await,
+                Err(why) => Err(self.state().err().unwrap_or_else(|| why.to_owned())),
+                Ok(at) => self.acknowledged_by_now(purge, at).await,
             };
             let is_over = clock::start() >= deadline;
             match known {
@@ -66,16 +86,24 @@ impl Shared {
         }
     }
 
-    async fn acknowledged_by_now(&self, at: Position) -> Result<Acknowledged, String> {
-        let key = self.key(LOG, ":followers");
-        let ask = |mut link| async move { redis::cmd("HGETALL").arg(key).query_async(&mut link).await };
-        let asked: Result<BTreeMap<String, String>, _> = self.ask("acknowledged", LOG, ask).await;
+    async fn acknowledged_by_now(&self, purge: Uuid, at: Position) -> Result<Acknowledged, String> {
+        let ask = |mut link| async move {
+            let mut invocation = self.followers_script.prepare_invoke();
+            invocation.key(self.key(LOG, "")).key(self.key(LOG, ":followers"));
+            invocation.arg(at.to_string()).arg(purge.to_string());
+            invocation.invoke_async(&mut link).await
+        };
+        let asked: Result<Option<HashMap<String, String>>, _> = self.ask("acknowledged", LOG, ask).await;
         let followers =
             asked.map_err(|away| format!("it was told to them; who has heard it is not known: {away}"))?;
+        let followers = followers.ok_or("the log has lost it, and it is told again")?;
         let mut acknowledged = Acknowledged::default();
-        for (instance, said) in followers.into_iter().filter(|(name, _)| **name != *self.instance) {
-            let list = if has_read(&said, at) { &mut acknowledged.by } else { &mut acknowledged.missing };
-            list.push(instance);
+        let mut names: BTreeSet<String> = followers.keys().cloned().collect();
+        names.extend(self.log.lately_met(clock::start()));
+        self.log.met(followers.keys().cloned(), clock::start());
+        for instance in names.into_iter().filter(|name| **name != *self.instance) {
+            let has_read = followers.get(&instance).is_some_and(|said| has_read(said, at));
+            if has_read { acknowledged.by.push(instance) } else { acknowledged.missing.push(instance) }
         }
         Ok(acknowledged)
     }

@@ -23,6 +23,13 @@ pub struct Purge {
     pub soft: bool,
 }
 
+impl Purge {
+    /// One that names everything.
+    pub fn of_everything() -> Self {
+        Self { nonce: Uuid::new_v4(), selectors: vec![Selector::All], soft: false }
+    }
+}
+
 /// An entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {

@@ -14,7 +14,7 @@ use redis::{AsyncCommands, RedisError, RedisResult};
 use uuid::Uuid;
 
 use super::entry::Entry;
-use super::{LOG, Orders, Place, Position};
+use super::{LOG, Lost, Orders, Place, Position};
 use crate::clock;
 use crate::shared::Shared;
 use crate::shared::connect::{self, ALIVE, Link};
@@ -23,8 +23,8 @@ use crate::shared::connect::{self, ALIVE, Link};
 const WAIT: Duration = Duration::from_secs(1);
 /// The most entries read at once.
 const AT_ONCE: usize = 100;
-/// How many of the last entries are looked at to find one that has been read.
-const TAIL: usize = 256;
+/// How many of the last entries are looked at to find one that has been read: more than the log keeps in the end.
+const TAILS: [usize; 3] = [256, 4096, 65_536];
 /// How long to wait before the next attempt.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Who was away for longer from a log that has been lost may have missed more than its writers can tell again.
@@ -33,7 +33,7 @@ const MAX_MISSED: Duration = Duration::from_secs(5 * 60);
 const LOOK: Duration = Duration::from_secs(3);
 
 /// Begins the log where there is none; holds what the caller has read last against it; notes how far the caller is. Answers how it
-/// stands, and the place of the last entry.
+/// stands, the place of the last entry, and who follows it.
 pub(in crate::shared) const STAND: &str = "
 local log, followers = KEYS[1], KEYS[2]
 local time = redis.call('TIME')
@@ -43,12 +43,12 @@ if #redis.call('XRANGE', log, '-', '+', 'COUNT', 1) == 0 then
 end
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1][1]
 if ARGV[1] == '' then
-  return {'new', last}
+  return {'new', last, {}}
 end
 if ARGV[2] ~= '' then
   local seen = redis.call('XRANGE', log, ARGV[1], ARGV[1])[1]
   if not seen or seen[2][2] ~= ARGV[2] then
-    return {'lost', last}
+    return {'lost', last, {}}
   end
 end
 redis.call('HSET', followers, ARGV[4], ARGV[1] .. ' ' .. now)
@@ -59,7 +59,7 @@ for i = 1, #all, 2 do
   end
 end
 redis.call('EXPIRE', followers, ARGV[5])
-return {'kept', last}";
+return {'kept', last, redis.call('HKEYS', followers)}";
 
 /// How the log stands to what an instance has read of it.
 struct Standing {
@@ -107,6 +107,12 @@ pub async fn follow(shared: Arc<Shared>, obey: impl Obey) {
     }
 }
 
+/// An answer of the Redis, if it comes in time; the connection counts as dead if not.
+async fn in_time<T>(answer: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    let late = |_| RedisError::from((redis::ErrorKind::Io, "no answer in time"));
+    tokio::time::timeout(LOOK, answer).await.map_err(late)?
+}
+
 impl Follower {
     pub(in crate::shared) fn new(link: Link) -> Self {
         Self { link, catching: Catching::default() }
@@ -115,12 +121,10 @@ impl Follower {
 
 impl Shared {
     async fn follow_by_one_link(&self, obey: &impl Obey) -> Result<Infallible, RedisError> {
-        let late = |_| RedisError::from((redis::ErrorKind::Io, "no answer in time"));
-        let link = tokio::time::timeout(LOOK, connect::connect_with(&self.settings, WAIT * 2)).await;
-        let mut follower = Follower::new(link.map_err(late)??);
+        let link = in_time(connect::connect_with(&self.settings, WAIT * 2)).await?;
+        let mut follower = Follower::new(link);
         loop {
-            let followed = self.follow_on(&mut follower, Some(WAIT), obey);
-            tokio::time::timeout(LOOK, followed).await.map_err(late)??;
+            self.follow_on(&mut follower, Some(WAIT), obey).await?;
         }
     }
 
@@ -133,7 +137,7 @@ impl Shared {
     ) -> RedisResult<()> {
         let Follower { link, catching } = follower;
         let said_to_be_there = self.log.said_to_be_there();
-        let standing = self.stand(link).await?;
+        let standing = in_time(self.stand(link)).await?;
         match standing.state {
             State::Kept => {
                 self.log.tell_again(&said_to_be_there, standing.last);
@@ -145,7 +149,7 @@ impl Shared {
             State::Lost => *catching = self.find_place(link, &standing, obey).await?,
         }
         self.figures.log_followed(self.log.is_current());
-        for entry in self.read(link, wait).await? {
+        for entry in in_time(self.read(link, wait)).await? {
             if self.log.is_another(&entry) {
                 *catching = self.find_place(link, &standing, obey).await?;
                 break;
@@ -164,7 +168,7 @@ impl Shared {
     async fn stand(&self, link: &mut Link) -> RedisResult<Standing> {
         let place = self.log.place();
         let nonce = |place: Place| place.nonce.map(|nonce| nonce.to_string());
-        let (state, last): (String, String) = self
+        let (state, last, followers): (String, String, Vec<String>) = self
             .stand_script
             .key(self.key(LOG, ""))
             .key(self.key(LOG, ":followers"))
@@ -175,6 +179,7 @@ impl Shared {
             .arg(ALIVE)
             .invoke_async(link)
             .await?;
+        self.log.met(followers.into_iter(), clock::start());
         let state = match state.as_str() {
             "new" => State::New,
             "kept" => State::Kept,
@@ -227,24 +232,32 @@ impl Shared {
         obey: &impl Obey,
     ) -> RedisResult<Catching> {
         let Some(place) = self.log.place() else { return Ok(Catching::default()) };
-        let key = self.key(LOG, "");
-        let first: StreamRangeReply = link.xrange_count(&key, "-", "+", 1).await?;
-        let tail: StreamRangeReply = link.xrevrange_count(&key, "+", "-", TAIL).await?;
-        let read = |ids: &StreamRangeReply| ids.ids.iter().rev().filter_map(Entry::read).collect::<Vec<_>>();
-        // Otherwise it may be the same log, without what was to be read next.
-        let is_another = read(&first).first().is_some_and(|first| self.log.is_another(first));
-        if self.log.go_back(&read(&tail), is_another) {
+        let tail = self.tail(link).await?;
+        let lost = self.log.go_back(&tail, clock::start());
+        if lost == Lost::End {
             tracing::warn!(
                 "the log of purges has lost its end: what was lost of this instance's is told again"
             );
             return Ok(Catching::default());
         }
         let missed = clock::start().saturating_duration_since(place.seen);
-        let doubtful = !is_another || missed > MAX_MISSED;
+        let doubtful = lost == Lost::Beginning || missed > MAX_MISSED;
         tracing::warn!(
             memory_dropped = doubtful,
             "the log of purges has nothing left of what was read: what the Redis holds from before is not used any longer"
         );
         self.start_over(link, standing, doubtful, obey).await
+    }
+
+    /// The end of the log: as much of it as it takes to find an entry that has been read, or all.
+    async fn tail(&self, link: &mut Link) -> RedisResult<Vec<Entry>> {
+        for count in TAILS {
+            let tail: StreamRangeReply = link.xrevrange_count(self.key(LOG, ""), "+", "-", count).await?;
+            let entries: Vec<Entry> = tail.ids.iter().rev().filter_map(Entry::read).collect();
+            if tail.ids.len() < count || self.log.knows_one_of(&entries) {
+                return Ok(entries);
+            }
+        }
+        Err((redis::ErrorKind::UnexpectedReturnType, "the log of purges is longer than it should be").into())
     }
 }

@@ -26,9 +26,8 @@ impl Journal {
     /// Makes the file hold these.
     pub async fn hold(&mut self, purges: Vec<Arc<Purge>>) {
         let Some(file) = self.file.clone() else { return };
-        let is_same = purges.len() == self.held.len()
-            && purges.iter().zip(&self.held).all(|(one, other)| one.nonce == other.nonce);
-        if is_same {
+        // One may have been joined by others.
+        if purges == self.held {
             return;
         }
         let held = purges.clone();
@@ -99,6 +98,12 @@ mod tests {
         journal.hold(purges.clone()).await;
         let read_back: Vec<_> = read(&file).unwrap().into_iter().map(Arc::new).collect();
         assert_eq!(read_back, purges);
+        // One that others have joined since.
+        let mut joined = (*purges[1]).clone();
+        joined.selectors.push(Selector::tag("c").unwrap());
+        let purges = vec![purges[0].clone(), Arc::new(joined)];
+        journal.hold(purges.clone()).await;
+        assert_eq!(read(&file).unwrap()[1], *purges[1]);
         // After a restart, and with nothing left.
         Journal::new(Some(file.clone())).hold(Vec::new()).await;
         assert!(!file.exists() && read(&file).unwrap().is_empty());

@@ -25,17 +25,18 @@ pub mod entry;
 pub mod follow;
 pub mod journal;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use crate::clock;
 use crate::rules::selector::{Facts, Selector};
 use crate::store::fence::{Fence, Sequence};
 use entry::{Entry, Purge, What};
@@ -51,6 +52,12 @@ const MAX_TOGETHER: usize = 500;
 const MAX_TOGETHER_BYTES: usize = 64 << 10;
 /// How many of its own purges an instance can tell again when the log has lost them.
 const MAX_TOLD: usize = 256;
+/// For how long an instance is expected that the Redis no longer names: longer than its links need to be made anew.
+const MET: Duration = Duration::from_secs(15);
+/// Of how many own purges the place is remembered.
+const MAX_PLACES: usize = 4096;
+/// Those that came back longer ago are not told again to a log that begins anew: who has not read them drops all that he has.
+const AGAIN: Duration = Duration::from_secs(6 * 60);
 /// How many entries an instance remembers: what was written by who had read none of them is not served.
 const MAX_HISTORY: usize = 16_384;
 
@@ -115,9 +122,15 @@ struct State {
     last: Position,
     /// Own purges that have not come back out of the log.
     waiting: VecDeque<Waiting>,
-    /// The latest ones that have, and where.
-    told: VecDeque<(Position, Arc<Purge>)>,
+    /// The latest ones that have.
+    told: VecDeque<Told>,
+    /// The last one that is no longer among them.
+    forgotten: Option<Told>,
+    /// Where the latest ones stand, of which more are remembered.
+    places: VecDeque<(Uuid, Position)>,
     place: Option<Place>,
+    /// When the Redis named an instance that follows the log.
+    met: HashMap<String, Instant>,
     /// The latest entries read, and up to which purge of the fence each had come.
     history: VecDeque<(Mark, Sequence)>,
 }
@@ -128,7 +141,7 @@ struct Place {
     position: Position,
     /// Of the entry there; `None` for a place before an entry.
     nonce: Option<Uuid>,
-    /// When the log was found to be the one that was read.
+    /// When the log was found to be the one that was read, and read to its end.
     seen: Instant,
 }
 
@@ -144,6 +157,14 @@ impl From<Purge> for Waiting {
     fn from(purge: Purge) -> Self {
         Self { purge: purge.into(), is_sent: false, at: None }
     }
+}
+
+/// A purge that has come back out of the log.
+#[derive(Clone)]
+struct Told {
+    purge: Arc<Purge>,
+    at: Position,
+    came: Instant,
 }
 
 /// How an instance stands to the log.
@@ -186,7 +207,9 @@ impl Orders {
 impl Log {
     /// One of which nothing is known yet, with purges that wait from before a restart.
     pub fn new(waiting: Vec<Purge>) -> Self {
-        let state = State { waiting: waiting.into_iter().map(Waiting::from).collect(), ..State::default() };
+        // The log may have them already: no other joins them.
+        let sent = |purge: Purge| Waiting { is_sent: true, ..purge.into() };
+        let state = State { waiting: waiting.into_iter().map(sent).collect(), ..State::default() };
         Self { state: Mutex::new(state), waits: Notify::new() }
     }
 
@@ -194,30 +217,33 @@ impl Log {
     pub fn announce(&self, selectors: &[Selector], soft: bool) -> Uuid {
         let mut state = self.state.lock();
         let joined = state.waiting.back_mut().filter(|last| last.takes(selectors, soft));
-        let nonce = match joined {
-            Some(last) => {
-                Arc::make_mut(&mut last.purge).selectors.extend_from_slice(selectors);
-                last.purge.nonce
-            }
+        match joined {
+            Some(last) => Arc::make_mut(&mut last.purge).selectors.extend_from_slice(selectors),
             None => {
                 let purge = Purge { nonce: Uuid::new_v4(), selectors: selectors.into(), soft };
-                let nonce = purge.nonce;
                 state.waiting.push_back(purge.into());
-                nonce
             }
-        };
+        }
         state.bound();
+        let nonce = state.waiting.back().map(|last| last.purge.nonce);
         drop(state);
         self.waits.notify_one();
-        nonce
+        nonce.unwrap_or_default()
     }
 
-    /// Where the log has a purge of this instance; `None` while it waits, or when it was long ago.
-    pub fn whereabouts(&self, nonce: Uuid) -> Option<Position> {
+    /// Where the log has a purge of this instance.
+    ///
+    /// # Errors
+    ///
+    /// Why nobody knows.
+    pub fn whereabouts(&self, nonce: Uuid) -> Result<Position, &'static str> {
         let state = self.state.lock();
         let waiting = state.waiting.iter().find(|waiting| waiting.purge.nonce == nonce);
-        let told = || state.told.iter().find(|(_, purge)| purge.nonce == nonce).map(|(at, _)| *at);
-        waiting.map_or_else(told, |waiting| waiting.at)
+        let known = state.places.iter().rev().find(|(other, _)| *other == nonce).map(|(_, at)| *at);
+        match waiting {
+            Some(waiting) => waiting.at.ok_or("it waits to be told to them"),
+            None => known.ok_or("it was told too long ago"),
+        }
     }
 
     /// The last entry that this instance has read: what is fetched from now on has missed no purge up to it. `None` while nobody
@@ -288,7 +314,8 @@ impl Log {
     fn seen(&self, now: Instant, last: Position) {
         let mut state = self.state.lock();
         state.last = last;
-        if let Some(place) = &mut state.place {
+        // Only who has read all of it has missed nothing until now.
+        if let Some(place) = state.place.as_mut().filter(|place| place.position >= last) {
             place.seen = now;
         }
     }
@@ -365,14 +392,35 @@ impl Log {
         orders
     }
 
-    /// Whether this is the beginning of a log other than the one that has been read.
-    fn is_another(&self, entry: &Entry) -> bool {
-        entry.what == What::Begun && !self.state.lock().history.is_empty()
+    /// Takes note of who follows the log.
+    fn met(&self, followers: impl Iterator<Item = String>, now: Instant) {
+        let mut state = self.state.lock();
+        state.met.extend(followers.map(|name| (name, now)));
+        state.met.retain(|_, met| now.saturating_duration_since(*met) < MET);
     }
 
-    /// The log has lost its end, or all; `tail` is what is there now, from its beginning on if it is a `whole`. Own purges that it has
-    /// lost are told again. Reading goes on after the last entry that both know; tells whether there is one.
-    fn go_back(&self, tail: &[Entry], whole: bool) -> bool {
+    /// Who has followed the log a moment ago, though the Redis may have forgotten it.
+    fn lately_met(&self, now: Instant) -> Vec<String> {
+        let state = self.state.lock();
+        let lately = state.met.iter().filter(|(_, met)| now.saturating_duration_since(**met) < MET);
+        lately.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether one of these has been read.
+    fn knows_one_of(&self, entries: &[Entry]) -> bool {
+        let state = self.state.lock();
+        entries.iter().any(|entry| state.read_at(entry.mark()).is_some())
+    }
+
+    /// Whether this is the beginning of a log other than the one that has been read.
+    fn is_another(&self, entry: &Entry) -> bool {
+        let state = self.state.lock();
+        entry.what == What::Begun && !state.history.is_empty() && state.read_at(entry.mark()).is_none()
+    }
+
+    /// The log has lost its end, or all; `tail` is what is there now. Own purges that it has lost are told again. Reading goes on after
+    /// the last entry that both know.
+    fn go_back(&self, tail: &[Entry], now: Instant) -> Lost {
         let there: HashSet<Mark> = tail.iter().map(Entry::mark).collect();
         let nonces: HashSet<Uuid> = there.iter().map(|mark| mark.nonce).collect();
         let mut state = self.state.lock();
@@ -382,27 +430,58 @@ impl Log {
             state.history.truncate(at + 1);
             state.history[at].0
         });
+        let read = state.place.map(|place| place.position);
         if let (Some(mark), Some(place)) = (common, &mut state.place) {
             (place.position, place.nonce) = (mark.position, Some(mark.nonce));
         }
-        // Where the log was only cut off at its beginning, nothing is lost.
-        let is_lost = |at: Position, purge: &Purge| {
-            common.map_or(whole, |mark| at > mark.position) && !nonces.contains(&purge.nonce)
+        let lost = match common {
+            Some(_) => Lost::End,
+            // What is later than all that was read is the same log, cut off at its beginning.
+            None if tail
+                .first()
+                .is_some_and(|first| first.what != What::Begun && Some(first.position) > read) =>
+            {
+                Lost::Beginning
+            }
+            None => Lost::All,
         };
-        let (lost, told): (VecDeque<_>, _) =
-            std::mem::take(&mut state.told).into_iter().partition(|(at, purge)| is_lost(*at, purge));
+        let is_lost = |told: &Told| match lost {
+            Lost::End => {
+                common.is_some_and(|mark| told.at > mark.position) && !nonces.contains(&told.purge.nonce)
+            }
+            // Who has not read the older ones drops all.
+            Lost::Beginning | Lost::All => {
+                now.saturating_duration_since(told.came) < AGAIN && !nonces.contains(&told.purge.nonce)
+            }
+        };
+        let (again, told): (VecDeque<_>, _) = std::mem::take(&mut state.told).into_iter().partition(is_lost);
         state.told = told;
         for waiting in state.waiting.iter_mut().filter(|waiting| !nonces.contains(&waiting.purge.nonce)) {
             waiting.at = None;
         }
-        for (_, purge) in lost.into_iter().rev() {
+        for Told { purge, .. } in again.into_iter().rev() {
             state.waiting.push_front(Waiting { purge, is_sent: true, at: None });
+        }
+        if state.forgotten.take_if(|forgotten| is_lost(forgotten)).is_some() {
+            // It is not known any longer what that was.
+            state.waiting.push_front(Purge::of_everything().into());
         }
         state.bound();
         drop(state);
         self.waits.notify_one();
-        common.is_some()
+        lost
     }
+}
+
+/// What of a log is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lost {
+    /// Its end.
+    End,
+    /// What was to be read next, and all before.
+    Beginning,
+    /// All: it is another one.
+    All,
 }
 
 impl Waiting {
@@ -429,11 +508,17 @@ impl State {
     fn is_own(&mut self, nonce: Uuid, at: Position) -> bool {
         let own = self.waiting.iter().position(|waiting| waiting.purge.nonce == nonce);
         let Some(own) = own.and_then(|own| self.waiting.remove(own)) else { return false };
-        self.told.push_back((at, own.purge));
-        let size =
-            |(_, purge): &(Position, Arc<Purge>)| purge.selectors.iter().map(Selector::size).sum::<usize>();
-        while self.told.len() > MAX_TOLD || self.told.iter().map(size).sum::<usize>() > MAX_WAITING_BYTES {
-            self.told.pop_front();
+        self.places.push_back((nonce, at));
+        if self.places.len() > MAX_PLACES {
+            self.places.pop_front();
+        }
+        self.told.push_back(Told { purge: own.purge, at, came: clock::start() });
+        let each = |told: &VecDeque<Told>| {
+            let selectors = || told.iter().flat_map(|told| told.purge.selectors.iter());
+            (selectors().count(), selectors().map(Selector::size).sum::<usize>())
+        };
+        while self.told.len() > MAX_TOLD || each(&self.told) > (MAX_WAITING / 2, MAX_WAITING_BYTES / 2) {
+            self.forgotten = self.told.pop_front();
         }
         true
     }
@@ -443,8 +528,7 @@ impl State {
         let each = || self.waiting.iter().flat_map(|waiting| waiting.purge.selectors.iter());
         let (count, bytes) = (each().count(), each().map(Selector::size).sum::<usize>());
         if count > MAX_WAITING || bytes > MAX_WAITING_BYTES {
-            let purge = Purge { nonce: Uuid::new_v4(), selectors: vec![Selector::All], soft: false };
-            self.waiting = VecDeque::from([purge.into()]);
+            self.waiting = VecDeque::from([Purge::of_everything().into()]);
         }
     }
 }
