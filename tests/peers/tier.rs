@@ -128,6 +128,18 @@ fn a_key_prefix_keeps_applications_apart() {
 }
 
 #[test]
+fn pages_of_another_application_are_other_pages() {
+    let redis = Redis::start();
+    let (one, other) = (Peers::start(1, &redis, ROUTES), Peers::start(1, &redis, ROUTES));
+    one.origin.on("/a", Reply::ok("one"));
+    other.origin.on("/a", Reply::ok("other"));
+    one.get(0, "/a");
+    one.written(0, 1.0);
+    let fetched = other.get(0, "/a");
+    assert_eq!((fetched.verdict(), fetched.text().as_str()), ("miss", "other"));
+}
+
+#[test]
 fn what_the_origin_no_longer_gives_to_all_is_forgotten_by_all() {
     let redis = Redis::start();
     let routes = "routes: [{name: pages, cache: {ttl: 1s, stale_if_error: 1h}}]";
