@@ -228,10 +228,7 @@ impl Shared {
         part: &str,
         question: impl FnOnce(Link) -> F,
     ) -> Result<T, Away> {
-        let part = if self.settings.topology == Topology::Cluster { part } else { "" };
-        let held = self.held.load_full();
-        let link = held.as_ref().map(|held| held.link.clone());
-        self.ask_by(what, part, held, link, question).await
+        self.ask_by(what, part, false, question).await
     }
 
     /// The same where bodies are sent or received. Who is late with them may only be busy with others: they are left alone for a
@@ -242,28 +239,32 @@ impl Shared {
         part: &str,
         question: impl FnOnce(Link) -> F,
     ) -> Result<T, Away> {
-        let part = if self.settings.topology == Topology::Cluster { part } else { BODIES };
-        let held = self.held.load_full();
-        let link = held.as_ref().map(|held| held.bulk.clone());
-        self.ask_by(what, part, held, link, question).await
+        self.ask_by(what, part, true, question).await
     }
 
     async fn ask_by<T: FromRedisValue, F: Future<Output = Result<T, RedisError>>>(
         &self,
         what: &'static str,
         part: &str,
-        held: Option<Arc<Held>>,
-        link: Option<Link>,
+        is_body: bool,
         question: impl FnOnce(Link) -> F,
     ) -> Result<T, Away> {
         let started = clock::start();
-        let held = held.filter(|held| !held.rests(part, started));
-        let result = match link.filter(|_| held.is_some()) {
+        let part = match (&self.settings.topology, is_body) {
+            (Topology::Cluster, _) => part,
+            (_, true) => BODIES,
+            (_, false) => "",
+        };
+        let held = self.held.load_full().filter(|held| !held.rests(part, started));
+        let result = match &held {
             None => Err(Away::Unconnected),
-            Some(link) => match tokio::time::timeout(self.settings.timeout, question(link)).await {
-                Ok(answer) => answer.map_err(Away::from),
-                Err(_) => Err(Away::Late(self.settings.timeout)),
-            },
+            Some(held) => {
+                let link = if is_body { &held.bulk } else { &held.link };
+                match tokio::time::timeout(self.settings.timeout, question(link.clone())).await {
+                    Ok(answer) => answer.map_err(Away::from),
+                    Err(_) => Err(Away::Late(self.settings.timeout)),
+                }
+            }
         };
         self.figures.asked(what, result.as_ref().map_or_else(Away::as_str, |_| "ok"), started.elapsed());
         if let Some(held) = &held {

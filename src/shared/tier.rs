@@ -129,25 +129,26 @@ impl Shared {
             // Never closed.
             let _turn = shared.room.writers.acquire().await;
             let result = shared.write(&share, ttl).await;
-            shared.figures.shared(result.map_or_else(|away| away.as_str(), |()| "written"));
+            shared.figures.shared(result.unwrap_or_else(|away| away.as_str()));
             drop((room, share.held));
         });
     }
 
-    pub(super) async fn write(&self, share: &Share, ttl: Duration) -> Result<(), Away> {
+    /// Writes a response; the word for the metric.
+    pub(super) async fn write(&self, share: &Share, ttl: Duration) -> Result<&'static str, Away> {
         let (key, response, mark) = (share.key.clone(), share.response.clone(), share.mark);
         // Not on a thread that serves requests: a large one takes milliseconds.
         let forms = self.room.forms.clone();
         let write = move || forms.of_response(&key, &response, mark);
         let written = tokio::task::spawn_blocking(write).await;
-        let Some(written) = written.ok().flatten() else { return Ok(()) };
+        let Some(written) = written.ok().flatten() else { return Ok("unwritable") };
         self.put(&share.key, share.stamp, written, ttl).await?;
         if !share.response.vary.is_empty()
             && let Some(written) = self.room.forms.of_vary(&share.primary, &share.response.vary)
         {
             self.put(&share.primary, share.stamp, written, ttl.max(SHORTEST_VARY)).await?;
         }
-        Ok(())
+        Ok("written")
     }
 
     async fn put(&self, key: &CacheKey, stamp: u32, written: Vec<u8>, ttl: Duration) -> Result<(), Away> {

@@ -32,7 +32,7 @@ use crate::rules::freshness::{Exchange, OriginFailure, age_value, date_value};
 use crate::rules::guard::{Inputs, Settled, Witness};
 use crate::rules::head::{Fields, ResponseHead};
 use crate::rules::identity;
-use crate::rules::key::CacheKey;
+use crate::rules::key::{CacheKey, Vary};
 use crate::rules::lookup::PassReason;
 use crate::rules::policy::SetCookie;
 use crate::rules::route::Route;
@@ -337,18 +337,23 @@ impl Job {
         }
     }
 
+    /// The key of the variant that the request selects.
+    fn variant(&self, vary: &Vary, request: &RequestHeader) -> CacheKey {
+        let fields: Vec<_> =
+            request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        self.primary.variant(vary, Fields::new(&fields))
+    }
+
     /// The key of the response's variant; requests for other variants stop waiting for this one.
     fn settle_variant(&mut self, kept: &Kept, is_watched: bool, request: &RequestHeader) -> CacheKey {
         let key = if kept.vary.is_empty() {
             self.primary.clone()
         } else {
-            let fields: Vec<_> =
-                request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
             if !is_watched {
                 // A watched one has first to be compared with what lies there.
                 self.app.store.memory.note_vary(&self.primary, &kept.vary);
             }
-            self.primary.variant(&kept.vary, Fields::new(&fields))
+            self.variant(&kept.vary, request)
         };
         self.lease.move_to(&fill_key(&key, &self.inputs, self.expired.is_some()));
         key

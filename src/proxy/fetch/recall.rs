@@ -7,7 +7,6 @@ use pingora::http::RequestHeader;
 
 use super::Job;
 use crate::clock;
-use crate::rules::head::Fields;
 use crate::rules::key::CacheKey;
 use crate::rules::selector::Selector;
 use crate::shared::Shared;
@@ -72,9 +71,7 @@ impl Job {
         match shared.recall(&self.key, stamp, max_body).await? {
             Recalled::Response(response) => Some((self.key.clone(), response)),
             Recalled::Varies(vary) if self.key == self.primary => {
-                let fields: Vec<_> =
-                    request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-                let key = self.primary.variant(&vary, Fields::new(&fields));
+                let key = self.variant(&vary, request);
                 match shared.recall(&key, stamp, max_body).await? {
                     Recalled::Response(response) => Some((key, response)),
                     Recalled::Varies(_) => None,

@@ -44,6 +44,7 @@ pub async fn append(shared: Arc<Shared>) {
 impl Shared {
     /// Appends a purge; its place, or nothing where nobody has begun the log.
     pub(in crate::shared) async fn append(&self, purge: &Purge) -> Result<Option<Position>, Away> {
+        // What cannot be read is taken for a purge of everything.
         let text = serde_json::to_string(purge).unwrap_or_default();
         let place: String = self
             .ask("purge", LOG, |mut link| async move {

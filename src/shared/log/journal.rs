@@ -12,28 +12,28 @@ use super::entry::Purge;
 /// The file, and what is in it.
 pub struct Journal {
     file: Option<PathBuf>,
-    held: Vec<Arc<Purge>>,
+    /// `None` where that is not known.
+    held: Option<Vec<Arc<Purge>>>,
     is_told: bool,
 }
 
 impl Journal {
     /// One whose file, if there is one, may hold anything.
     pub fn new(file: Option<PathBuf>) -> Self {
-        let held = file.as_deref().and_then(|file| read(file).ok()).unwrap_or_default();
-        Self { file, held: held.into_iter().map(Arc::new).collect(), is_told: false }
+        Self { file, held: None, is_told: false }
     }
 
     /// Makes the file hold these.
     pub async fn hold(&mut self, purges: Vec<Arc<Purge>>) {
         let Some(file) = self.file.clone() else { return };
         // One may have been joined by others.
-        if purges == self.held {
+        if self.held.as_ref() == Some(&purges) {
             return;
         }
         let held = purges.clone();
         let written = tokio::task::spawn_blocking(move || write(&file, &purges)).await;
         match written.map_err(io::Error::other).and_then(|written| written) {
-            Ok(()) => (self.held, self.is_told) = (held, false),
+            Ok(()) => (self.held, self.is_told) = (Some(held), false),
             // Once, until it works again.
             Err(error) if !self.is_told => {
                 tracing::error!(%error, "purges that wait for the Redis cannot be written to the journal");

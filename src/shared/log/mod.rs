@@ -484,16 +484,18 @@ enum Lost {
     All,
 }
 
+/// Whether these are no more than so many, and no more than so many bytes.
+fn fits<'s>(selectors: impl Iterator<Item = &'s Selector>, max: usize, max_bytes: usize) -> bool {
+    let add = |(count, bytes): (usize, usize), selector: &Selector| (count + 1, bytes + selector.size());
+    let (count, bytes) = selectors.fold((0, 0), add);
+    count <= max && bytes <= max_bytes
+}
+
 impl Waiting {
     /// Whether another purge can be told with it.
     fn takes(&self, selectors: &[Selector], soft: bool) -> bool {
-        let (own, size) = (&self.purge.selectors, |selectors: &[Selector]| {
-            selectors.iter().map(Selector::size).sum::<usize>()
-        });
-        !self.is_sent
-            && self.purge.soft == soft
-            && own.len() + selectors.len() <= MAX_TOGETHER
-            && size(own) + size(selectors) <= MAX_TOGETHER_BYTES
+        let together = self.purge.selectors.iter().chain(selectors);
+        !self.is_sent && self.purge.soft == soft && fits(together, MAX_TOGETHER, MAX_TOGETHER_BYTES)
     }
 }
 
@@ -513,11 +515,11 @@ impl State {
             self.places.pop_front();
         }
         self.told.push_back(Told { purge: own.purge, at, came: clock::start() });
-        let each = |told: &VecDeque<Told>| {
-            let selectors = || told.iter().flat_map(|told| told.purge.selectors.iter());
-            (selectors().count(), selectors().map(Selector::size).sum::<usize>())
+        let is_too_much = |told: &VecDeque<Told>| {
+            let selectors = told.iter().flat_map(|told| &told.purge.selectors);
+            told.len() > MAX_TOLD || !fits(selectors, MAX_WAITING / 2, MAX_WAITING_BYTES / 2)
         };
-        while self.told.len() > MAX_TOLD || each(&self.told) > (MAX_WAITING / 2, MAX_WAITING_BYTES / 2) {
+        while is_too_much(&self.told) {
             self.forgotten = self.told.pop_front();
         }
         true
@@ -525,10 +527,32 @@ impl State {
 
     /// Makes one purge of everything of what waits where that is too much.
     fn bound(&mut self) {
-        let each = || self.waiting.iter().flat_map(|waiting| waiting.purge.selectors.iter());
-        let (count, bytes) = (each().count(), each().map(Selector::size).sum::<usize>());
-        if count > MAX_WAITING || bytes > MAX_WAITING_BYTES {
+        let selectors = self.waiting.iter().flat_map(|waiting| &waiting.purge.selectors);
+        if !fits(selectors, MAX_WAITING, MAX_WAITING_BYTES) {
             self.waiting = VecDeque::from([Purge::of_everything().into()]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_purges_that_can_be_told_again_are_bounded_by_their_bytes_too() {
+        let log = Log::new(Vec::new());
+        for time in 0..200 {
+            // Far from what their number may be.
+            let selectors =
+                [0; 2].map(|_| Selector::prefix(&format!("/{time}{}", "x".repeat(8000))).unwrap());
+            let nonce = log.announce(&selectors, false);
+            let what = What::Purge { selectors: selectors.to_vec(), soft: false };
+            let orders = log.take(Entry { position: Position { time, number: 0 }, nonce, what });
+            assert_eq!((orders, log.waiting()), (None, 0), "it is an own one");
+        }
+        let state = log.state.lock();
+        let bytes: usize = state.told.iter().flat_map(|told| &told.purge.selectors).map(Selector::size).sum();
+        assert!(bytes <= MAX_WAITING_BYTES / 2 && state.told.len() > 100, "{bytes}");
+        assert!(state.forgotten.is_some());
     }
 }
