@@ -61,7 +61,7 @@ fn answer(c: &mut Criterion) {
     c.bench_function("rate-limit", |b| {
         b.iter(|| limits.admit(&limited, black_box(&request), client, clock::start(), true, |_| {}).is_ok());
     });
-    let repeat = page::repeat(&head);
+    let repeat = page.repeat(&head);
     c.bench_function("answer-again", |b| {
         b.iter(|| page.answer_again(black_box(&head), &repeat, &mut reused).expect("a hit"));
     });

@@ -107,7 +107,7 @@ fn steps(page: &Page) -> Vec<Step<'_>> {
         }),
     ));
     let (head, reused) = (page::head(), RefCell::new(Reused::default()));
-    let repeat = page::repeat(&head);
+    let repeat = page.repeat(&head);
     steps.push((
         "answer-again",
         Box::new(move || {

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use parvis::clock::{self, Timestamp};
 use parvis::config::load;
 use parvis::front::answer::{self, Asked, Reused};
+use parvis::front::caller::Caller;
 use parvis::front::head::{self, Head, Read};
 use parvis::front::output::Output;
 use parvis::front::repeat::Repeat;
 use parvis::observe::log::Guard;
 use parvis::plan::Plan;
-use parvis::proxy::App;
+use parvis::proxy::{App, Live};
 use parvis::rules::admission::{self, Admission};
 use parvis::rules::freshness::Exchange;
 use parvis::rules::head::{Field, Fields, RequestHead, ResponseHead};
@@ -75,13 +76,8 @@ pub fn head() -> Vec<u8> {
     head
 }
 
-/// What a connection knows that has sent it before.
-pub fn repeat(bytes: &[u8]) -> Repeat {
-    let (mut lines, mut repeat) = (FieldList::new(), Repeat::default());
-    let Read::Head { head, .. } = head::read(bytes, 0, &mut lines) else { panic!("a head") };
-    repeat.note(&head, bytes);
-    repeat
-}
+/// Where it comes from.
+const PEER: (IpAddr, Scheme) = (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), Scheme::Http);
 
 /// Everything that answers requests, and the page in its store.
 pub struct Page {
@@ -135,22 +131,37 @@ impl Page {
     pub fn answer(&self, head: &[u8], reused: &mut Reused) -> Option<usize> {
         let mut lines = FieldList::new();
         let Read::Head { head, .. } = head::read(head, 0, &mut lines) else { return None };
-        self.answer_read(head, reused)
+        let live = self.app.live.load();
+        let caller = Caller::new(&live, head.fields, head.minor_version, PEER);
+        self.answer_caller(&live, head, &caller, reused)
     }
 
     /// The same of a head that ends as the last one of its connection, which is `repeat`.
     pub fn answer_again(&self, head: &[u8], repeat: &Repeat, reused: &mut Reused) -> Option<usize> {
-        let mut lines = FieldList::new();
-        let (head, _) = repeat.read(head, &mut lines)?;
-        self.answer_read(head, reused)
+        let live = self.app.live.load();
+        let (head, caller, _) = repeat.find(head, &live)?;
+        self.answer_caller(&live, head, caller, reused)
     }
 
-    fn answer_read(&self, head: Head<'_>, reused: &mut Reused) -> Option<usize> {
-        let peer = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-        let mut output = Output::default();
-        let live = self.app.live.load();
-        let asked = Asked::new(&live, head, (peer, Scheme::Http), clock::start(), false)?;
-        let hit = answer::hit(&self.app, &live, &asked, reused, &mut output)?;
+    /// What a connection knows that has sent this head twice.
+    pub fn repeat(&self, bytes: &[u8]) -> Repeat {
+        let (mut lines, mut repeat) = (FieldList::new(), Repeat::default());
+        let Read::Head { head, .. } = head::read(bytes, 0, &mut lines) else { panic!("a head") };
+        (0..2).for_each(|_| repeat.note(&head, bytes, &self.app.live.load(), PEER));
+        repeat
+    }
+
+    fn answer_caller(
+        &self,
+        live: &Live,
+        head: Head<'_>,
+        caller: &Caller<'_>,
+        reused: &mut Reused,
+    ) -> Option<usize> {
+        let Head { method, target, .. } = head;
+        let (started, mut output) = (clock::start(), Output::default());
+        let asked = Asked { method, target, caller, started, keeps: caller.keeps };
+        let hit = answer::hit(&self.app, live, &asked, reused, &mut output)?;
         reused.outcome.finish();
         self.app.observer.record(&reused.outcome, live.plan.access_log, live.plan.slow_request);
         Some(output.whole()?.len() + hit.body.len())

@@ -21,7 +21,7 @@ use crate::rules::key::CacheKey;
 use crate::rules::lookup::{self, PassReason};
 use crate::rules::outgoing::Outgoing;
 use crate::rules::policy::Mode;
-use crate::rules::request::Received;
+use crate::rules::request::Envelope;
 use crate::rules::route::Route;
 use crate::rules::target::{Scheme, is_host};
 use crate::rules::verdict::{self, RevalidateReason, Verdict};
@@ -55,8 +55,8 @@ impl Options {
         let (scheme, host, path) = split(&self.url, Fields::new(&fields))?;
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let client = Client { peer: nobody, address: nobody, scheme, told_by: None };
-        let received = Received::new(&self.method, Some(host), path, Fields::new(&fields), &client);
-        let request = received.head();
+        let envelope = Envelope::new(Some(host), Fields::new(&fields), &client);
+        let request = envelope.head(&self.method, path);
         let response = ResponseHead { status: self.status, fields: Fields::new(&response) };
         print(explain(&plan, &request, &response).trim_end());
         Ok(())

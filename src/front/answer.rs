@@ -4,14 +4,13 @@
 //! answer here, and the full path decides anew.
 
 use std::cell::RefCell;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::Version;
 
-use super::head::Head;
+use super::caller::Caller;
 use super::output::Output;
 use crate::clock::{self, Timestamp};
 use crate::observe::ids::RequestIds;
@@ -23,16 +22,13 @@ use crate::proxy::{App, Live, cached};
 use crate::rules::client_control::ClientControl;
 use crate::rules::conditional;
 use crate::rules::dialect;
-use crate::rules::forwarding::{self, Client};
-use crate::rules::framing;
+use crate::rules::forwarding::Client;
 use crate::rules::guard::{self, Inputs};
 use crate::rules::head::{Fields, RequestHead};
 use crate::rules::headers::HeaderPolicy;
 use crate::rules::key::CacheKey;
-use crate::rules::lookup;
 use crate::rules::outgoing::Outgoing;
 use crate::rules::policy::Mode;
-use crate::rules::request::Received;
 use crate::rules::route::{self, Route};
 use crate::rules::target::Scheme;
 use crate::rules::verdict::{self, Verdict};
@@ -44,40 +40,23 @@ use crate::store::sendable::File;
 const COPIED: usize = 4 * 1024;
 
 /// A request that may be a hit.
+#[derive(Clone, Copy)]
 pub struct Asked<'r> {
-    /// As the rules see it.
-    pub received: Received<'r>,
-    /// Who sent it.
-    pub client: Client,
+    /// GET or HEAD.
+    pub method: &'r str,
+    /// In origin form.
+    pub target: &'r str,
+    /// Who asks.
+    pub caller: &'r Caller<'r>,
     /// When it had come.
     pub started: Instant,
     /// Whether another request may follow on the connection.
     pub keeps: bool,
 }
 
-impl<'r> Asked<'r> {
-    /// The request with this head, on a connection from `peer`; `None` for what only the full path knows to answer.
-    pub fn new(
-        live: &Live,
-        head: Head<'r>,
-        (peer, scheme): (IpAddr, Scheme),
-        started: Instant,
-        is_ending: bool,
-    ) -> Option<Self> {
-        // A target in absolute form is rare.
-        if !head.target.starts_with('/') || !is_read(head.method) {
-            return None;
-        }
-        let client = forwarding::identify(peer, scheme, &live.plan.trust, head.fields);
-        let received = Received::new(head.method, None, head.target, head.fields, &client);
-        let keeps = !is_ending && framing::persists(head.minor_version, head.fields);
-        Some(Self { received, client, started, keeps })
-    }
-}
-
-/// Whether a method may be answered here.
-pub fn is_read(method: &str) -> bool {
-    matches!(method, "GET" | "HEAD")
+/// Whether a request of this method and target may be answered here. A target in absolute form is rare.
+pub fn is_for_us(method: &str, target: &str) -> bool {
+    matches!(method, "GET" | "HEAD") && target.starts_with('/')
 }
 
 /// What one request after the other is answered with: the room of the last one's texts, and the names to come.
@@ -114,12 +93,13 @@ pub fn hit(
     output: &mut Output,
 ) -> Option<Hit> {
     let Reused { outcome, ids, key, variant } = reused;
-    let Asked { received, client, started, keeps } = asked;
-    if !received.has_valid_host() {
+    let Asked { method, target, caller, started, keeps } = *asked;
+    let Caller { client, envelope, .. } = caller;
+    if !envelope.has_valid_host() {
         return None;
     }
-    let request = received.head();
-    let route = route(live, &request)?;
+    let request = envelope.head(method, target);
+    let route = route(live, caller, &request)?;
     let now = clock::now();
     let response = look_up(app, &request, client, route, now, (key, variant))?;
     let selected = select(app, &request, route, &response)?;
@@ -127,15 +107,15 @@ pub fn hit(
     if !route.limits.access.lets_in(client.address) {
         return None;
     }
-    outcome.renew(now, *started);
-    outcome.set_request_id(received.fields(), Some(ids));
-    describe(outcome, received, client, route, &response, now);
+    outcome.renew(now, started);
+    outcome.set_request_id(request.fields, Some(ids));
+    describe(outcome, asked, route, &response, now);
     outcome.status = if held.is_none() { response.head.status } else { 304 };
     let page = Page { response: &response, selected: &selected, held };
     let policy = &route.response_headers;
     write(output, &page, policy, now);
     let is_set = |name: &str| response.head.delivers(name) && !policy.takes_away(name);
-    finish(output, policy.written(outcome.status, client.scheme == Scheme::Https, is_set), outcome, *keeps);
+    finish(output, policy.written(outcome.status, client.scheme == Scheme::Https, is_set), outcome, keeps);
     let (mut body, mut file) = (Bytes::new(), None);
     if held.is_none() && request.method == "GET" {
         let whole = selected.body(&response);
@@ -151,17 +131,17 @@ pub fn hit(
     // One that does not fit goes the full way.
     output.whole()?;
     // Last of all, since it counts. Who is beyond a rate is told so by the full path, which counts nothing for it either.
-    app.rate(route, &request, client.address, *started).ok()?;
+    app.rate(route, &request, client.address, started).ok()?;
     Some(Hit { body, file })
 }
 
 /// The route, if it answers from the store and is not watched.
-fn route<'l>(live: &'l Live, request: &RequestHead<'_>) -> Option<&'l Route> {
+fn route<'l>(live: &'l Live, caller: &Caller<'_>, request: &RequestHead<'_>) -> Option<&'l Route> {
     let route = route::select(&live.plan.routes, request)?;
     let policy = &route.cache;
     // An audit needs a request that can be sent again, and other instances take their time.
     let is_plain = policy.mode == Mode::Enforce && policy.audit == 0.0 && !route.limits.is_shared();
-    (is_plain && lookup::allowed(request, policy).is_ok()).then_some(route)
+    (is_plain && caller.may_be_looked_up(request, route)).then_some(route)
 }
 
 /// What is stored for the request, if that is a hit and can be served whole.
@@ -244,17 +224,16 @@ struct Page<'p> {
 /// Notes what is told of the request.
 fn describe(
     outcome: &mut Outcome,
-    received: &Received<'_>,
-    client: &Client,
+    asked: &Asked<'_>,
     route: &Route,
     response: &StoredResponse,
     now: Timestamp,
 ) {
     let freshness = response.freshness();
-    outcome.client = Some(client.address);
-    outcome.method.push_str(received.method());
-    outcome.host.push_str(received.host());
-    outcome.target.push_str(received.path_and_query());
+    outcome.client = Some(asked.caller.client.address);
+    outcome.method.push_str(asked.method);
+    outcome.host.push_str(asked.caller.envelope.host());
+    outcome.target.push_str(asked.target);
     outcome.set_route(&route.name);
     outcome.verdict = Some(Verdict::Hit);
     outcome.ttl = Some(ttl(freshness.lifetime, freshness.age(now)));

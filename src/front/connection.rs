@@ -22,6 +22,7 @@ use tokio::time::Sleep;
 
 use super::Front;
 use super::answer::{self, Asked, Hit, REUSED};
+use super::caller::Caller;
 use super::head::{self, Head, Read, Refused};
 use super::output::Output;
 use super::repeat::Repeat;
@@ -243,11 +244,9 @@ impl<'f> Connection<'f> {
         repeat: &mut Repeat,
         shutdown: &ShutdownWatch,
     ) -> (usize, ControlFlow<Option<Step>>) {
-        {
-            let mut lines = FieldList::new();
-            if let Some((head, end)) = repeat.read(bytes, &mut lines) {
-                return self.let_in(cx, &head, (bytes, 0..end), shutdown);
-            }
+        let (live, from) = (self.front.app.live.load(), (self.peer, self.scheme));
+        if let Some((head, caller, end)) = repeat.find(bytes, &live) {
+            return self.let_in(cx, &live, (&head, Some(caller)), (bytes, 0..end), shutdown);
         }
         let mut lines = FieldList::new();
         match head::read(bytes, self.scanned, &mut lines) {
@@ -255,27 +254,28 @@ impl<'f> Connection<'f> {
             Read::Partial => (0, ControlFlow::Break(self.wait_for_the_rest(bytes.len()))),
             Read::Refused(why) => (0, ControlFlow::Break(refuse(why))),
             Read::Head { head, start, end } => {
-                repeat.note(&head, &bytes[start..end]);
-                self.let_in(cx, &head, (bytes, start..end), shutdown)
+                repeat.note(&head, &bytes[start..end], &live, from);
+                self.let_in(cx, &live, (&head, None), (bytes, start..end), shutdown)
             }
         }
     }
 
-    /// Answers the request with this head, which stands at `place` of `bytes`, or lends it to the proxy.
+    /// Answers the request with this head, which stands at `place` of `bytes` and whose sender may be known, or lends it to
+    /// the proxy.
     fn let_in(
         &mut self,
         cx: &mut Context<'_>,
-        head: &Head<'_>,
+        live: &Live,
+        (head, caller): (&Head<'_>, Option<&Caller<'_>>),
         (bytes, place): (&[u8], Range<usize>),
         shutdown: &ShutdownWatch,
     ) -> (usize, ControlFlow<Option<Step>>) {
         self.scanned = 0;
         self.head_began = None;
-        let live = self.front.app.live.load();
         if place.len() > live.plan.clients.max_header_size {
             return (0, ControlFlow::Break(refuse(Refused::TooLarge)));
         }
-        match self.answer(cx, &live, *head, shutdown) {
+        match self.answer(cx, live, (head, caller), shutdown) {
             Some(None) => (place.end, ControlFlow::Continue(())),
             Some(step) => (place.end, ControlFlow::Break(step)),
             None => {
@@ -306,18 +306,27 @@ impl<'f> Connection<'f> {
         &mut self,
         cx: &mut Context<'_>,
         live: &Live,
-        head: Head<'_>,
+        (head, caller): (&Head<'_>, Option<&Caller<'_>>),
         shutdown: &ShutdownWatch,
     ) -> Option<Option<Step>> {
-        if !self.answers {
+        let Head { method, target, .. } = *head;
+        if !self.answers || !answer::is_for_us(method, target) {
             return None;
         }
         let started = clock::start();
-        let mut output = Output::default();
+        let stranger;
+        let caller = match caller {
+            Some(known) => known,
+            None => {
+                let from = (self.peer, self.scheme);
+                stranger = Caller::new(live, head.fields, head.minor_version, from);
+                &stranger
+            }
+        };
         // An error means that who would tell of an end is gone.
         let is_ending = !matches!(shutdown.has_changed(), Ok(false));
-        let asked = Asked::new(live, head, (self.peer, self.scheme), started, is_ending)?;
-        let keeps = asked.keeps;
+        let keeps = caller.keeps && !is_ending;
+        let (asked, mut output) = (Asked { method, target, caller, started, keeps }, Output::default());
         REUSED.with_borrow_mut(|reused| {
             let Hit { body, file } = answer::hit(&self.front.app, live, &asked, reused, &mut output)?;
             self.idle_since = started;

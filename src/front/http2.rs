@@ -15,6 +15,7 @@ use pingora::{Error, ErrorType, OrErr, Result};
 
 use super::Front;
 use super::answer::{self, Asked, Hit, REUSED};
+use super::caller::Caller;
 use super::connection::record;
 use super::output::Output;
 use crate::clock;
@@ -66,13 +67,14 @@ struct Answer {
 fn hit(front: &Front, session: &ServerSession) -> Option<Answer> {
     let started = clock::start();
     let request = session.req_header();
-    if !front.answers || !answer::is_read(request.method.as_str()) || view::has_unannounced_body(session) {
+    let (method, target) = (request.method.as_str(), view::path_and_query(request));
+    if !front.answers || !answer::is_for_us(method, target) || view::has_unannounced_body(session) {
         return None;
     }
     let live = front.app.live.load();
     let client = view::client(session, &live.plan.trust);
-    let received = view::received(request, &client);
-    let asked = Asked { received, client, started, keeps: true };
+    let caller = &Caller::known(client, view::envelope(request, &client), true);
+    let asked = Asked { method, target, caller, started, keeps: true };
     let mut output = Output::default();
     REUSED.with_borrow_mut(|reused| {
         let Hit { body, .. } = answer::hit(&front.app, &live, &asked, reused, &mut output)?;

@@ -14,6 +14,7 @@
 //! that a fresh, complete response may be served as it is, it leaves the question to the full path.
 
 pub mod answer;
+pub mod caller;
 mod connection;
 pub mod head;
 mod http2;

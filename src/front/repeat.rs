@@ -1,82 +1,113 @@
-//! What a connection's last head said behind its target, which clients say again and again.
+//! What a connection's heads said behind their targets, which clients say again and again.
 //!
 //! A browser fetches a page's pictures with the same fields, a program all that it fetches. What is the same to the byte
-//! need not be taken apart anew: it has been let in, and holds the same fields. Only the target is read then, and only one
-//! that has nothing unusual about it. All else is read as if nothing were known.
+//! need not be taken apart anew: it has been let in, holds the same fields, and comes from the same caller. Only the target
+//! is read then, and only one that has nothing unusual about it. All else is read as if nothing were known.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
 
 use memchr::memchr;
+use self_cell::self_cell;
 
-use super::head::Head;
+use super::caller::Caller;
+use super::head::{self, Head, Read};
+use crate::proxy::Live;
 use crate::rules::framing::Content;
-use crate::rules::head::{Fields, Names};
 use crate::rules::request::FieldList;
+use crate::rules::target::Scheme;
 
-/// The longest end of a head that is kept, in bytes: a connection keeps it while it is idle.
+/// The longest end of a head that is kept, in bytes: a connection keeps two while it is idle.
 const MAX_LENGTH: usize = 2 * 1024;
 
 const METHOD: &str = "GET ";
 
-/// The end of a head, from the space behind its target on; empty where none is known.
+/// The head that is kept in place of those with the same end and other targets.
+const BEGIN: &[u8] = b"GET /";
+
+/// How the heads of a connection end, from the space behind their targets on.
 #[derive(Default)]
 pub struct Repeat {
-    end: String,
-    fields: Vec<Place>,
-    names: Names,
-    minor_version: u8,
+    /// The end of the last one that was read as if nothing were known; empty where that was out of the ordinary.
+    last: Vec<u8>,
+    /// One that has come twice.
+    known: Option<Known>,
 }
 
-/// Where the name of a field begins and ends, and then its value.
-type Place = [u16; 4];
+struct Known {
+    reading: Reading,
+    minor_version: u8,
+    /// Under which its caller was judged.
+    live: Weak<Live>,
+}
+
+self_cell! {
+    /// A head, and who sends it.
+    struct Reading {
+        owner: Vec<u8>,
+        #[covariant]
+        dependent: Caller,
+    }
+}
 
 impl Repeat {
-    /// The head at the beginning of `bytes`, and its length, if it ends as the last one did. `lines` is room for its field
-    /// lines.
-    pub fn read<'l, 'b: 'l>(
+    /// The head at the beginning of `bytes`, who sends it, and its length, if it ends as one that is known.
+    pub fn find<'b>(
         &'b self,
         bytes: &'b [u8],
-        lines: &'l mut FieldList<'b>,
-    ) -> Option<(Head<'l>, usize)> {
-        let rest = bytes.strip_prefix(METHOD.as_bytes()).filter(|_| !self.end.is_empty())?;
+        live: &Arc<Live>,
+    ) -> Option<(Head<'b>, &'b Caller<'b>, usize)> {
+        let known = self.known.as_ref().filter(|known| known.live.as_ptr() == Arc::as_ptr(live))?;
+        let rest = bytes.strip_prefix(METHOD.as_bytes())?;
         let (target, rest) = rest.split_at_checked(memchr(b' ', rest)?)?;
-        if !rest.starts_with(self.end.as_bytes()) || !is_usual(target) {
+        let end = &known.reading.borrow_owner()[BEGIN.len()..];
+        if !rest.starts_with(end) || !is_usual(target) {
             return None;
         }
         let target = std::str::from_utf8(target).ok()?;
-        let line = |[name, colon, value, end]: &Place| {
-            let name = self.end.get(usize::from(*name)..usize::from(*colon))?;
-            Some((name, self.end.as_bytes().get(usize::from(*value)..usize::from(*end))?))
+        let caller = known.reading.borrow_dependent();
+        let head = Head {
+            method: METHOD.trim_end(),
+            target,
+            minor_version: known.minor_version,
+            fields: caller.envelope.fields(),
+            content: Content::Length(0),
         };
-        lines.clear();
-        lines.extend(self.fields.iter().filter_map(line));
-        let fields = Fields::with_names(lines, self.names);
-        let Self { minor_version, .. } = *self;
-        let head =
-            Head { method: METHOD.trim_end(), target, minor_version, fields, content: Content::Length(0) };
-        Some((head, METHOD.len() + target.len() + self.end.len()))
+        Some((head, caller, METHOD.len() + target.len() + end.len()))
     }
 
-    /// Remembers the end of a head that was read from `bytes`, unless that is out of the ordinary.
-    pub fn note(&mut self, head: &Head<'_>, bytes: &[u8]) {
-        self.end.clear();
+    /// Notes the end of a head that was read from `bytes`, which came on a connection from `peer`, unless it is out of the
+    /// ordinary. One that comes for the second time is known from now on.
+    pub fn note(&mut self, head: &Head<'_>, bytes: &[u8], live: &Arc<Live>, peer: (IpAddr, Scheme)) {
         let is_ordinary = bytes.starts_with(METHOD.as_bytes())
             && is_usual(head.target.as_bytes())
             && head.content == Content::Length(0);
-        let end = bytes.get(METHOD.len() + head.target.len()..).filter(|end| end.len() <= MAX_LENGTH);
-        let Some(end) = end.and_then(|end| std::str::from_utf8(end).ok()).filter(|_| is_ordinary) else {
+        let end = bytes.get(METHOD.len() + head.target.len()..);
+        let end = end.filter(|end| is_ordinary && end.len() <= MAX_LENGTH).unwrap_or_default();
+        if end.is_empty() || self.last != end {
+            self.last.clear();
+            self.last.extend_from_slice(end);
             return;
-        };
-        // No more than `MAX_LENGTH`.
-        let place = |part: &[u8]| (part.as_ptr().addr() - end.as_ptr().addr()) as u16;
-        let places = head.fields.lines().iter().map(|(name, value)| {
-            let (name_at, value_at) = (place(name.as_bytes()), place(value));
-            [name_at, name_at + name.len() as u16, value_at, value_at + value.len() as u16]
-        });
-        self.fields.clear();
-        self.fields.extend(places);
-        self.names = head.fields.names();
-        self.minor_version = head.minor_version;
-        self.end.push_str(end);
+        }
+        self.last = Vec::new();
+        if let Some(reading) = read_again([BEGIN, end].concat(), live, peer) {
+            let (minor_version, live) = (head.minor_version, Arc::downgrade(live));
+            self.known = Some(Known { reading, minor_version, live });
+        }
     }
+}
+
+/// The caller of a head, unless that has fields which are not the request's ([`crate::rules::hop`]).
+fn read_again(head: Vec<u8>, live: &Live, peer: (IpAddr, Scheme)) -> Option<Reading> {
+    let reading = Reading::try_new(head, |head| {
+        let mut lines = FieldList::new();
+        let Read::Head { head: Head { minor_version, .. }, .. } = head::read(head, 0, &mut lines) else {
+            return Err(());
+        };
+        let caller = Caller::new(live, lines.to_vec(), minor_version, peer);
+        if caller.envelope.fields().lines().len() == lines.len() { Ok(caller) } else { Err(()) }
+    });
+    reading.ok()
 }
 
 /// Whether a target is in origin form, and has no character that any reader minds.
@@ -88,41 +119,77 @@ fn is_usual(target: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::front::head::{self, Read};
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
 
-    fn parse<'l, 'b: 'l>(bytes: &'b [u8], lines: &'l mut FieldList<'b>) -> Option<(Head<'l>, usize)> {
-        match head::read(bytes, 0, lines) {
-            Read::Head { head, end, .. } => Some((head, end)),
+    use super::*;
+    use crate::config::load;
+    use crate::origin;
+    use crate::plan::Plan;
+
+    const PEER: (IpAddr, Scheme) = (IpAddr::V4(Ipv4Addr::LOCALHOST), Scheme::Http);
+    const FIELDS: &str = " HTTP/1.1\r\nHost: shop\r\nCookie:  _ga=1 \r\nX-Empty:\r\n\r\n";
+
+    fn live(options: &str) -> Arc<Live> {
+        let yaml = format!(
+            "{options}\nupstreams: {{app: {{servers: [\"127.0.0.1:1\"]}}}}\nroutes: [{{name: rest}}]\n"
+        );
+        let plan = Plan::from_loaded(&load::parse("test.yaml", &yaml, &|_| None)).unwrap().0;
+        let pools = origin::pools(&plan, None);
+        Arc::new(Live::new(plan, pools))
+    }
+
+    /// What the parser says of the head at the beginning of `bytes`.
+    fn parsed(bytes: &str) -> Option<String> {
+        let mut lines = FieldList::new();
+        match head::read(bytes.as_bytes(), 0, &mut lines) {
+            Read::Head { head, end, .. } => Some(format!("{end} {head:?}")),
             _ => None,
         }
     }
 
-    fn told(head: Option<(Head<'_>, usize)>) -> Option<String> {
-        head.map(|(head, length)| format!("{length} {head:?}"))
+    fn found(repeat: &Repeat, bytes: &str, live: &Arc<Live>) -> Option<String> {
+        repeat.find(bytes.as_bytes(), live).map(|(head, _, length)| format!("{length} {head:?}"))
     }
 
-    const FIELDS: &str = " HTTP/1.1\r\nHost: shop\r\nCookie:  _ga=1 \r\nX-Empty:\r\n\r\n";
+    fn note(repeat: &mut Repeat, bytes: &str, live: &Arc<Live>) {
+        let mut lines = FieldList::new();
+        if let Read::Head { head, end, .. } = head::read(bytes.as_bytes(), 0, &mut lines) {
+            repeat.note(&head, &bytes.as_bytes()[..end], live, PEER);
+        }
+    }
+
+    fn known(head: &str, live: &Arc<Live>) -> Repeat {
+        let mut repeat = Repeat::default();
+        note(&mut repeat, head, live);
+        assert!(found(&repeat, head, live).is_none(), "it has come once");
+        note(&mut repeat, head, live);
+        repeat
+    }
 
     #[test]
-    fn what_is_said_again_is_known() {
-        let (first, mut lines, mut repeat) = (format!("GET /{FIELDS}"), FieldList::new(), Repeat::default());
-        let (head, _) = parse(first.as_bytes(), &mut lines).unwrap();
-        repeat.note(&head, first.as_bytes());
+    fn what_was_said_twice_is_known() {
+        let live = live("");
+        let repeat = known(&format!("GET /{FIELDS}"), &live);
         let next = format!("GET /other?page=2{FIELDS}GET /pipelined HTTP/1.1\r\n");
-        let (mut lines, mut known) = (FieldList::new(), FieldList::new());
-        let known = told(repeat.read(next.as_bytes(), &mut known));
-        assert!(known.is_some());
-        assert_eq!(known, told(parse(next.as_bytes(), &mut lines)));
+        assert!(parsed(&next).is_some());
+        assert_eq!(found(&repeat, &next, &live), parsed(&next));
+    }
+
+    #[test]
+    fn others_in_between_leave_it_known() {
+        let (live, page) = (live(""), format!("GET /{FIELDS}"));
+        let mut repeat = known(&page, &live);
+        note(&mut repeat, "GET /a HTTP/1.1\r\nHost: a\r\n\r\n", &live);
+        assert!(found(&repeat, &page, &live).is_some());
     }
 
     #[test]
     fn what_differs_is_not_known() {
-        let (first, mut lines, mut repeat) = (format!("GET /{FIELDS}"), FieldList::new(), Repeat::default());
-        assert!(repeat.read(first.as_bytes(), &mut FieldList::new()).is_none(), "nothing is known yet");
-        let (head, _) = parse(first.as_bytes(), &mut lines).unwrap();
-        repeat.note(&head, first.as_bytes());
+        let (live, first) = (live(""), format!("GET /{FIELDS}"));
+        let repeat = known(&first, &live);
+        assert!(found(&repeat, &first, &live).is_some());
         for other in [
             first.replace("GET", "HEAD"),
             first.replace("GET", "get"),
@@ -136,23 +203,38 @@ mod tests {
             first.replace("\r\n\r\n", "\r\nX: 1\r\n\r\n"),
             first[..first.len() - 1].to_owned(),
         ] {
-            assert!(repeat.read(other.as_bytes(), &mut FieldList::new()).is_none(), "{other}");
+            assert!(found(&repeat, &other, &live).is_none(), "{other}");
         }
     }
 
     #[test]
     fn what_is_out_of_the_ordinary_is_not_remembered() {
+        let live = live("");
         let long = format!(" HTTP/1.1\r\nHost: shop\r\nX: {}\r\n\r\n", "x".repeat(MAX_LENGTH));
         for head in [
             format!("POST /{FIELDS}"),
             format!("GET /{long}"),
             format!("GET http://shop/{FIELDS}"),
             "GET / HTTP/1.1\r\nHost: shop\r\nContent-Length: 1\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\nHost: shop\r\nConnection: x\r\nX: 1\r\n\r\n".to_owned(),
         ] {
-            let (mut lines, mut repeat) = (FieldList::new(), Repeat::default());
-            repeat.note(&parse(head.as_bytes(), &mut lines).unwrap().0, head.as_bytes());
-            assert!(repeat.end.is_empty(), "{head}");
+            assert!(known(&head, &live).known.is_none(), "{head}");
         }
+    }
+
+    #[test]
+    fn a_caller_is_judged_anew_under_another_configuration() {
+        let head = "GET / HTTP/1.1\r\nHost: shop\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n";
+        let (before, after) = (live(""), live("trusted_proxies: [127.0.0.1]"));
+        let mut repeat = known(head, &before);
+        let address = |repeat: &Repeat, live: &Arc<Live>| {
+            repeat.find(head.as_bytes(), live).map(|(_, caller, _)| caller.client.address.to_string())
+        };
+        assert_eq!(address(&repeat, &before).as_deref(), Some("127.0.0.1"));
+        assert_eq!(address(&repeat, &after), None);
+        note(&mut repeat, head, &after);
+        note(&mut repeat, head, &after);
+        assert_eq!(address(&repeat, &after).as_deref(), Some("192.0.2.7"));
     }
 
     proptest! {
@@ -162,16 +244,15 @@ mod tests {
             names in proptest::collection::vec("[!-~]{1,6}", 0..6),
             values in proptest::collection::vec("[ -~é\t]{0,8}", 6),
         ) {
+            let live = live("");
             let lines: String = names.iter().zip(&values).map(|(name, value)| format!("{name}:{value}\r\n")).collect();
             let [first, next] = targets.map(|target| format!("GET {target} HTTP/1.1\r\nHost: shop\r\n{lines}\r\n"));
-            let (mut room, mut repeat) = (FieldList::new(), Repeat::default());
-            if let Some((head, _)) = parse(first.as_bytes(), &mut room) {
-                repeat.note(&head, first.as_bytes());
-            }
+            let mut repeat = Repeat::default();
+            note(&mut repeat, &first, &live);
+            note(&mut repeat, &first, &live);
             for again in [&first, &next] {
-                let (mut known, mut room) = (FieldList::new(), FieldList::new());
-                if let Some(known) = told(repeat.read(again.as_bytes(), &mut known)) {
-                    prop_assert_eq!(Some(known), told(parse(again.as_bytes(), &mut room)));
+                if let Some(found) = found(&repeat, again, &live) {
+                    prop_assert_eq!(Some(found), parsed(again));
                 }
             }
         }

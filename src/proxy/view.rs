@@ -8,14 +8,22 @@ use pingora::protocols::http::ServerSession;
 
 use crate::rules::forwarding::{self, Client, Trust};
 use crate::rules::head::{Field, Fields};
-use crate::rules::request::Received;
+use crate::rules::request::{Envelope, Received};
 use crate::rules::target::Scheme;
 
 /// A request head of Pingora's as the rules see it.
 pub fn received<'a>(request: &'a RequestHeader, client: &Client) -> Received<'a> {
-    let authority = request.uri.authority().map(Authority::as_str);
-    let path_and_query = request.uri.path_and_query().map_or("/", |path| path.as_str());
-    Received::new(request.method.as_str(), authority, path_and_query, request_fields(request), client)
+    Received::new(request.method.as_str(), path_and_query(request), envelope(request, client))
+}
+
+/// All of it but method and target.
+pub fn envelope<'a>(request: &'a RequestHeader, client: &Client) -> Envelope<'a> {
+    Envelope::new(request.uri.authority().map(Authority::as_str), request_fields(request), client)
+}
+
+/// The target without its authority.
+pub fn path_and_query(request: &RequestHeader) -> &str {
+    request.uri.path_and_query().map_or("/", |path| path.as_str())
 }
 
 /// Whether a request has content of which no field tells: by HTTP/2 that is told by its frames.

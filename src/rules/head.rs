@@ -3,8 +3,6 @@
 //! A list of name and value pairs keeps duplicate lines and their order, costs no hashing, and is what both
 //! `httparse` and a header map can lend without copying.
 
-use std::borrow::Cow;
-
 use super::target::Target;
 use super::text::same;
 
@@ -153,44 +151,54 @@ impl<'a> Fields<'a> {
 /// Field lines that are lent, or were gathered for the purpose.
 #[derive(Clone, Debug)]
 pub struct FieldLines<'a> {
-    lines: Cow<'a, [Field<'a>]>,
+    lines: Lines<'a>,
     names: Names,
+}
+
+/// Unlike a `Cow`, of any shorter lifetime too.
+#[derive(Clone, Debug)]
+enum Lines<'a> {
+    Lent(&'a [Field<'a>]),
+    Gathered(Vec<Field<'a>>),
 }
 
 impl<'a> FieldLines<'a> {
     /// All of them.
     #[inline]
     pub fn fields(&self) -> Fields<'_> {
-        Fields::with_names(&self.lines, self.names)
+        Fields::with_names(self.lines(), self.names)
     }
 
     /// The lines.
     pub fn lines(&self) -> &[Field<'a>] {
-        &self.lines
+        match &self.lines {
+            Lines::Lent(lines) => lines,
+            Lines::Gathered(lines) => lines,
+        }
     }
 
     /// The values of every line with this name, in order.
     #[inline]
     pub fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        let lines: &[Field<'a>] = if self.names.may_have(Names::one(name)) { &self.lines } else { &[] };
+        let lines: &[Field<'a>] = if self.names.may_have(Names::one(name)) { self.lines() } else { &[] };
         lines.iter().filter(move |(n, _)| same(n.as_bytes(), name.as_bytes())).map(|(_, value)| *value)
     }
 
     /// Those that fit.
     pub fn filtered(self, fits: impl Fn(&Field<'a>) -> bool) -> Self {
-        self.lines.iter().filter(|line| fits(line)).copied().collect::<Vec<_>>().into()
+        self.lines().iter().filter(|line| fits(line)).copied().collect::<Vec<_>>().into()
     }
 }
 
 impl<'a> From<Fields<'a>> for FieldLines<'a> {
     fn from(fields: Fields<'a>) -> Self {
-        Self { lines: fields.lines.into(), names: fields.names }
+        Self { lines: Lines::Lent(fields.lines), names: fields.names }
     }
 }
 
 impl<'a> From<Vec<Field<'a>>> for FieldLines<'a> {
     fn from(lines: Vec<Field<'a>>) -> Self {
-        Self { names: Names::of(&lines), lines: lines.into() }
+        Self { names: Names::of(&lines), lines: Lines::Gathered(lines) }
     }
 }
 

@@ -8,6 +8,7 @@ use super::forwarding::{FRAGMENT_FIELDS, folded, names_a_person};
 use super::head::{Fields, KnownNames, Names, RequestHead};
 use super::identity;
 use super::policy::{Authorization, CachePolicy, Mode, is_identity};
+use super::target::Target;
 
 /// Why a request goes to the origin without touching the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,6 +107,12 @@ impl PassReason {
 
 /// Decides whether `request` may be answered from the store under `policy`.
 pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), PassReason> {
+    allowed_by_fields(request, policy)?;
+    allowed_by_target(&request.target)
+}
+
+/// The part of [`allowed`] that is the same for every target.
+pub fn allowed_by_fields(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), PassReason> {
     if !request.is_read() {
         return Err(PassReason::Method);
     }
@@ -125,9 +132,6 @@ pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), Pa
     if cookies::first_identifying(request.fields, policy).is_some() {
         return Err(PassReason::Cookie);
     }
-    if request.target.is_ambiguous() || request.target.is_beyond_purges() {
-        return Err(PassReason::Path);
-    }
     if asks_for_fragment(request.fields) {
         return Err(PassReason::Fragment);
     }
@@ -136,6 +140,11 @@ pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), Pa
         return Err(PassReason::Precondition);
     }
     Ok(())
+}
+
+/// The other part.
+pub fn allowed_by_target(target: &Target<'_>) -> Result<(), PassReason> {
+    if target.is_ambiguous() || target.is_beyond_purges() { Err(PassReason::Path) } else { Ok(()) }
 }
 
 fn asks_for_fragment(fields: Fields<'_>) -> bool {

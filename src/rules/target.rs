@@ -59,11 +59,16 @@ pub struct Target<'a> {
 impl<'a> Target<'a> {
     /// Splits and normalises a request target in origin form (`/path?query`) and the host it was sent to.
     pub fn new(scheme: Scheme, host: &'a str, path_and_query: &'a str) -> Self {
+        Self::at(scheme, normal_host(scheme, host), path_and_query)
+    }
+
+    /// The same, where the host is in its normal spelling.
+    pub fn at(scheme: Scheme, host: Cow<'a, str>, path_and_query: &'a str) -> Self {
         let (path, query) = match text::cut(path_and_query, b'?') {
             Some((path, query)) => (path, Some(query)),
             None => (path_and_query, None),
         };
-        Self { scheme, host: normal_host(scheme, host), path: normal_encoding(path), query }
+        Self { scheme, host, path: normal_encoding(path), query }
     }
 
     /// Whether the path may name another resource at the origin than it seems to: a segment `.` or `..`, also

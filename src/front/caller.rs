@@ -1,0 +1,93 @@
+//! Who asks: all of a request but its method and target, and what is decided of that before these are looked at.
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::ptr;
+
+use crate::proxy::Live;
+use crate::rules::forwarding::{self, Client};
+use crate::rules::framing;
+use crate::rules::head::{FieldLines, RequestHead};
+use crate::rules::lookup;
+use crate::rules::request::Envelope;
+use crate::rules::route::Route;
+use crate::rules::target::Scheme;
+
+/// The sender of a request, under one configuration.
+pub struct Caller<'r> {
+    /// Who it is.
+    pub client: Client,
+    /// What is said beside method and target.
+    pub envelope: Envelope<'r>,
+    /// Whether another request may follow on the connection.
+    pub keeps: bool,
+    /// Where the route lies that was the last to let these fields be answered from the store.
+    cleared: Cell<Option<usize>>,
+}
+
+impl<'r> Caller<'r> {
+    /// The sender of these field lines, on a connection from `peer`.
+    pub fn new(
+        live: &Live,
+        fields: impl Into<FieldLines<'r>>,
+        minor_version: u8,
+        (peer, scheme): (IpAddr, Scheme),
+    ) -> Self {
+        let fields = fields.into();
+        let client = forwarding::identify(peer, scheme, &live.plan.trust, fields.fields());
+        let keeps = framing::persists(minor_version, fields.fields());
+        Self::known(client, Envelope::new(None, fields, &client), keeps)
+    }
+
+    /// The same, where all is known already.
+    pub fn known(client: Client, envelope: Envelope<'r>, keeps: bool) -> Self {
+        Self { client, envelope, keeps, cleared: Cell::new(None) }
+    }
+
+    /// Whether a request that this caller reads with may be answered from the store ([`lookup::allowed`]). The fields are
+    /// judged once for each route that comes in succession.
+    pub fn may_be_looked_up(&self, request: &RequestHead<'_>, route: &Route) -> bool {
+        // Routes stay where they are as long as their configuration, and so the caller, is in use.
+        let place = Some(ptr::from_ref(route).addr());
+        if self.cleared.get() != place {
+            if lookup::allowed_by_fields(request, &route.cache).is_err() {
+                return false;
+            }
+            self.cleared.set(place);
+        }
+        lookup::allowed_by_target(&request.target).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::config::load;
+    use crate::origin;
+    use crate::plan::Plan;
+
+    #[test]
+    fn each_route_judges_a_caller() {
+        let yaml = "upstreams: {app: {servers: [\"127.0.0.1:1\"]}}\nroutes:\n\
+            \x20 - {name: shop, match: {path: /shop/*}, cache: {ttl: 1m, ignore_cookies: [basket]}}\n  - {name: rest, cache: {ttl: 1m}}\n";
+        let plan = Plan::from_loaded(&load::parse("test.yaml", yaml, &|_| None)).unwrap().0;
+        let pools = origin::pools(&plan, None);
+        let live = Live::new(plan, pools);
+        let lines = vec![("host", &b"shop"[..]), ("cookie", &b"basket=7"[..])];
+        let caller = Caller::new(&live, lines, 1, (IpAddr::V4(Ipv4Addr::LOCALHOST), Scheme::Http));
+        let may = |route: usize, path: &str| {
+            let route = &live.plan.routes[route];
+            assert_eq!(
+                caller.may_be_looked_up(&caller.envelope.head("GET", path), route),
+                lookup::allowed(&caller.envelope.head("GET", path), &route.cache).is_ok(),
+            );
+            caller.may_be_looked_up(&caller.envelope.head("GET", path), route)
+        };
+        for _ in 0..2 {
+            assert!(may(0, "/shop/1") && may(0, "/shop/2") && !may(0, "/shop/../me"));
+            assert!(!may(1, "/"));
+        }
+    }
+}
