@@ -13,7 +13,7 @@ use parvis::front::answer::{self, Asked, Reused};
 use parvis::front::caller::Caller;
 use parvis::front::head::{self, Head, Read};
 use parvis::front::output::Output;
-use parvis::plan::Plan;
+use parvis::plan::{Memory as Budget, Plan};
 use parvis::proxy::App;
 use parvis::rules::admission::{self, Admission};
 use parvis::rules::freshness::Exchange;
@@ -85,11 +85,19 @@ fn answer(app: &App, visit: &Visit<'_>, reused: &mut Reused) -> Option<(u16, usi
     Some((reused.outcome.status, output.whole()?.len() + hit.body.len()))
 }
 
-/// Stores a page that varies by these fields.
-fn store_page(plan: &Plan, store: &Store, path: &str, vary: &str, body: usize, now: Timestamp) {
+/// Stores a page that varies by these fields, and has forms to come if it is `encodable`.
+fn store_page(plan: &Plan, store: &Store, (path, vary): (&str, &str), body: usize, encodable: bool) {
+    let now = clock::now();
     let request = request(Scheme::Http, path, BROWSER);
-    let policy = &route::select(&plan.routes, &request).unwrap().cache;
-    let fields = [("content-type", &b"text/html"[..]), ETAG, ("vary", vary.as_bytes())];
+    let route = route::select(&plan.routes, &request).unwrap();
+    let policy = &route.cache;
+    let fields = [
+        ("Server", &b"gunicorn"[..]),
+        ("Date", b"Mon, 30 Nov 2026 05:00:00 GMT"),
+        ("Content-Type", b"text/html; charset=utf-8"),
+        ETAG,
+        ("vary", vary.as_bytes()),
+    ];
     let response = ResponseHead { status: 200, fields: Fields::new(&fields) };
     let exchange = Exchange { requested_at: now, received_at: now, authorized: false };
     let Admission::Keep(kept) = admission::judge("/", &response, policy, 1 << 20, exchange) else {
@@ -103,6 +111,7 @@ fn store_page(plan: &Plan, store: &Store, path: &str, vary: &str, body: usize, n
     }
     let (head, body) = (response::Head::storable(&response), vec![b'x'; body].into());
     let stored = response::StoredResponse::new(head, body, kept.freshness, facts, kept.vary, None);
+    let stored = if encodable { stored.encodable(&route.encode, None) } else { stored };
     store.memory.insert(&key, Arc::new(stored), store.memory.begin(), 1000).unwrap();
 }
 
@@ -115,9 +124,9 @@ fn a_hit_allocates_nothing() {
     // Lines are dropped where nobody writes them out; here all are written.
     let (app, _guard) = server::assemble(plan(), std::io::sink()).unwrap();
     let live = app.live.load_full();
-    store_page(&live.plan, &app.store, PATH, "accept-encoding, cookie", 1024, now);
-    store_page(&live.plan, &app.store, IN_MANY_LANGUAGES, "accept-language, cookie", 1024, now);
-    store_page(&live.plan, &app.store, LARGE, "accept-encoding", 100_000, now);
+    store_page(&live.plan, &app.store, (PATH, "accept-encoding, cookie"), 1024, false);
+    store_page(&live.plan, &app.store, (IN_MANY_LANGUAGES, "accept-language, cookie"), 1024, false);
+    store_page(&live.plan, &app.store, (LARGE, "accept-encoding"), 100_000, false);
     let mut reused = Reused::default();
     let (stranger, proxy) = (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V4(Ipv4Addr::LOCALHOST));
     let since = format!("If-Modified-Since: {}\r\n", later(now));
@@ -154,4 +163,20 @@ fn later(now: Timestamp) -> String {
 #[test]
 fn what_allocates_is_counted() {
     assert_eq!(measure(|| drop(black_box(vec![0_u8; 7]))).bytes_total, 7);
+}
+
+/// What a page takes beside its bytes must not grow unnoticed.
+#[test]
+fn a_stored_page_of_1_kib_takes_less_than_2_kb() {
+    const PAGES: usize = 20_000;
+    let (plan, store) = (plan(), Store::new(Budget { max_size: 256 << 20, max_object_size: 1 << 20 }));
+    let held = measure(|| {
+        for n in 0..PAGES {
+            store_page(&plan, &store, (&format!("/products/{n}"), ""), 1024, true);
+        }
+    });
+    assert_eq!(store.memory.entries(), PAGES);
+    let (held, charged) = (held.bytes_current as usize / PAGES, store.memory.bytes() as usize / PAGES);
+    assert!(held < 2_000, "{held} bytes each");
+    assert!((held..held * 115 / 100).contains(&charged), "{held} bytes each, and {charged} are charged");
 }

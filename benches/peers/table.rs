@@ -49,23 +49,6 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     }
 }
 
-/// Each value's median over the rounds.
-fn medians(samples: &[Sample]) -> Sample {
-    let of = |value: fn(&Sample) -> f64| median(samples.iter().map(value));
-    Sample {
-        cpu: of(|sample| sample.cpu),
-        rate: of(|sample| sample.rate),
-        p50: of(|sample| sample.p50),
-        p99: of(|sample| sample.p99),
-        memory: of(|sample| sample.memory),
-        busy: of(|sample| sample.busy),
-        load: of(|sample| sample.load),
-        hits: of(|sample| sample.hits),
-        // The first round only: later ones find the memory of the first.
-        idle: samples.first().and_then(|sample| sample.idle),
-    }
-}
-
 /// How far the rounds are apart, in percent of their median.
 fn spread(samples: &[Sample]) -> f64 {
     let costs = || samples.iter().map(|sample| sample.cpu);
@@ -73,24 +56,44 @@ fn spread(samples: &[Sample]) -> f64 {
     (most - least) * 100.0 / median(costs())
 }
 
-/// A value and its ratio to nginx's.
-fn with_ratio(value: f64, nginx: Option<f64>, digits: usize) -> String {
-    match nginx {
-        Some(nginx) if nginx > 0.0 => format!("{value:.digits$} ({:.2})", value / nginx),
-        _ => format!("{value:.digits$}"),
-    }
+/// A value's median, and that of its ratios to what nginx had in the same round: whatever disturbs one server for longer than a
+/// round disturbs those beside it as much.
+fn with_ratio(
+    samples: &[Sample],
+    nginx: Option<&[Sample]>,
+    value: fn(&Sample) -> f64,
+    digits: usize,
+) -> String {
+    let middle = median(samples.iter().map(value));
+    let ratio = nginx.map(|nginx| ratio(samples, nginx, value)).filter(|ratio| ratio.is_finite());
+    ratio.map_or(format!("{middle:.digits$}"), |ratio| format!("{middle:.digits$} ({ratio:.2})"))
+}
+
+fn ratio(samples: &[Sample], others: &[Sample], value: fn(&Sample) -> f64) -> f64 {
+    median(samples.iter().zip(others).map(|(one, other)| value(one) / value(other)))
 }
 
 impl Results {
-    fn of(&self, kind: Kind) -> Option<Sample> {
+    fn of(&self, kind: Kind) -> Option<&[Sample]> {
         let (_, outcome) = self.outcomes.iter().find(|(other, _)| *other == kind)?;
-        outcome.as_ref().ok().map(|samples| medians(samples))
+        outcome.as_deref().ok()
     }
 
     /// The better nginx: the one that needs less time per request.
-    fn nginx(&self) -> Option<Sample> {
+    fn nginx(&self) -> Option<&[Sample]> {
         let both = [true, false].into_iter().filter_map(|sendfile| self.of(Kind::Nginx { sendfile }));
-        both.min_by(|one, other| one.cpu.total_cmp(&other.cpu))
+        let cost = |samples: &&[Sample]| median(samples.iter().map(|sample| sample.cpu));
+        both.min_by(|one, other| cost(one).total_cmp(&cost(other)))
+    }
+
+    /// CPU time per request, with its ratio to the better nginx and, for others than that, to the floor.
+    fn cost(&self, kind: Kind) -> Option<String> {
+        let samples = self.of(kind)?;
+        let mut cost = with_ratio(samples, self.nginx(), |sample| sample.cpu, 2);
+        if let Some(floor) = self.of(Kind::Floor).filter(|_| kind != Kind::Floor) {
+            write!(cost, ", {:.2}×", ratio(samples, floor, |sample| sample.cpu)).expect("a String");
+        }
+        Some(cost)
     }
 
     /// The table of this case.
@@ -116,41 +119,40 @@ impl Results {
     }
 }
 
-fn row(kind: Kind, samples: &[Sample], nginx: Option<Sample>) -> String {
-    let sample = medians(samples);
+fn row(kind: Kind, samples: &[Sample], nginx: Option<&[Sample]>) -> String {
+    let with_ratio = |value, digits| with_ratio(samples, nginx, value, digits);
+    let middle = |value: fn(&Sample) -> f64| median(samples.iter().map(value));
     let mut row = format!(
         "| {} | {} | {:.0} | {} | {} | {} | {} | {:.1} | {:.0} | {:.0} |",
         kind.name(),
-        with_ratio(sample.cpu, nginx.map(|nginx| nginx.cpu), 2),
+        with_ratio(|sample| sample.cpu, 2),
         spread(samples),
-        with_ratio(sample.rate, nginx.map(|nginx| nginx.rate), 0),
-        with_ratio(sample.p50, nginx.map(|nginx| nginx.p50), 0),
-        with_ratio(sample.p99, nginx.map(|nginx| nginx.p99), 0),
-        with_ratio(sample.memory, nginx.map(|nginx| nginx.memory), 1),
-        sample.hits,
-        sample.busy,
-        sample.load,
+        with_ratio(|sample| sample.rate, 0),
+        with_ratio(|sample| sample.p50, 0),
+        with_ratio(|sample| sample.p99, 0),
+        with_ratio(|sample| sample.memory, 1),
+        middle(|sample| sample.hits),
+        middle(|sample| sample.busy),
+        middle(|sample| sample.load),
     );
-    if let Some(idle) = sample.idle {
-        let nginx = nginx.and_then(|nginx| nginx.idle);
-        write!(row, " {} |", with_ratio(idle, nginx, 1)).expect("a String");
+    // The first round only: later ones find the memory of the first.
+    if let Some(idle) = samples.first().and_then(|sample| sample.idle) {
+        write!(row, " {idle:.1} |").expect("a String");
     }
     row + "\n"
 }
 
-/// CPU time per request of all servers in all cases, with its ratio to the better nginx.
+/// CPU time per request of all servers in all cases, with its ratios to the better nginx and to the floor.
 pub fn overview(all: &[Results]) -> String {
     let kinds = || KINDS.into_iter().filter(|kind| all.iter().any(|results| results.of(*kind).is_some()));
-    let mut text = String::from("| CPU µs/request (ratio to nginx) |");
+    let mut text = String::from("| CPU µs/request (ratio to nginx), × the floor |");
     kinds().for_each(|kind| write!(text, " {} |", kind.name()).expect("a String"));
     text.push_str("\n|-|");
     kinds().for_each(|_| text.push_str("-|"));
     for results in all {
         write!(text, "\n| {} |", results.case.about).expect("a String");
         for kind in kinds() {
-            let nginx = results.nginx().map(|nginx| nginx.cpu);
-            let cost = results.of(kind).map(|sample| with_ratio(sample.cpu, nginx, 2));
-            write!(text, " {} |", cost.as_deref().unwrap_or("–")).expect("a String");
+            write!(text, " {} |", results.cost(kind).as_deref().unwrap_or("–")).expect("a String");
         }
     }
     text + "\n"

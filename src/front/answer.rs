@@ -102,7 +102,7 @@ pub fn hit(
     let route = route(live, caller, &request)?;
     let now = clock::now();
     let response = look_up(app, &request, client, route, now, (key, variant))?;
-    let selected = select(app, &request, route, &response)?;
+    let selected = select(app, caller, &request, route, &response)?;
     let held = held(&request, &response, &selected);
     if !route.limits.access.lets_in(client.address) {
         return None;
@@ -178,11 +178,12 @@ fn look_up(
 /// The representation that the client gets, unless it has to wait for one.
 fn select(
     app: &App,
+    caller: &Caller<'_>,
     request: &RequestHead<'_>,
     route: &Route,
     response: &StoredResponse,
 ) -> Option<Selected> {
-    let selected = response.select(request.fields, &route.encode);
+    let selected = response.select_by(request.fields, &route.encode, |offered| caller.wish(offered));
     if selected.is_refused {
         return None;
     }

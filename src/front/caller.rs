@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::ptr;
 
 use crate::proxy::Live;
+use crate::rules::encoding::{self, Formats, Wish};
 use crate::rules::forwarding::{self, Client};
 use crate::rules::framing;
 use crate::rules::head::{FieldLines, RequestHead};
@@ -23,6 +24,8 @@ pub struct Caller<'r> {
     pub keeps: bool,
     /// Where the route lies that was the last to let these fields be answered from the store.
     cleared: Cell<Option<usize>>,
+    /// What was offered last, and what it got of that.
+    negotiated: Cell<Option<(Formats, Wish)>>,
 }
 
 impl<'r> Caller<'r> {
@@ -41,7 +44,7 @@ impl<'r> Caller<'r> {
 
     /// The same, where all is known already.
     pub fn known(client: Client, envelope: Envelope<'r>, keeps: bool) -> Self {
-        Self { client, envelope, keeps, cleared: Cell::new(None) }
+        Self { client, envelope, keeps, cleared: Cell::default(), negotiated: Cell::default() }
     }
 
     /// Whether a request that this caller reads with may be answered from the store ([`lookup::allowed`]). The fields are
@@ -57,6 +60,18 @@ impl<'r> Caller<'r> {
         }
         lookup::allowed_by_target(&request.target).is_ok()
     }
+
+    /// What it gets of the codings on offer ([`encoding::negotiate`]).
+    pub fn wish(&self, offered: Formats) -> Wish {
+        match self.negotiated.get() {
+            Some((before, wish)) if before == offered => wish,
+            _ => {
+                let wish = encoding::negotiate(self.envelope.fields(), offered);
+                self.negotiated.set(Some((offered, wish)));
+                wish
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -67,16 +82,36 @@ mod tests {
     use crate::config::load;
     use crate::origin;
     use crate::plan::Plan;
+    use crate::rules::encoding::Coding::{Brotli, Gzip};
+
+    fn caller<'r>(live: &Live, more: (&'r str, &'r [u8])) -> Caller<'r> {
+        let lines = vec![("host", &b"shop"[..]), more];
+        Caller::new(live, lines, 1, (IpAddr::V4(Ipv4Addr::LOCALHOST), Scheme::Http))
+    }
+
+    fn live(routes: &str) -> Live {
+        let yaml = format!("upstreams: {{app: {{servers: [\"127.0.0.1:1\"]}}}}\nroutes:\n{routes}");
+        let plan = Plan::from_loaded(&load::parse("test.yaml", &yaml, &|_| None)).unwrap().0;
+        let pools = origin::pools(&plan, None);
+        Live::new(plan, pools)
+    }
+
+    #[test]
+    fn a_caller_negotiates_anew_about_another_offer() {
+        let caller = caller(&live("  - {name: rest}\n"), ("accept-encoding", b"gzip, br;q=0.5"));
+        for offered in [Formats::new([Gzip, Brotli]), Formats::new([Brotli]), Formats::NONE] {
+            let wish = encoding::negotiate(caller.envelope.fields(), offered);
+            assert_eq!([caller.wish(offered), caller.wish(offered)], [wish, wish]);
+            assert_eq!(wish.codings.as_slice().len(), offered.as_slice().len());
+        }
+    }
 
     #[test]
     fn each_route_judges_a_caller() {
-        let yaml = "upstreams: {app: {servers: [\"127.0.0.1:1\"]}}\nroutes:\n\
-            \x20 - {name: shop, match: {path: /shop/*}, cache: {ttl: 1m, ignore_cookies: [basket]}}\n  - {name: rest, cache: {ttl: 1m}}\n";
-        let plan = Plan::from_loaded(&load::parse("test.yaml", yaml, &|_| None)).unwrap().0;
-        let pools = origin::pools(&plan, None);
-        let live = Live::new(plan, pools);
-        let lines = vec![("host", &b"shop"[..]), ("cookie", &b"basket=7"[..])];
-        let caller = Caller::new(&live, lines, 1, (IpAddr::V4(Ipv4Addr::LOCALHOST), Scheme::Http));
+        let live = live(
+            "  - {name: shop, match: {path: /shop/*}, cache: {ttl: 1m, ignore_cookies: [basket]}}\n  - {name: rest, cache: {ttl: 1m}}\n",
+        );
+        let caller = caller(&live, ("cookie", b"basket=7"));
         let may = |route: usize, path: &str| {
             let route = &live.plan.routes[route];
             assert_eq!(

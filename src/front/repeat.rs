@@ -20,7 +20,7 @@ use crate::rules::target::Scheme;
 /// The longest end of a head that is kept, in bytes: a connection keeps two while it is idle.
 const MAX_LENGTH: usize = 2 * 1024;
 
-const METHOD: &str = "GET ";
+const METHOD: &str = "GET";
 
 /// The head that is kept in place of those with the same end and other targets.
 const BEGIN: &[u8] = b"GET /";
@@ -58,7 +58,7 @@ impl Repeat {
         live: &Arc<Live>,
     ) -> Option<(Head<'b>, &'b Caller<'b>, usize)> {
         let known = self.known.as_ref().filter(|known| known.live.as_ptr() == Arc::as_ptr(live))?;
-        let rest = bytes.strip_prefix(METHOD.as_bytes())?;
+        let rest = bytes.strip_prefix(b"GET ")?;
         let (target, rest) = rest.split_at_checked(memchr(b' ', rest)?)?;
         let end = &known.reading.borrow_owner()[BEGIN.len()..];
         if !rest.starts_with(end) || !is_usual(target) {
@@ -67,22 +67,21 @@ impl Repeat {
         let target = std::str::from_utf8(target).ok()?;
         let caller = known.reading.borrow_dependent();
         let head = Head {
-            method: METHOD.trim_end(),
+            method: METHOD,
             target,
             minor_version: known.minor_version,
             fields: caller.envelope.fields(),
             content: Content::Length(0),
         };
-        Some((head, caller, METHOD.len() + target.len() + end.len()))
+        Some((head, caller, METHOD.len() + 1 + target.len() + end.len()))
     }
 
     /// Notes the end of a head that was read from `bytes`, which came on a connection from `peer`, unless it is out of the
     /// ordinary. One that comes for the second time is known from now on.
     pub fn note(&mut self, head: &Head<'_>, bytes: &[u8], live: &Arc<Live>, peer: (IpAddr, Scheme)) {
-        let is_ordinary = bytes.starts_with(METHOD.as_bytes())
-            && is_usual(head.target.as_bytes())
-            && head.content == Content::Length(0);
-        let end = bytes.get(METHOD.len() + head.target.len()..);
+        let is_ordinary =
+            head.method == METHOD && is_usual(head.target.as_bytes()) && head.content == Content::Length(0);
+        let end = bytes.get(METHOD.len() + 1 + head.target.len()..);
         let end = end.filter(|end| is_ordinary && end.len() <= MAX_LENGTH).unwrap_or_default();
         if end.is_empty() || self.last != end {
             self.last.clear();

@@ -17,6 +17,16 @@ impl Sink for Vec<u8> {
     }
 }
 
+/// The numbers below a hundred, with two digits each.
+const PAIRS: [[u8; 2]; 100] = {
+    let (mut pairs, mut at) = ([[0; 2]; 100], 0);
+    while at < pairs.len() {
+        pairs[at] = [b'0' + (at / 10) as u8, b'0' + (at % 10) as u8];
+        at += 1;
+    }
+    pairs
+};
+
 /// Appends a number.
 pub fn number(out: &mut impl Sink, mut number: u64) {
     if number < 10 {
@@ -24,13 +34,14 @@ pub fn number(out: &mut impl Sink, mut number: u64) {
     }
     let mut digits = [0; 20];
     let mut at = digits.len();
-    loop {
+    while number >= 10 {
+        at -= 2;
+        digits[at..][..2].copy_from_slice(&PAIRS[(number % 100) as usize]);
+        number /= 100;
+    }
+    if number > 0 {
         at -= 1;
         digits[at] = digit(number);
-        number /= 10;
-        if number == 0 {
-            break;
-        }
     }
     out.put(&digits[at..]);
 }

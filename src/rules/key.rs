@@ -188,7 +188,7 @@ fn hexadecimal(number: u32) -> [u8; 8] {
 /// The request fields that select among the variants of a response (RFC 9110 section 12.5.5), in lower case,
 /// sorted, without the ones that parvis itself fixes in the upstream request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Vary(Vec<String>);
+pub struct Vary(Box<[String]>);
 
 /// Why a `Vary` cannot be honoured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,12 +236,12 @@ impl Vary {
         if names.len() > Self::MAX {
             return Err(VaryError::TooMany);
         }
-        Ok(Self(names))
+        Ok(Self(names.into()))
     }
 
     /// The same that [`Vary::names`] told.
     pub fn of_names(names: Vec<String>) -> Self {
-        Self(names)
+        Self(names.into())
     }
 
     /// In lower case, sorted.

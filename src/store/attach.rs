@@ -20,6 +20,14 @@ use super::sendable;
 const MAX_SHARE_OF_SHARD: u64 = 2;
 
 impl Memory {
+    /// The stored response that these forms are of; of several the latest.
+    pub fn response_with(&self, forms: &Arc<Forms>) -> Option<Arc<StoredResponse>> {
+        let books = self.books.lock();
+        let (key, _) = books.index.get(forms.place())?;
+        let response = self.stored(key)?;
+        response.forms.as_ref().is_some_and(|own| Arc::ptr_eq(own, forms)).then_some(response)
+    }
+
     /// Adds an encoded form to a stored response, which is charged with it. Tells whether that could be done: not when it has been
     /// purged or replaced meanwhile, nor when it would take too much of its shard.
     pub fn attach(&self, forms: &Arc<Forms>, form: Form) -> bool {

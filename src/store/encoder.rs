@@ -46,6 +46,18 @@ pub fn random_padding() -> u8 {
     random % (MAX_PADDING + 1)
 }
 
+/// What a form is made of.
+struct Source {
+    body: Bytes,
+    etag: Option<Box<[u8]>>,
+}
+
+impl Source {
+    fn of(stored: &StoredResponse) -> Self {
+        Self { body: stored.body.clone(), etag: stored.head.etag().map(Into::into) }
+    }
+}
+
 /// A form to be made.
 struct Job {
     forms: Weak<Forms>,
@@ -168,8 +180,8 @@ impl Encoder {
     pub async fn make_now(&self, stored: &StoredResponse, coding: Coding) -> Option<Arc<Form>> {
         let forms = stored.forms.clone()?;
         let _place = self.at_once.try_acquire().ok()?;
-        let shared = self.shared.clone();
-        let made = tokio::task::spawn_blocking(move || shared.make_now(&forms, coding)).await;
+        let (shared, source) = (self.shared.clone(), Source::of(stored));
+        let made = tokio::task::spawn_blocking(move || shared.make_now(&forms, &source, coding)).await;
         // An encoder that panics has said so.
         made.ok().flatten()
     }
@@ -204,7 +216,7 @@ impl Shared {
             tracing::warn!(%error, "encoding has the priority of requests");
         }
         while let Some(job) = self.next() {
-            self.make(&job, |forms| self.encoded(forms, job.coding, job.level));
+            self.make(&job, |forms, source| self.encoded(forms, source, &job));
         }
     }
 
@@ -225,23 +237,26 @@ impl Shared {
     }
 
     /// Encodes a body; `None` when nobody wants it any longer.
-    fn encoded(&self, forms: &Forms, coding: Coding, level: Level) -> std::io::Result<Option<Vec<u8>>> {
+    fn encoded(&self, forms: &Forms, source: &Source, job: &Job) -> std::io::Result<Option<Vec<u8>>> {
         let padding = if forms.is_padded() { random_padding() } else { 0 };
         let goes_on = || !self.is_closed.load(Ordering::Relaxed) && self.memory.holds(forms);
-        codec::encode(coding, level, forms.body(), padding, goes_on)
+        codec::encode(job.coding, job.level, &source.body, padding, goes_on)
     }
 
     /// Makes a form and puts it in its place, where it is better than what is there.
-    fn make(&self, job: &Job, encode: impl FnOnce(&Forms) -> std::io::Result<Option<Vec<u8>>>) {
+    fn make(&self, job: &Job, encode: impl FnOnce(&Forms, &Source) -> std::io::Result<Option<Vec<u8>>>) {
         let Some(forms) = job.forms.upgrade() else { return };
-        match catch_unwind(AssertUnwindSafe(|| encode(&forms))) {
+        let Some(source) = self.memory.response_with(&forms).map(|stored| Source::of(&stored)) else {
+            return forms.leave(job.coding, job.level);
+        };
+        match catch_unwind(AssertUnwindSafe(|| encode(&forms, &source))) {
             Ok(Ok(Some(encoded))) => {
-                let best = forms.get(job.coding).map_or(forms.body().len(), |form| form.body.len());
+                let best = forms.get(job.coding).map_or(source.body.len(), |form| form.body.len());
                 if encoded.len() >= best {
                     return forms.settle(job.coding);
                 }
-                self.count(&forms, job, encoded.len());
-                if !self.memory.attach(&forms, form(&forms, job.coding, job.level, encoded)) {
+                self.count(&source, job, encoded.len());
+                if !self.memory.attach(&forms, form(&forms, &source, job, encoded)) {
                     // It does not fit, or is stored no longer: then there is nothing to come back to.
                     forms.settle(job.coding);
                 }
@@ -261,21 +276,21 @@ impl Shared {
         forms.settle(coding);
     }
 
-    fn count(&self, forms: &Forms, job: &Job, encoded: usize) {
+    fn count(&self, source: &Source, job: &Job, encoded: usize) {
         let figures = &self.figures;
         figures.made[job.coding.index()][job.level.index()].fetch_add(1, Ordering::Relaxed);
-        figures.bytes_in.fetch_add(forms.body().len() as u64, Ordering::Relaxed);
+        figures.bytes_in.fetch_add(source.body.len() as u64, Ordering::Relaxed);
         figures.bytes_out.fetch_add(encoded as u64, Ordering::Relaxed);
     }
 
     /// Makes a form whether it is smaller or not, and keeps it where it is.
-    fn make_now(&self, forms: &Arc<Forms>, coding: Coding) -> Option<Arc<Form>> {
+    fn make_now(&self, forms: &Arc<Forms>, source: &Source, coding: Coding) -> Option<Arc<Form>> {
         if let Some(made) = forms.get(coding) {
             return Some(made);
         }
         let level = forms.ask(coding);
         let padding = if forms.is_padded() { random_padding() } else { 0 };
-        let encode = || codec::encode(coding, Level::Quick, forms.body(), padding, || true);
+        let encode = || codec::encode(coding, Level::Quick, &source.body, padding, || true);
         // A panic has been told of by its hook.
         let encoded = catch_unwind(AssertUnwindSafe(encode)).unwrap_or(Ok(None));
         let encoded = encoded
@@ -286,21 +301,21 @@ impl Shared {
             level.inspect(|_| self.give_up(forms, coding));
             return None;
         };
-        let made = form(forms, coding, Level::Quick, encoded);
+        let job = Job { forms: Arc::downgrade(forms), coding, level: Level::Quick };
+        let made = form(forms, source, &job, encoded);
         if level.is_some() {
-            let job = Job { forms: Arc::downgrade(forms), coding, level: Level::Quick };
             let body = made.body.to_vec();
-            self.make(&job, |_| Ok(Some(body)));
+            self.make(&job, |_, _| Ok(Some(body)));
         }
         Some(Arc::new(made))
     }
 }
 
-fn form(forms: &Forms, coding: Coding, level: Level, encoded: Vec<u8>) -> Form {
+fn form(forms: &Forms, source: &Source, &Job { coding, level, .. }: &Job, encoded: Vec<u8>) -> Form {
     // A copy: the allocator leaves a block that shrinks by less than half as it is.
     let body = Bytes::copy_from_slice(&encoded);
     let sendable = (body.len() >= MIN_LENGTH).then(Sendable::default);
-    Form { coding, level, body, etag: forms.tag(coding, level), sendable }
+    Form { coding, level, body, etag: forms.tag(source.etag.as_deref(), coding, level), sendable }
 }
 
 #[cfg(test)]
@@ -381,20 +396,21 @@ mod tests {
     fn a_form_of_what_was_purged_or_replaced_meanwhile_undoes_nothing() {
         let (encoder, stored) = encoder(0, text());
         let memory = encoder.shared.memory.clone();
-        encoder.shared.make(&job(&stored, Coding::Gzip), |_| {
+        encoder.shared.make(&job(&stored, Coding::Gzip), |_, _| {
             memory.purge(&[Selector::All], Effect::Remove);
             Ok(Some(vec![0; 10]))
         });
         assert_eq!((memory.entries(), memory.bytes(), stored.form(Coding::Gzip).is_none()), (0, 0, true));
         let (old, mut new) = (store(&memory, text()), None);
-        encoder.shared.make(&job(&old, Coding::Gzip), |_| {
+        encoder.shared.make(&job(&old, Coding::Gzip), |_, _| {
             new = Some(store(&memory, text()));
             Ok(Some(vec![0; 10]))
         });
         let found = memory.stored(&key("/a")).unwrap();
         assert!(Arc::ptr_eq(&found, new.as_ref().unwrap()) && found.form(Coding::Gzip).is_none());
         assert!(old.form(Coding::Gzip).is_none());
-        let given_up = encoder.shared.encoded(forms(&stored), Coding::Brotli, Level::Strongest);
+        let job = Job { forms: Weak::new(), coding: Coding::Brotli, level: Level::Strongest };
+        let given_up = encoder.shared.encoded(forms(&stored), &Source::of(&stored), &job);
         assert_eq!(given_up.unwrap(), None, "nobody wants it");
     }
 
@@ -403,7 +419,7 @@ mod tests {
         let (encoder, stored) = encoder(0, text());
         let memory = encoder.shared.memory.clone();
         let before = memory.bytes();
-        encoder.shared.make(&job(&stored, Coding::Gzip), |_| Ok(Some(vec![0; 800])));
+        encoder.shared.make(&job(&stored, Coding::Gzip), |_, _| Ok(Some(vec![0; 800])));
         let with_form = memory.bytes();
         assert!(with_form > before + 900 && with_form < before + 1_200, "{before} {with_form}");
         let mut renewed = page("/a", Vec::new());
@@ -411,7 +427,7 @@ mod tests {
         let renewed = Arc::new(renewed.encodable(&policy(), Some(&stored)));
         memory.renew(&key("/a"), &stored, &renewed, memory.begin()).unwrap();
         assert_eq!((memory.bytes(), renewed.form(Coding::Gzip).unwrap().body.len()), (with_form, 800));
-        encoder.shared.make(&job(&renewed, Coding::Brotli), |_| Ok(Some(vec![0; 400])));
+        encoder.shared.make(&job(&renewed, Coding::Brotli), |_, _| Ok(Some(vec![0; 400])));
         assert!(renewed.form(Coding::Brotli).is_some() && memory.bytes() > with_form + 400);
         memory.purge(&[Selector::All], Effect::Remove);
         assert_eq!((memory.entries(), memory.bytes()), (0, 0));
@@ -426,7 +442,7 @@ mod tests {
             let stored = Arc::new(page(&path, vec![b'x'; 2_000]).encodable(&policy(), None));
             memory.insert(&key(&path), stored.clone(), memory.begin(), MANY).unwrap();
             for coding in Coding::ALL {
-                encoder.shared.make(&job(&stored, coding), |_| Ok(Some(vec![0; 1_000])));
+                encoder.shared.make(&job(&stored, coding), |_, _| Ok(Some(vec![0; 1_000])));
             }
             assert!(memory.bytes() <= 1 << 20, "{} bytes after {n}", memory.bytes());
         }
@@ -442,7 +458,7 @@ mod tests {
         let (encoder, _) = encoder(0, text());
         let memory = encoder.shared.memory.clone();
         let stored = store(&memory, vec![b'x'; 180_000]);
-        encoder.shared.make(&job(&stored, Coding::Gzip), |_| Ok(Some(vec![0; 170_000])));
+        encoder.shared.make(&job(&stored, Coding::Gzip), |_, _| Ok(Some(vec![0; 170_000])));
         assert!(stored.form(Coding::Gzip).is_none() && memory.stored(&key("/a")).is_some());
         assert!(forms(&stored).ask(Coding::Gzip).is_none(), "it is not tried again");
     }
@@ -452,18 +468,18 @@ mod tests {
         let (encoder, stored) = encoder(0, noise());
         let shared = &encoder.shared;
         let job = job(&stored, Coding::Zstd);
-        shared.make(&job, |forms| shared.encoded(forms, job.coding, job.level));
+        shared.make(&job, |forms, source| shared.encoded(forms, source, &job));
         assert!(stored.form(Coding::Zstd).is_none() && forms(&stored).ask(Coding::Zstd).is_none());
     }
 
     #[test]
     fn an_encoder_that_panics_ends_nothing() {
         let (encoder, stored) = encoder(0, text());
-        encoder.shared.make(&job(&stored, Coding::Gzip), |_| panic!("a bug"));
-        encoder.shared.make(&job(&stored, Coding::Zstd), |_| Err(std::io::Error::other("a bug")));
+        encoder.shared.make(&job(&stored, Coding::Gzip), |_, _| panic!("a bug"));
+        encoder.shared.make(&job(&stored, Coding::Zstd), |_, _| Err(std::io::Error::other("a bug")));
         assert_eq!(encoder.figures().failed(), 2);
         assert!(forms(&stored).ask(Coding::Gzip).is_none(), "it is not tried again");
-        encoder.shared.make(&job(&stored, Coding::Brotli), |_| Ok(Some(vec![0; 10])));
+        encoder.shared.make(&job(&stored, Coding::Brotli), |_, _| Ok(Some(vec![0; 10])));
         assert!(stored.form(Coding::Brotli).is_some());
     }
 

@@ -67,11 +67,10 @@ enum Stage {
     Settled,
 }
 
-/// The forms of one response. Shared by all that have the same body and entity tag: what is validated keeps them.
+/// The forms of one response. Shared by all that have the same body and entity tag: what is validated keeps them. They own
+/// neither, since every stored page has forms to come.
 #[derive(Debug)]
 pub struct Forms {
-    body: Bytes,
-    etag: Option<Box<[u8]>>,
     /// Whether the response says by itself that it varies by `Accept-Encoding`.
     says_it_varies: bool,
     /// Whether their length is blurred.
@@ -82,11 +81,9 @@ pub struct Forms {
 }
 
 impl Forms {
-    /// None yet, of a response with this body and these fields.
-    pub fn new(body: Bytes, fields: Fields<'_>, is_padded: bool) -> Self {
+    /// None yet, of a response with these fields.
+    pub fn new(fields: Fields<'_>, is_padded: bool) -> Self {
         Self {
-            body,
-            etag: fields.first("etag").map(Into::into),
             says_it_varies: says_it_varies(fields),
             is_padded,
             place: AtomicU64::new(0),
@@ -94,18 +91,9 @@ impl Forms {
         }
     }
 
-    /// Whether they are those of a response with this body and these fields too.
-    pub fn are_of(&self, body: &Bytes, fields: Fields<'_>, is_padded: bool) -> bool {
-        self.body.as_ptr() == body.as_ptr()
-            && self.body.len() == body.len()
-            && self.etag.as_deref() == fields.first("etag")
-            && self.says_it_varies == says_it_varies(fields)
-            && self.is_padded == is_padded
-    }
-
-    /// The body in the identity form.
-    pub fn body(&self) -> &Bytes {
-        &self.body
+    /// Whether they do for a response with these fields too, of the same body and entity tag.
+    pub fn suit(&self, fields: Fields<'_>, is_padded: bool) -> bool {
+        self.says_it_varies == says_it_varies(fields) && self.is_padded == is_padded
     }
 
     /// Whether their length is blurred.
@@ -118,10 +106,10 @@ impl Forms {
         self.slots[coding.index()].form.load_full()
     }
 
-    /// The entity tag of a form; its bytes are the same each time it is made unless they are padded.
-    pub fn tag(&self, coding: Coding, level: Level) -> Option<Box<[u8]>> {
-        let tag = self.etag.as_deref().and_then(|etag| form_tag(etag, coding, level, !self.is_padded));
-        tag.map(Into::into)
+    /// The entity tag of a form, where that of the identity form is `identity`; its bytes are the same each time it is made
+    /// unless they are padded.
+    pub fn tag(&self, identity: Option<&[u8]>, coding: Coding, level: Level) -> Option<Box<[u8]>> {
+        identity.and_then(|etag| form_tag(etag, coding, level, !self.is_padded)).map(Into::into)
     }
 
     /// Whether a form in this coding is there, or may come to be.
@@ -183,7 +171,7 @@ impl Forms {
             Some(new) => new.weight(),
             None => self.slots[coding.index()].form.load().as_ref().map_or(0, |form| form.weight()),
         });
-        TABLES + self.etag.as_ref().map_or(0, |etag| etag.len()) + held.sum::<usize>()
+        TABLES + held.sum::<usize>()
     }
 
     pub(super) fn place(&self) -> EntryId {
@@ -258,12 +246,22 @@ impl StoredResponse {
     /// A form may come or change between two requests. So parts of one are for who names it in `If-Range`; whoever asks for a
     /// part without that gets it of the identity form, which is always the same.
     pub fn select(&self, request: Fields<'_>, policy: &EncodePolicy) -> Selected {
+        self.select_by(request, policy, |offered| encoding::negotiate(request, offered))
+    }
+
+    /// The same for who knows what the request gets of the codings on offer.
+    pub fn select_by(
+        &self,
+        request: Fields<'_>,
+        policy: &EncodePolicy,
+        negotiate: impl FnOnce(Formats) -> Wish,
+    ) -> Selected {
         let Some(forms) = &self.forms else { return Selected::default() };
         let offered = policy.offered(forms.is_padded);
         if offered.is_empty() {
             return Selected::default();
         }
-        let wish = encoding::negotiate(request, offered);
+        let wish = negotiate(offered);
         let adds_vary = !forms.says_it_varies;
         let mut codings = wish.codings.as_slice().iter().copied();
         // Who refuses the identity form gets another even where that is longer.
@@ -273,7 +271,7 @@ impl StoredResponse {
             Selected { form, adds_vary, wanted, is_refused }
         };
         if request.has("range") {
-            match forms.named_by(request, wish.codings) {
+            match forms.named_by(request, self.head.etag(), wish.codings) {
                 Named::Form(form) => return selected(Some(form)),
                 Named::Identity if !wish.refuses_identity => return selected(None),
                 Named::Identity | Named::Neither => {}
@@ -296,13 +294,14 @@ impl Forms {
         wish.codings.as_slice().iter().find_map(|coding| self.get(*coding))
     }
 
-    fn named_by(&self, request: Fields<'_>, accepted: Formats) -> Named {
+    /// Where `identity` is the tag of the identity form.
+    fn named_by(&self, request: Fields<'_>, identity: Option<&[u8]>, accepted: Formats) -> Named {
         let Some(condition) = request.first("if-range").map(<[u8]>::trim_ascii) else {
             return Named::Identity;
         };
         let is_date = !condition.starts_with(b"\"") && !condition.starts_with(b"W/");
         // A date is that of all forms, of which who accepts one may have a part (RFC 9110 section 8.8.2.2).
-        if self.etag.as_deref() == Some(condition) || is_date && accepted.is_empty() {
+        if identity == Some(condition) || is_date && accepted.is_empty() {
             return Named::Identity;
         }
         let mut forms = accepted.as_slice().iter().filter_map(|coding| self.get(*coding));
@@ -336,7 +335,8 @@ mod tests {
     fn put(stored: &StoredResponse, coding: Coding, level: Level) {
         let forms = stored.forms.as_ref().unwrap();
         let body = Bytes::from_static(coding.as_str().as_bytes());
-        forms.put(Form { coding, level, body, etag: forms.tag(coding, level), sendable: None });
+        let etag = forms.tag(stored.head.etag(), coding, level);
+        forms.put(Form { coding, level, body, etag, sendable: None });
     }
 
     fn selected(stored: &StoredResponse, request: &[(&str, &str)]) -> (String, Option<Coding>) {
@@ -427,7 +427,7 @@ mod tests {
         let stored = page("/", b"identity".to_vec()).encodable(&policy(true), None);
         let request = Fields::new(&[("accept-encoding", b"zstd, gzip")]);
         assert_eq!(stored.select(request, &policy(true)).wanted, Some(Gzip));
-        let tag = stored.forms.as_ref().unwrap().tag(Gzip, Level::Quick);
+        let tag = stored.forms.as_ref().unwrap().tag(stored.head.etag(), Gzip, Level::Quick);
         assert_eq!(tag.as_deref(), Some(&b"W/\"1-gzip6\""[..]));
     }
 

@@ -22,6 +22,9 @@ use crate::rules::key::Vary;
 use crate::rules::request::FieldList;
 use crate::rules::selector::Facts;
 
+/// A place in a head. Every stored page has one: half the bytes of a pointer are enough.
+type Place = u32;
+
 /// A status and field lines, serialised as `Name: value\r\n`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
@@ -31,9 +34,9 @@ pub struct Head {
     pub is_encoded: bool,
     lines: Box<[u8]>,
     /// Where the lines begin that no client is sent.
-    delivered: usize,
+    delivered: Place,
     /// Where the first line of an entity tag stands, if clients are sent it; empty where there is none.
-    etag: Range<usize>,
+    etag: Range<Place>,
     /// The names that may be among the lines.
     names: Names,
 }
@@ -50,7 +53,7 @@ impl Head {
         let kept =
             |(name, _): &Field<'_>| !names.iter().any(|other| other.as_ref().eq_ignore_ascii_case(name));
         let delivered = self.delivered_fields().filter(kept);
-        let withheld = fields_in(&self.lines[self.delivered..]).filter(kept);
+        let withheld = fields_in(self.withheld_lines()).filter(kept);
         Self::in_two_parts(self.status, delivered, withheld)
     }
 
@@ -89,7 +92,10 @@ impl Head {
         });
         // One that is withheld is none to clients.
         let etag = if etag.end <= end { etag } else { 0..0 };
-        Self { status, is_encoded, lines: lines.into(), delivered: end, etag, names }
+        // What Pingora reads of a head is less by far.
+        let place = |at: usize| Place::try_from(at).expect("a head is shorter than 4 GiB");
+        let (delivered, etag) = (place(end), place(etag.start)..place(etag.end));
+        Self { status, is_encoded, lines: lines.into(), delivered, etag, names }
     }
 
     /// The field lines, in order.
@@ -99,12 +105,12 @@ impl Head {
 
     /// The field lines that clients are sent, as they go on the wire.
     pub fn delivered_lines(&self) -> &[u8] {
-        &self.lines[..self.delivered]
+        &self.lines[..self.delivered as usize]
     }
 
     /// The others, which are kept for ourselves.
     pub fn withheld_lines(&self) -> &[u8] {
-        &self.lines[self.delivered..]
+        &self.lines[self.delivered as usize..]
     }
 
     /// The head with these lines.
@@ -114,7 +120,8 @@ impl Head {
 
     /// The same without the entity tag: what stands before and after it.
     pub fn lines_around_etag(&self) -> (&[u8], &[u8]) {
-        (&self.lines[..self.etag.start], &self.lines[self.etag.end..self.delivered])
+        let delivered = self.delivered_lines();
+        (&delivered[..self.etag.start as usize], &delivered[self.etag.end as usize..])
     }
 
     /// The same as fields.
@@ -131,7 +138,8 @@ impl Head {
     /// The entity tag.
     pub fn etag(&self) -> Option<&[u8]> {
         // `ETag: ` and the end of the line.
-        self.lines[self.etag.clone()].get(6..)?.strip_suffix(b"\r\n")
+        let line = &self.lines[self.etag.start as usize..self.etag.end as usize];
+        line.get(6..)?.strip_suffix(b"\r\n")
     }
 
     /// Whether clients are sent a field of this name.
@@ -232,16 +240,19 @@ impl StoredResponse {
         let is_of_few = self.witness.as_ref().is_some_and(|witness| !witness.is_public());
         let (body, is_padded) = (&self.body, policy.pads_stored || policy.pads_passed && is_of_few);
         // The same allocation: a 304 kept the body.
-        if let Some(before) = before.filter(|before| before.body.as_ptr() == body.as_ptr()) {
+        let before =
+            before.filter(|before| before.body.as_ptr() == body.as_ptr() && before.body.len() == body.len());
+        if let Some(before) = before {
             self.sendable = before.sendable.clone();
         }
         self.forms = self.head.with(|head| {
             if !is_encodable(&head, Some(body.len() as u64), policy) {
                 return None;
             }
-            let known = before.and_then(|before| before.forms.as_ref());
-            let known = known.filter(|forms| forms.are_of(body, head.fields, is_padded)).cloned();
-            Some(known.unwrap_or_else(|| Arc::new(Forms::new(body.clone(), head.fields, is_padded))))
+            let known = before.filter(|before| before.head.etag() == self.head.etag());
+            let known = known.and_then(|before| before.forms.as_ref());
+            let known = known.filter(|forms| forms.suit(head.fields, is_padded)).cloned();
+            Some(known.unwrap_or_else(|| Arc::new(Forms::new(head.fields, is_padded))))
         });
         self
     }
@@ -284,10 +295,10 @@ impl StoredResponse {
         let differing = guard::difference::of_the_moment(Fields::new(&self.head.fields()), new);
         let head = self.head.without(&differing);
         let forms = self.forms.as_ref().map(|forms| {
-            let is_padded = forms.is_padded();
-            head.with(|head| match forms.are_of(&self.body, head.fields, is_padded) {
+            let (is_padded, has_same_tag) = (forms.is_padded(), head.etag() == self.head.etag());
+            head.with(|head| match has_same_tag && forms.suit(head.fields, is_padded) {
                 true => forms.clone(),
-                false => Arc::new(Forms::new(self.body.clone(), head.fields, is_padded)),
+                false => Arc::new(Forms::new(head.fields, is_padded)),
             })
         });
         Self {
@@ -321,7 +332,7 @@ impl StoredResponse {
 
     /// The same with this encoded form in its place.
     pub(super) fn weight_with(&self, form: Option<&Form>) -> u64 {
-        const TABLES: usize = 640;
+        const TABLES: usize = 528;
         let facts = self.facts.host.len()
             + self.facts.path.len()
             + self.facts.content_type.len()
