@@ -1,5 +1,5 @@
-//! A plain hit is answered and recorded without an allocation, from the bytes of its head to those of the answer. In a
-//! binary of its own, which counts what its threads allocate.
+//! A plain hit is answered and recorded without an allocation, from the bytes of its head to those of the answer; and what
+//! is stored takes little beside its bytes. In a binary of its own, which counts what its threads allocate.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,6 +1,7 @@
 //! The load: one thread, one `epoll` loop, requests made beforehand, and as little reading of responses as will do.
 //! Each connection has always one request under way.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -98,6 +99,54 @@ impl<'i> Load<'i> {
         }
         run.elapsed = started.elapsed();
         Ok(run)
+    }
+}
+
+impl Load<'_> {
+    /// Asks `rate` times per second for `duration`, whether responses come or not. A request that is due while all connections
+    /// wait for theirs is sent later, and its latency counts from when it was due. The thread never sleeps.
+    pub fn run_at(
+        &mut self,
+        rate: f64,
+        requests: &mut Requests<'_>,
+        status: u16,
+        duration: Duration,
+    ) -> Result<Run, String> {
+        let started = Instant::now();
+        let mut run = Run { responses: 0, elapsed: Duration::ZERO, latency: Histogram::default() };
+        let (mut free, mut sent) = ((0..self.connections.len()).collect::<VecDeque<_>>(), 0);
+        let mut events = Events::with_capacity(1024);
+        loop {
+            let (now, due) = (started.elapsed(), Duration::from_secs_f64(f64::from(sent) / rate));
+            let is_over = due >= duration;
+            if !is_over && due <= now {
+                if let Some(next) = free.pop_front() {
+                    self.connections[next].send(requests, started + due)?;
+                    sent += 1;
+                    continue;
+                }
+            }
+            if is_over && free.len() == self.connections.len() {
+                run.elapsed = now;
+                return Ok(run);
+            }
+            if self.interrupted.load(Ordering::Relaxed) || now > duration + DRAIN {
+                return Err("interrupted, or the server does not keep up".to_owned());
+            }
+            match self.poll.poll(&mut events, Some(Duration::ZERO)) {
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error.to_string()),
+                _ => {}
+            }
+            for event in &events {
+                let Token(at) = event.token();
+                let connection = &mut self.connections[at];
+                if connection.receive(&mut self.buffer, status)? {
+                    run.responses += 1;
+                    run.latency.record(connection.since.elapsed());
+                    free.push_back(at);
+                }
+            }
+        }
     }
 }
 

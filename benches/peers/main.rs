@@ -52,6 +52,9 @@ struct Options {
     /// Seconds that each server is measured in each round.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// Requests per second of every server, rather than as many as it takes: latencies at equal load.
+    #[arg(long)]
+    rate: Option<f64>,
     /// The binary of parvis. Default: the release build, which `cargo bench` has made.
     #[arg(long, value_name = "FILE")]
     parvis: Option<PathBuf>,
@@ -108,6 +111,7 @@ struct Bench {
     origin: Origin,
     draws: Vec<u32>,
     seconds: Duration,
+    rate: Option<f64>,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -194,7 +198,10 @@ impl<'b> Contestant<'b> {
             load.run(&mut self.requests, case.status(), FIRST_WARM_UP)?;
         }
         let (cpu, own, fetched) = (self.server.cpu(), process::own_cpu(), bench.origin.answered());
-        let run = load.run(&mut self.requests, case.status(), bench.seconds)?;
+        let run = match bench.rate {
+            None => load.run(&mut self.requests, case.status(), bench.seconds)?,
+            Some(rate) => load.run_at(rate, &mut self.requests, case.status(), bench.seconds)?,
+        };
         let (cpu, own) = (self.server.cpu() - cpu, process::own_cpu() - own);
         let fetched = bench.origin.answered() - fetched;
         let memory = self.server.memory();
@@ -306,7 +313,8 @@ fn run(options: &Options) -> Result<(), String> {
     println!("{}\n{}\n", machine(), servers::versions(&site).join("; "));
     let kinds = options.kinds();
     let seconds = Duration::from_secs_f64(options.seconds.clamp(0.1, 60.0));
-    let bench = Bench { site, origin, draws: cases::draws(), seconds, interrupted };
+    let rate = options.rate.map(|rate| rate.clamp(1.0, 1e6));
+    let bench = Bench { site, origin, draws: cases::draws(), seconds, rate, interrupted };
     let mut all = Vec::new();
     for case in cases {
         let results = bench.run(case, &kinds, options.rounds)?;
