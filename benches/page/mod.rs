@@ -136,7 +136,7 @@ impl Page {
         self.answer_caller(&live, head, &caller, reused)
     }
 
-    /// The same of a head that ends as the last one of its connection, which is `repeat`.
+    /// The same of a head that ends as one that came twice on its connection, which is in `repeat`.
     pub fn answer_again(&self, head: &[u8], repeat: &Repeat, reused: &mut Reused) -> Option<usize> {
         let live = self.app.live.load();
         let (head, caller, _) = repeat.find(head, &live)?;

@@ -119,12 +119,13 @@ impl Load<'_> {
         loop {
             let (now, due) = (started.elapsed(), Duration::from_secs_f64(f64::from(sent) / rate));
             let is_over = due >= duration;
-            if !is_over && due <= now {
-                if let Some(next) = free.pop_front() {
-                    self.connections[next].send(requests, started + due)?;
-                    sent += 1;
-                    continue;
-                }
+            if !is_over
+                && due <= now
+                && let Some(next) = free.pop_front()
+            {
+                self.connections[next].send(requests, started + due)?;
+                sent += 1;
+                continue;
             }
             if is_over && free.len() == self.connections.len() {
                 run.elapsed = now;

@@ -65,12 +65,14 @@ fn with_ratio(
     digits: usize,
 ) -> String {
     let middle = median(samples.iter().map(value));
-    let ratio = nginx.map(|nginx| ratio(samples, nginx, value)).filter(|ratio| ratio.is_finite());
+    let ratio = nginx.and_then(|nginx| ratio(samples, nginx, value));
     ratio.map_or(format!("{middle:.digits$}"), |ratio| format!("{middle:.digits$} ({ratio:.2})"))
 }
 
-fn ratio(samples: &[Sample], others: &[Sample], value: fn(&Sample) -> f64) -> f64 {
-    median(samples.iter().zip(others).map(|(one, other)| value(one) / value(other)))
+/// `None` where there was too little to measure.
+fn ratio(samples: &[Sample], others: &[Sample], value: fn(&Sample) -> f64) -> Option<f64> {
+    let ratio = median(samples.iter().zip(others).map(|(one, other)| value(one) / value(other)));
+    Some(ratio).filter(|ratio| ratio.is_finite())
 }
 
 impl Results {
@@ -90,8 +92,9 @@ impl Results {
     fn cost(&self, kind: Kind) -> Option<String> {
         let samples = self.of(kind)?;
         let mut cost = with_ratio(samples, self.nginx(), |sample| sample.cpu, 2);
-        if let Some(floor) = self.of(Kind::Floor).filter(|_| kind != Kind::Floor) {
-            write!(cost, ", {:.2}×", ratio(samples, floor, |sample| sample.cpu)).expect("a String");
+        let floor = self.of(Kind::Floor).filter(|_| kind != Kind::Floor);
+        if let Some(times) = floor.and_then(|floor| ratio(samples, floor, |sample| sample.cpu)) {
+            write!(cost, ", {times:.2}×").expect("a String");
         }
         Some(cost)
     }

@@ -39,17 +39,18 @@ impl<'r> Caller<'r> {
         let fields = fields.into();
         let client = forwarding::identify(peer, scheme, &live.plan.trust, fields.fields());
         let keeps = framing::persists(minor_version, fields.fields());
-        Self::known(client, Envelope::new(None, fields, &client), keeps)
+        Self::of(client, Envelope::new(None, fields, &client), keeps)
     }
 
-    /// The same, where all is known already.
-    pub fn known(client: Client, envelope: Envelope<'r>, keeps: bool) -> Self {
+    /// The same, taken apart already.
+    pub fn of(client: Client, envelope: Envelope<'r>, keeps: bool) -> Self {
         Self { client, envelope, keeps, cleared: Cell::default(), negotiated: Cell::default() }
     }
 
     /// Whether a request that this caller reads with may be answered from the store ([`lookup::allowed`]). The fields are
     /// judged once for each route that comes in succession.
     pub fn may_be_looked_up(&self, request: &RequestHead<'_>, route: &Route) -> bool {
+        debug_assert!(request.is_read(), "others are never answered here");
         // Routes stay where they are as long as their configuration, and so the caller, is in use.
         let place = Some(ptr::from_ref(route).addr());
         if self.cleared.get() != place {

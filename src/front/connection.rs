@@ -1,6 +1,6 @@
 //! One client connection: what it receives, what it still has to send, and how long either may take.
 //!
-//! Nothing is kept between requests but what was received of the next one, and the fields of the last, which may come
+//! Nothing is kept between requests but what was received of the next one, and the end of a head, which may come
 //! again ([`super::repeat`]). A request that arrives whole, as nearly all do, is read and answered out of buffers on the
 //! stack, without an allocation.
 
@@ -314,13 +314,13 @@ impl<'f> Connection<'f> {
             return None;
         }
         let started = clock::start();
-        let stranger;
+        let unknown;
         let caller = match caller {
             Some(known) => known,
             None => {
                 let from = (self.peer, self.scheme);
-                stranger = Caller::new(live, head.fields, head.minor_version, from);
-                &stranger
+                unknown = Caller::new(live, head.fields, head.minor_version, from);
+                &unknown
             }
         };
         // An error means that who would tell of an end is gone.

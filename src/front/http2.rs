@@ -73,7 +73,7 @@ fn hit(front: &Front, session: &ServerSession) -> Option<Answer> {
     }
     let live = front.app.live.load();
     let client = view::client(session, &live.plan.trust);
-    let caller = &Caller::known(client, view::envelope(request, &client), true);
+    let caller = &Caller::of(client, view::envelope(request, &client), true);
     let asked = Asked { method, target, caller, started, keeps: true };
     let mut output = Output::default();
     REUSED.with_borrow_mut(|reused| {

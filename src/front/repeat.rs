@@ -20,6 +20,9 @@ use crate::rules::target::Scheme;
 /// The longest end of a head that is kept, in bytes: a connection keeps two while it is idle.
 const MAX_LENGTH: usize = 2 * 1024;
 
+/// The most field lines of one that is known; each takes some bytes more.
+const MAX_FIELDS: usize = 32;
+
 const METHOD: &str = "GET";
 
 /// The head that is kept in place of those with the same end and other targets.
@@ -79,10 +82,15 @@ impl Repeat {
     /// Notes the end of a head that was read from `bytes`, which came on a connection from `peer`, unless it is out of the
     /// ordinary. One that comes for the second time is known from now on.
     pub fn note(&mut self, head: &Head<'_>, bytes: &[u8], live: &Arc<Live>, peer: (IpAddr, Scheme)) {
-        let is_ordinary =
-            head.method == METHOD && is_usual(head.target.as_bytes()) && head.content == Content::Length(0);
+        let is_ordinary = head.method == METHOD
+            && is_usual(head.target.as_bytes())
+            && head.content == Content::Length(0)
+            && head.fields.lines().len() <= MAX_FIELDS;
         let end = bytes.get(METHOD.len() + 1 + head.target.len()..);
         let end = end.filter(|end| is_ordinary && end.len() <= MAX_LENGTH).unwrap_or_default();
+        if self.known.as_ref().is_some_and(|known| known.live.as_ptr() != Arc::as_ptr(live)) {
+            self.known = None;
+        }
         if end.is_empty() || self.last != end {
             self.last.clear();
             self.last.extend_from_slice(end);
@@ -216,6 +224,7 @@ mod tests {
             format!("GET http://shop/{FIELDS}"),
             "GET / HTTP/1.1\r\nHost: shop\r\nContent-Length: 1\r\n\r\n".to_owned(),
             "GET / HTTP/1.1\r\nHost: shop\r\nConnection: x\r\nX: 1\r\n\r\n".to_owned(),
+            format!("GET / HTTP/1.1\r\nHost: shop\r\n{}\r\n", "X: 1\r\n".repeat(MAX_FIELDS)),
         ] {
             assert!(known(&head, &live).known.is_none(), "{head}");
         }

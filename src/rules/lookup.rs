@@ -111,7 +111,7 @@ pub fn allowed(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), Pa
     allowed_by_target(&request.target)
 }
 
-/// The part of [`allowed`] that is the same for every target.
+/// The part of [`allowed`] that is the same for every target: of the method, the content, the fields and the route.
 pub fn allowed_by_fields(request: &RequestHead<'_>, policy: &CachePolicy) -> Result<(), PassReason> {
     if !request.is_read() {
         return Err(PassReason::Method);

@@ -22,9 +22,7 @@ const MAX_SHARE_OF_SHARD: u64 = 2;
 impl Memory {
     /// The stored response that these forms are of; of several the latest.
     pub fn response_with(&self, forms: &Arc<Forms>) -> Option<Arc<StoredResponse>> {
-        let books = self.books.lock();
-        let (key, _) = books.index.get(forms.place())?;
-        let response = self.stored(key)?;
+        let (response, _) = self.by_id(forms.place())?;
         response.forms.as_ref().is_some_and(|own| Arc::ptr_eq(own, forms)).then_some(response)
     }
 

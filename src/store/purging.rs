@@ -216,7 +216,9 @@ impl Memory {
         }
     }
 
-    fn by_id(&self, id: EntryId) -> Option<(Arc<StoredResponse>, u64)> {
+    /// The response that was stored under this number, if it still is, and the bytes that it is charged with. Nobody has asked
+    /// for it: it does not count as a hit.
+    pub(super) fn by_id(&self, id: EntryId) -> Option<(Arc<StoredResponse>, u64)> {
         let books = self.books.lock();
         let (key, bytes) = books.index.get(id)?;
         match self.map.peek(key) {

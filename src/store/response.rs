@@ -22,8 +22,8 @@ use crate::rules::key::Vary;
 use crate::rules::request::FieldList;
 use crate::rules::selector::Facts;
 
-/// A place in a head. Every stored page has one: half the bytes of a pointer are enough.
-type Place = u32;
+/// Where something stands in a head. Every stored page has one: half the bytes of a pointer are enough.
+type Offset = u32;
 
 /// A status and field lines, serialised as `Name: value\r\n`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,9 +34,9 @@ pub struct Head {
     pub is_encoded: bool,
     lines: Box<[u8]>,
     /// Where the lines begin that no client is sent.
-    delivered: Place,
+    delivered: Offset,
     /// Where the first line of an entity tag stands, if clients are sent it; empty where there is none.
-    etag: Range<Place>,
+    etag: Range<Offset>,
     /// The names that may be among the lines.
     names: Names,
 }
@@ -93,8 +93,8 @@ impl Head {
         // One that is withheld is none to clients.
         let etag = if etag.end <= end { etag } else { 0..0 };
         // What Pingora reads of a head is less by far.
-        let place = |at: usize| Place::try_from(at).expect("a head is shorter than 4 GiB");
-        let (delivered, etag) = (place(end), place(etag.start)..place(etag.end));
+        let offset = |at: usize| Offset::try_from(at).expect("a head is shorter than 4 GiB");
+        let (delivered, etag) = (offset(end), offset(etag.start)..offset(etag.end));
         Self { status, is_encoded, lines: lines.into(), delivered, etag, names }
     }
 
@@ -249,10 +249,7 @@ impl StoredResponse {
             if !is_encodable(&head, Some(body.len() as u64), policy) {
                 return None;
             }
-            let known = before.filter(|before| before.head.etag() == self.head.etag());
-            let known = known.and_then(|before| before.forms.as_ref());
-            let known = known.filter(|forms| forms.suit(head.fields, is_padded)).cloned();
-            Some(known.unwrap_or_else(|| Arc::new(Forms::new(head.fields, is_padded))))
+            Some(forms_for(head.fields, self.head.etag(), is_padded, before))
         });
         self
     }
@@ -295,11 +292,7 @@ impl StoredResponse {
         let differing = guard::difference::of_the_moment(Fields::new(&self.head.fields()), new);
         let head = self.head.without(&differing);
         let forms = self.forms.as_ref().map(|forms| {
-            let (is_padded, has_same_tag) = (forms.is_padded(), head.etag() == self.head.etag());
-            head.with(|head| match has_same_tag && forms.suit(head.fields, is_padded) {
-                true => forms.clone(),
-                false => Arc::new(Forms::new(head.fields, is_padded)),
-            })
+            head.with(|lent| forms_for(lent.fields, head.etag(), forms.is_padded(), Some(self)))
         });
         Self {
             head,
@@ -345,9 +338,46 @@ impl StoredResponse {
     }
 }
 
+/// The forms of a response with these fields and this tag: those of `before`, which has the same body, where they do for it too.
+fn forms_for(
+    fields: Fields<'_>,
+    etag: Option<&[u8]>,
+    is_padded: bool,
+    before: Option<&StoredResponse>,
+) -> Arc<Forms> {
+    let known = before.filter(|before| before.head.etag() == etag).and_then(|before| before.forms.as_ref());
+    let known = known.filter(|forms| forms.suit(fields, is_padded)).cloned();
+    known.unwrap_or_else(|| Arc::new(Forms::new(fields, is_padded)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::encoding::{Coding, Formats};
+    use crate::store::memory::tests::page;
+
+    #[test]
+    fn forms_are_kept_with_the_same_body_and_the_same_tag_only() {
+        let policy = EncodePolicy {
+            formats: Formats::new(Coding::ALL),
+            min_length: 1,
+            max_length: 100,
+            pads_passed: false,
+            pads_stored: false,
+        };
+        let before = page("/", b"the body".to_vec()).encodable(&policy, None);
+        let are_kept = |tag: &[u8], body: Bytes| {
+            let fields: &[Field<'_>] = &[("ETag", tag), ("content-type", b"text/plain")];
+            let mut after = page("/", Vec::new());
+            (after.head, after.body) = (Head::from_fields(200, fields.iter().copied()), body);
+            let after = after.encodable(&policy, Some(&before));
+            Arc::ptr_eq(after.forms.as_ref().unwrap(), before.forms.as_ref().unwrap())
+        };
+        assert!(are_kept(b"\"1\"", before.body.clone()));
+        assert!(!are_kept(b"\"2\"", before.body.clone()));
+        assert!(!are_kept(b"\"1\"", Bytes::from_static(b"the body")));
+        assert!(!are_kept(b"\"1\"", before.body.slice(..7)));
+    }
 
     #[test]
     fn a_head_comes_back_as_it_went_in() {
