@@ -73,13 +73,7 @@ impl<'i> Load<'i> {
         let mut events = Events::with_capacity(1024);
         let mut now = started;
         while under_way > 0 {
-            match self.poll.poll(&mut events, Some(DRAIN)) {
-                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error.to_string()),
-                _ => {}
-            }
-            if self.interrupted.load(Ordering::Relaxed) {
-                return Err("interrupted".to_owned());
-            }
+            self.wait(&mut events, DRAIN)?;
             for event in &events {
                 let connection = &mut self.connections[event.token().0];
                 if !connection.receive(&mut self.buffer, status)? {
@@ -100,9 +94,16 @@ impl<'i> Load<'i> {
         run.elapsed = started.elapsed();
         Ok(run)
     }
-}
 
-impl Load<'_> {
+    /// Waits for something to read, so long at most.
+    fn wait(&mut self, events: &mut Events, patience: Duration) -> Result<(), String> {
+        match self.poll.poll(events, Some(patience)) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error.to_string()),
+            _ => {}
+        }
+        if self.interrupted.load(Ordering::Relaxed) { Err("interrupted".to_owned()) } else { Ok(()) }
+    }
+
     /// Asks `rate` times per second for `duration`, whether responses come or not. A request that is due while all connections
     /// wait for theirs is sent later, and its latency counts from when it was due. The thread never sleeps.
     pub fn run_at(
@@ -131,13 +132,10 @@ impl Load<'_> {
                 run.elapsed = now;
                 return Ok(run);
             }
-            if self.interrupted.load(Ordering::Relaxed) || now > duration + DRAIN {
-                return Err("interrupted, or the server does not keep up".to_owned());
+            if now > duration + DRAIN {
+                return Err(format!("the server does not keep up with {rate} requests per second"));
             }
-            match self.poll.poll(&mut events, Some(Duration::ZERO)) {
-                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error.to_string()),
-                _ => {}
-            }
+            self.wait(&mut events, Duration::ZERO)?;
             for event in &events {
                 let Token(at) = event.token();
                 let connection = &mut self.connections[at];

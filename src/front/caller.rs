@@ -76,7 +76,7 @@ impl<'r> Caller<'r> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
@@ -90,8 +90,9 @@ mod tests {
         Caller::new(live, lines, 1, (IpAddr::V4(Ipv4Addr::LOCALHOST), Scheme::Http))
     }
 
-    fn live(routes: &str) -> Live {
-        let yaml = format!("upstreams: {{app: {{servers: [\"127.0.0.1:1\"]}}}}\nroutes:\n{routes}");
+    /// A configuration with one upstream and what `yaml` says besides.
+    pub fn live(yaml: &str) -> Live {
+        let yaml = format!("upstreams: {{app: {{servers: [\"127.0.0.1:1\"]}}}}\n{yaml}\n");
         let plan = Plan::from_loaded(&load::parse("test.yaml", &yaml, &|_| None)).unwrap().0;
         let pools = origin::pools(&plan, None);
         Live::new(plan, pools)
@@ -99,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_caller_negotiates_anew_about_another_offer() {
-        let caller = caller(&live("  - {name: rest}\n"), ("accept-encoding", b"gzip, br;q=0.5"));
+        let caller = caller(&live("routes: [{name: rest}]"), ("accept-encoding", b"gzip, br;q=0.5"));
         for offered in [Formats::new([Gzip, Brotli]), Formats::new([Brotli]), Formats::NONE] {
             let wish = encoding::negotiate(caller.envelope.fields(), offered);
             assert_eq!([caller.wish(offered), caller.wish(offered)], [wish, wish]);
@@ -110,7 +111,7 @@ mod tests {
     #[test]
     fn each_route_judges_a_caller() {
         let live = live(
-            "  - {name: shop, match: {path: /shop/*}, cache: {ttl: 1m, ignore_cookies: [basket]}}\n  - {name: rest, cache: {ttl: 1m}}\n",
+            "routes:\n  - {name: shop, match: {path: /shop/*}, cache: {ttl: 1m, ignore_cookies: [basket]}}\n  - {name: rest, cache: {ttl: 1m}}\n",
         );
         let caller = caller(&live, ("cookie", b"basket=7"));
         let may = |route: usize, path: &str| {

@@ -131,20 +131,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::load;
-    use crate::origin;
-    use crate::plan::Plan;
+    use crate::front::caller;
 
     const PEER: (IpAddr, Scheme) = (IpAddr::V4(Ipv4Addr::LOCALHOST), Scheme::Http);
     const FIELDS: &str = " HTTP/1.1\r\nHost: shop\r\nCookie:  _ga=1 \r\nX-Empty:\r\n\r\n";
 
     fn live(options: &str) -> Arc<Live> {
-        let yaml = format!(
-            "{options}\nupstreams: {{app: {{servers: [\"127.0.0.1:1\"]}}}}\nroutes: [{{name: rest}}]\n"
-        );
-        let plan = Plan::from_loaded(&load::parse("test.yaml", &yaml, &|_| None)).unwrap().0;
-        let pools = origin::pools(&plan, None);
-        Arc::new(Live::new(plan, pools))
+        Arc::new(caller::tests::live(&format!("{options}\nroutes: [{{name: rest}}]")))
     }
 
     /// What the parser says of the head at the beginning of `bytes`.
