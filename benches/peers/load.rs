@@ -1,5 +1,8 @@
 //! The load: one thread, one `epoll` loop, requests made beforehand, and as little reading of responses as will do.
 //! Each connection has always one request under way.
+//!
+//! The thread does not sleep unless it is told to. A load that sleeps while it waits has to be woken by the server, at its cost
+//! and the more often the slower that is, which no client on another machine asks of it.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -23,11 +26,14 @@ const BUFFER: usize = 128 * 1024;
 const MAX_HEAD: usize = 16 * 1024;
 
 /// What a run of load has shown.
+#[derive(Default)]
 pub struct Run {
     /// Responses that have come whole.
     pub responses: u64,
     /// How long it took.
     pub elapsed: Duration,
+    /// How long of that it looked whether something has come.
+    pub idle: Duration,
     /// From the request to the last byte of its response.
     pub latency: Histogram,
 }
@@ -37,12 +43,19 @@ pub struct Load<'i> {
     poll: Poll,
     connections: Vec<Connection>,
     buffer: Vec<u8>,
+    /// How long it sleeps while nothing comes.
+    sleep: Duration,
     interrupted: &'i AtomicBool,
 }
 
 impl<'i> Load<'i> {
-    /// Connects `count` times.
-    pub fn connect(address: SocketAddr, count: usize, interrupted: &'i AtomicBool) -> Result<Self, String> {
+    /// Connects `count` times. What has one request under way on each connection `sleeps` while it waits, or not.
+    pub fn connect(
+        address: SocketAddr,
+        count: usize,
+        sleeps: bool,
+        interrupted: &'i AtomicBool,
+    ) -> Result<Self, String> {
         let poll = Poll::new().map_err(|error| error.to_string())?;
         let connect = |token| -> std::io::Result<Connection> {
             let stream = std::net::TcpStream::connect(address)?;
@@ -54,7 +67,8 @@ impl<'i> Load<'i> {
         };
         let connections = (0..count).map(connect).collect::<Result<_, _>>();
         let connections = connections.map_err(|error| format!("cannot connect: {error}"))?;
-        Ok(Self { poll, connections, buffer: vec![0; BUFFER], interrupted })
+        let sleep = if sleeps { DRAIN } else { Duration::ZERO };
+        Ok(Self { poll, connections, buffer: vec![0; BUFFER], sleep, interrupted })
     }
 
     /// Asks for `duration`, and waits for the last responses. A `duration` of zero is one request per connection.
@@ -65,7 +79,7 @@ impl<'i> Load<'i> {
         duration: Duration,
     ) -> Result<Run, String> {
         let started = Instant::now();
-        let mut run = Run { responses: 0, elapsed: Duration::ZERO, latency: Histogram::default() };
+        let mut run = Run::default();
         for connection in &mut self.connections {
             connection.send(requests, started)?;
         }
@@ -73,7 +87,12 @@ impl<'i> Load<'i> {
         let mut events = Events::with_capacity(1024);
         let mut now = started;
         while under_way > 0 {
-            self.wait(&mut events, DRAIN)?;
+            let looked = Instant::now();
+            self.look(&mut events, self.sleep)?;
+            run.idle += looked.elapsed();
+            if events.is_empty() && now.elapsed() > DRAIN {
+                return Err(format!("{under_way} responses have not come within {} s", DRAIN.as_secs()));
+            }
             for event in &events {
                 let connection = &mut self.connections[event.token().0];
                 if !connection.receive(&mut self.buffer, status)? {
@@ -87,25 +106,26 @@ impl<'i> Load<'i> {
                     false => under_way -= 1,
                 }
             }
-            if events.is_empty() || now.elapsed() > DRAIN {
-                return Err(format!("{under_way} responses have not come within {} s", DRAIN.as_secs()));
-            }
         }
         run.elapsed = started.elapsed();
         Ok(run)
     }
 
-    /// Waits for something to read, so long at most.
-    fn wait(&mut self, events: &mut Events, patience: Duration) -> Result<(), String> {
-        match self.poll.poll(events, Some(patience)) {
+    /// Looks for what can be read, and sleeps so long at most. Where there is nothing, the origin, which is on the same core,
+    /// gets its turn at once.
+    fn look(&mut self, events: &mut Events, sleep: Duration) -> Result<(), String> {
+        match self.poll.poll(events, Some(sleep)) {
             Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error.to_string()),
             _ => {}
+        }
+        if events.is_empty() {
+            std::thread::yield_now();
         }
         if self.interrupted.load(Ordering::Relaxed) { Err("interrupted".to_owned()) } else { Ok(()) }
     }
 
     /// Asks `rate` times per second for `duration`, whether responses come or not. A request that is due while all connections
-    /// wait for theirs is sent later, and its latency counts from when it was due. The thread never sleeps.
+    /// wait for theirs is sent later, and its latency counts from when it was due.
     pub fn run_at(
         &mut self,
         rate: f64,
@@ -114,7 +134,7 @@ impl<'i> Load<'i> {
         duration: Duration,
     ) -> Result<Run, String> {
         let started = Instant::now();
-        let mut run = Run { responses: 0, elapsed: Duration::ZERO, latency: Histogram::default() };
+        let mut run = Run::default();
         let (mut free, mut sent) = ((0..self.connections.len()).collect::<VecDeque<_>>(), 0);
         let mut events = Events::with_capacity(1024);
         loop {
@@ -135,7 +155,8 @@ impl<'i> Load<'i> {
             if now > duration + DRAIN {
                 return Err(format!("the server does not keep up with {rate} requests per second"));
             }
-            self.wait(&mut events, Duration::ZERO)?;
+            self.look(&mut events, Duration::ZERO)?;
+            run.idle += started.elapsed() - now;
             for event in &events {
                 let Token(at) = event.token();
                 let connection = &mut self.connections[at];

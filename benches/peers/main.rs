@@ -55,6 +55,9 @@ struct Options {
     /// Requests per second of every server, rather than as many as it takes: latencies at equal load.
     #[arg(long)]
     rate: Option<f64>,
+    /// At saturation the load sleeps while it waits, as most programs that make load do, and each server pays for waking it.
+    #[arg(long, conflicts_with = "rate")]
+    sleep: bool,
     /// The binary of parvis. Default: the release build, which `cargo bench` has made.
     #[arg(long, value_name = "FILE")]
     parvis: Option<PathBuf>,
@@ -112,6 +115,7 @@ struct Bench {
     draws: Vec<u32>,
     seconds: Duration,
     rate: Option<f64>,
+    sleeps: bool,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -143,7 +147,7 @@ impl<'b> Contestant<'b> {
     }
 
     fn connect(&self, count: usize) -> Result<Load<'b>, String> {
-        Load::connect(self.server.address, count, &self.bench.interrupted)
+        Load::connect(self.server.address, count, self.bench.sleeps, &self.bench.interrupted)
     }
 
     fn verify(&mut self) -> Result<(), String> {
@@ -197,12 +201,12 @@ impl<'b> Contestant<'b> {
         if faults.is_some() {
             load.run(&mut self.requests, case.status(), FIRST_WARM_UP)?;
         }
-        let (cpu, own, fetched) = (self.server.cpu(), process::own_cpu(), bench.origin.answered());
+        let (cpu, fetched) = (self.server.cpu(), bench.origin.answered());
         let run = match bench.rate {
             None => load.run(&mut self.requests, case.status(), bench.seconds)?,
             Some(rate) => load.run_at(rate, &mut self.requests, case.status(), bench.seconds)?,
         };
-        let (cpu, own) = (self.server.cpu() - cpu, process::own_cpu() - own);
+        let cpu = self.server.cpu() - cpu;
         let fetched = bench.origin.answered() - fetched;
         let memory = self.server.memory();
         drop(idle);
@@ -218,7 +222,7 @@ impl<'b> Contestant<'b> {
             p99: run.latency.quantile(0.99),
             memory: memory as f64 / f64::from(1 << 20),
             busy: cpu.as_secs_f64() * 100.0 / seconds,
-            load: own.as_secs_f64() * 100.0 / seconds,
+            load: 100.0 - run.idle.as_secs_f64() * 100.0 / seconds,
             hits: 100.0 - fetched as f64 * 100.0 / responses,
             idle: (case.idle > 0).then(|| (with as f64 - without as f64) / 1024.0 / case.idle as f64),
         })
@@ -314,7 +318,8 @@ fn run(options: &Options) -> Result<(), String> {
     let kinds = options.kinds();
     let seconds = Duration::from_secs_f64(options.seconds.clamp(0.1, 60.0));
     let rate = options.rate.map(|rate| rate.clamp(1.0, 1e6));
-    let bench = Bench { site, origin, draws: cases::draws(), seconds, rate, interrupted };
+    let sleeps = options.sleep;
+    let bench = Bench { site, origin, draws: cases::draws(), seconds, rate, sleeps, interrupted };
     let mut all = Vec::new();
     for case in cases {
         let results = bench.run(case, &kinds, options.rounds)?;

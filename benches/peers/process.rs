@@ -52,11 +52,6 @@ impl Process {
     }
 }
 
-/// CPU time of this program so far: of the load and the origin.
-pub fn own_cpu() -> Duration {
-    stat(std::process::id()).map_or(Duration::ZERO, |own| TICK * own.ticks)
-}
-
 impl Drop for Process {
     fn drop(&mut self) {
         let all = tree(self.0.id());

@@ -20,7 +20,7 @@ pub struct Sample {
     pub memory: f64,
     /// The share of the core's time that the server used, in percent.
     pub busy: f64,
-    /// The same of the core of the load and the origin. At 100 the load is what limits the rate.
+    /// The share of its time in which the load had something to do, in percent. At 100 the load is what limits the rate.
     pub load: f64,
     /// The share of the requests that did not reach the origin, in percent.
     pub hits: f64,

@@ -15,7 +15,7 @@ use super::output::Output;
 use crate::clock::{self, Timestamp};
 use crate::observe::ids::RequestIds;
 use crate::observe::outcome::Outcome;
-use crate::observe::text::Sink;
+use crate::observe::text::{self, Sink};
 use crate::proxy::answer::{IN_NOT_MODIFIED, ttl};
 use crate::proxy::upstream::via;
 use crate::proxy::{App, Live, cached};
@@ -24,7 +24,7 @@ use crate::rules::conditional;
 use crate::rules::dialect;
 use crate::rules::forwarding::Client;
 use crate::rules::guard::{self, Inputs};
-use crate::rules::head::{Fields, RequestHead};
+use crate::rules::head::{Fields, Names, RequestHead};
 use crate::rules::headers::HeaderPolicy;
 use crate::rules::key::CacheKey;
 use crate::rules::outgoing::Outgoing;
@@ -115,7 +115,7 @@ pub fn hit(
     let policy = &route.response_headers;
     write(output, &page, policy, now);
     let is_set = |name: &str| response.head.delivers(name) && !policy.takes_away(name);
-    finish(output, policy.written(outcome.status, client.scheme == Scheme::Https, is_set), outcome, keeps);
+    finish(output, outcome, (client.scheme, policy), (response.head.names(), is_set), keeps);
     let (mut body, mut file) = (Bytes::new(), None);
     if held.is_none() && request.method == "GET" {
         let whole = selected.body(&response);
@@ -266,31 +266,43 @@ fn write(output: &mut Output, page: &Page<'_>, policy: &HeaderPolicy, now: Times
         if let Some(form) = &selected.form {
             output.field("Content-Encoding", form.coding.as_str().as_bytes());
         }
-        output.number("Content-Length", selected.body(response).len() as u64);
+        output.put(b"Content-Length: ");
+        text::number(output, selected.body(response).len() as u64);
+        output.put(b"\r\n");
     }
     if let Some(etag) = etag {
         output.field("ETag", etag);
     }
     if selected.adds_vary {
-        output.field("Vary", b"Accept-Encoding");
+        output.put(b"Vary: Accept-Encoding\r\n");
     }
-    output.number("Age", response.freshness().age(now).as_secs());
-    output.field("Via", via(Version::HTTP_11).as_bytes());
+    output.put(b"Age: ");
+    text::number(output, response.freshness().age(now).as_secs());
+    output.put(b"\r\nVia: ");
+    output.put(via(Version::HTTP_11).as_bytes());
+    output.put(b"\r\n");
 }
 
-/// Writes what every response carries, and the end of the head.
-pub fn finish<'p>(
+/// Writes what every response carries, and the end of the head: a line's end together with the next one's name, since
+/// this is written for every hit.
+pub fn finish(
     output: &mut Output,
-    written: impl Iterator<Item = (&'p str, &'p str)>,
     outcome: &mut Outcome,
+    (scheme, policy): (Scheme, &HeaderPolicy),
+    set: (Names, impl Fn(&str) -> bool),
     keeps: bool,
 ) {
     outcome.first_byte = Some(outcome.elapsed());
-    output.written("Cache-Status", |output| outcome.write_cache_status(output));
-    output.field("X-Request-ID", outcome.request_id.as_bytes());
-    output.written("X-Processing-Time", |output| outcome.write_processing_time(output));
-    output.written("Server-Timing", |output| outcome.write_server_timing(output));
-    written.for_each(|(name, value)| output.field(name, value.as_bytes()));
+    output.put(b"Cache-Status: ");
+    outcome.write_cache_status(output);
+    output.put(b"\r\nX-Request-ID: ");
+    output.put(outcome.request_id.as_bytes());
+    output.put(b"\r\nX-Processing-Time: ");
+    outcome.write_processing_time(output);
+    output.put(b"\r\nServer-Timing: ");
+    outcome.write_server_timing(output);
+    output.put(b"\r\n");
+    policy.write(outcome.status, scheme == Scheme::Https, set, |part| output.put(part));
     let connection: &[u8] =
         if keeps { b"Connection: keep-alive\r\n\r\n" } else { b"Connection: close\r\n\r\n" };
     output.put(connection);

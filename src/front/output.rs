@@ -20,11 +20,6 @@ impl Output {
         [name.as_bytes(), b": ", value, b"\r\n"].iter().for_each(|part| self.put(part));
     }
 
-    /// Appends a field line with a number.
-    pub fn number(&mut self, name: &str, value: u64) {
-        self.written(name, |output| text::number(output, value));
-    }
-
     /// Appends the first line.
     pub fn status_line(&mut self, status: u16) {
         if status == 200 {
@@ -34,14 +29,6 @@ impl Output {
         self.put(b"HTTP/1.1 ");
         text::number(self, status.into());
         [b" ", reason.unwrap_or_default().as_bytes(), b"\r\n"].iter().for_each(|part| self.put(part));
-    }
-
-    /// Appends a field line whose value is written by `value`.
-    pub fn written(&mut self, name: &str, value: impl FnOnce(&mut Self)) {
-        self.put(name.as_bytes());
-        self.put(b": ");
-        value(self);
-        self.put(b"\r\n");
     }
 
     /// The bytes, if all have found room.
@@ -64,7 +51,7 @@ mod tests {
     fn what_does_not_fit_is_noted() {
         let mut output = Output::default();
         output.status_line(404);
-        output.number("Age", 7);
+        output.field("Age", b"7");
         assert_eq!(output.whole(), Some(&b"HTTP/1.1 404 Not Found\r\nAge: 7\r\n"[..]));
         output.put(&[b'x'; ROOM]);
         assert_eq!(output.whole(), None);

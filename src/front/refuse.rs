@@ -17,7 +17,8 @@ use crate::observe::outcome::{Local, Outcome};
 use crate::observe::text::Sink;
 use crate::proxy::App;
 use crate::rules::framing::Malformed;
-use crate::rules::head::Fields;
+use crate::rules::head::{Fields, Names};
+use crate::rules::target::Scheme;
 
 /// How long a client may take to read why it was refused.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -74,12 +75,13 @@ pub async fn send(app: &App, connection: &mut Connection<'_>, why: Refused) {
     let mut output = Output::default();
     output.status_line(outcome.status);
     output.field("Content-Type", b"text/plain; charset=utf-8");
-    output.number("Content-Length", body.len() as u64);
+    output.field("Content-Length", body.len().to_string().as_bytes());
     output.field("Cache-Control", b"no-store");
     output.field("Date", httpdate::fmt_http_date(outcome.received_at.into()).as_bytes());
     let live = app.live.load();
-    let written = live.plan.response_headers.written(outcome.status, connection.wire.has_tls(), |_| false);
-    finish(&mut output, written, &mut outcome, false);
+    let scheme = if connection.wire.has_tls() { Scheme::Https } else { Scheme::Http };
+    let set = (Names::default(), |_: &str| false);
+    finish(&mut output, &mut outcome, (scheme, &live.plan.response_headers), set, false);
     output.put(body.as_bytes());
     record(app, &app.live.load(), &mut outcome);
     // Not all of it at once on the stack of a future. Who does not listen needs no answer.

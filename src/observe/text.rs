@@ -72,6 +72,9 @@ fn digit(number: u64) -> u8 {
 /// Appends seconds with three digits after the point.
 pub fn seconds(out: &mut impl Sink, time: Duration) {
     let millis = rounded(time, 1_000_000, time.as_secs_f64(), 1000.0);
+    if let (whole @ ..10, [hundreds, tens, ones]) = (millis / 1000, [millis / 100, millis / 10, millis]) {
+        return out.put(&[digit(whole), b'.', digit(hundreds), digit(tens), digit(ones)]);
+    }
     number(out, millis / 1000);
     out.put(b".");
     padded::<3>(out, millis);
@@ -80,6 +83,9 @@ pub fn seconds(out: &mut impl Sink, time: Duration) {
 /// Appends milliseconds with one digit after the point.
 pub fn millis(out: &mut impl Sink, time: Duration) {
     let tenths = rounded(time, 100_000, time.as_secs_f64() * 1000.0, 10.0);
+    if let whole @ ..10 = tenths / 10 {
+        return out.put(&[digit(whole), b'.', digit(tenths)]);
+    }
     number(out, tenths / 10);
     out.put(b".");
     padded::<1>(out, tenths);
@@ -138,8 +144,9 @@ fn has_escaped(text: &[u8]) -> bool {
     // The highest bit of each byte that is less than `limit`, or behind one: which is as good here.
     let less = |bytes: u64, limit: u8| bytes.wrapping_sub(u64::from(limit) * EACH) & !bytes;
     let has = |bytes: u64| {
-        let [quote, backslash] = [b'"', b'\\'].map(|byte| bytes ^ (u64::from(byte) * EACH));
-        (less(bytes, b' ') | less(quote, 1) | less(backslash, 1)) & (0x80 * EACH) != 0
+        // With their second bit turned, control characters are below 32 as before, and a quote is 32.
+        let [quote, backslash] = [2, b'\\'].map(|byte| bytes ^ (u64::from(byte) * EACH));
+        (less(quote, b' ' + 1) | less(backslash, 1)) & (0x80 * EACH) != 0
     };
     let Some(end) = text.last_chunk() else {
         return text.iter().any(|byte| *byte < b' ' || *byte == b'"' || *byte == b'\\');
@@ -179,12 +186,17 @@ pub fn address(out: &mut Vec<u8>, address: IpAddr) {
         let _ = write!(out, "{address}");
         return;
     };
-    for (at, part) in address.octets().into_iter().enumerate() {
-        if at > 0 {
-            out.push(b'.');
+    let (mut text, mut at) = ([b'.'; "255.255.255.255.".len()], 0);
+    for part in address.octets().map(u64::from) {
+        let places = [(100, part / 100), (10, part / 10), (0, part)];
+        for (_, place) in places.into_iter().filter(|(least, _)| part >= *least) {
+            text[at] = digit(place);
+            at += 1;
         }
-        number(out, part.into());
+        // The dot is there.
+        at += 1;
     }
+    out.put(&text[..at - 1]);
 }
 
 #[cfg(test)]

@@ -10,6 +10,10 @@ pub struct HeaderPolicy {
     removed: Vec<String>,
     /// Those that clients are not sent as they are stored.
     gone: Names,
+    /// Those that are written unless they are there already.
+    yielding: Names,
+    /// What is written where none of those is there, as lines: to clients that have come by `http`, and by `https`.
+    lines: [Vec<u8>; 2],
 }
 
 /// A field that is written.
@@ -48,12 +52,16 @@ impl HeaderPolicy {
     pub fn new(written: Vec<Written>, removed: Vec<String>) -> Self {
         let replaced =
             written.iter().filter(|field| field.mode == Mode::Replace).map(|field| field.name.as_str());
-        let gone =
-            replaced.chain(removed.iter().map(String::as_str)).fold(Names::default(), |mut names, name| {
-                names.add(name);
-                names
-            });
-        Self { written, removed, gone }
+        let gone = names(replaced.chain(removed.iter().map(String::as_str)));
+        let yielding = written.iter().filter(|field| field.mode == Mode::IfAbsent);
+        let yielding = names(yielding.map(|field| field.name.as_str()));
+        let mut policy = Self { written, removed, gone, yielding, lines: Default::default() };
+        policy.lines = [false, true].map(|is_https| {
+            let mut lines = Vec::new();
+            policy.written(200, is_https, |_| false).for_each(|field| line(field, |part| lines.extend(part)));
+            lines
+        });
+        policy
     }
 
     /// The same, and what a route wants besides: where both write a field, or the route removes it, the route's wish counts.
@@ -97,6 +105,31 @@ impl HeaderPolicy {
         };
         written.iter().filter(fits).map(|field| (field.name.as_str(), field.value.as_str()))
     }
+
+    /// The same as lines, handed over part by part; `present` are the names that may be set.
+    pub fn write(
+        &self,
+        status: u16,
+        is_https: bool,
+        (present, is_set): (Names, impl Fn(&str) -> bool),
+        mut part: impl FnMut(&[u8]),
+    ) {
+        if status != 304 && !self.yielding.may_have(present) {
+            return part(&self.lines[usize::from(is_https)]);
+        }
+        self.written(status, is_https, is_set).for_each(|field| line(field, &mut part));
+    }
+}
+
+fn names<'n>(names: impl Iterator<Item = &'n str>) -> Names {
+    names.fold(Names::default(), |mut all, name| {
+        all.add(name);
+        all
+    })
+}
+
+fn line((name, value): (&str, &str), part: impl FnMut(&[u8])) {
+    [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"].into_iter().for_each(part);
 }
 
 /// What is done to the fields of requests before the application gets them.
@@ -156,7 +189,16 @@ mod tests {
 
     fn lines(policy: &HeaderPolicy, status: u16, is_https: bool, set: &[&str]) -> Vec<String> {
         let is_set = |name: &str| set.iter().any(|own| own.eq_ignore_ascii_case(name));
-        policy.written(status, is_https, is_set).map(|(name, value)| format!("{name}: {value}")).collect()
+        let lines: Vec<String> = policy
+            .written(status, is_https, is_set)
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect();
+        let present = names(set.iter().copied());
+        let mut written = Vec::new();
+        policy.write(status, is_https, (present, is_set), |part| written.extend_from_slice(part));
+        let ended: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+        assert_eq!(String::from_utf8(written).unwrap(), ended);
+        lines
     }
 
     fn policy() -> HeaderPolicy {
