@@ -22,6 +22,8 @@ pub struct Sample {
     pub busy: f64,
     /// The share of its time in which the load had something to do, in percent. At 100 the load is what limits the rate.
     pub load: f64,
+    /// The share of both cores' time that the hypervisor gave to others, in percent.
+    pub stolen: f64,
     /// The share of the requests that did not reach the origin, in percent.
     pub hits: f64,
     /// KiB of memory per idle connection, where there were any.
@@ -103,9 +105,9 @@ impl Results {
     pub fn table(&self) -> String {
         let case = &self.case;
         let mut text = format!("### `{}`: {}\n\n", case.name, case.about);
-        text.push_str("| server | CPU µs/request | spread % | requests/s | p50 µs | p99 µs | memory MiB | hits % | busy % | load busy % |");
+        text.push_str("| server | CPU µs/request | spread % | requests/s | p50 µs | p99 µs | memory MiB | hits % | busy % | load busy % | stolen % |");
         text.push_str(if case.idle > 0 { " KiB per idle connection |\n" } else { "\n" });
-        text.push_str("|-|-|-|-|-|-|-|-|-|-|");
+        text.push_str("|-|-|-|-|-|-|-|-|-|-|-|");
         text.push_str(if case.idle > 0 { "-|\n" } else { "\n" });
         let nginx = self.nginx();
         let mut notes = String::new();
@@ -126,7 +128,7 @@ fn row(kind: Kind, samples: &[Sample], nginx: Option<&[Sample]>) -> String {
     let with_ratio = |value, digits| with_ratio(samples, nginx, value, digits);
     let middle = |value: fn(&Sample) -> f64| median(samples.iter().map(value));
     let mut row = format!(
-        "| {} | {} | {:.0} | {} | {} | {} | {} | {:.1} | {:.0} | {:.0} |",
+        "| {} | {} | {:.0} | {} | {} | {} | {} | {:.1} | {:.0} | {:.0} | {:.1} |",
         kind.name(),
         with_ratio(|sample| sample.cpu, 2),
         spread(samples),
@@ -137,6 +139,7 @@ fn row(kind: Kind, samples: &[Sample], nginx: Option<&[Sample]>) -> String {
         middle(|sample| sample.hits),
         middle(|sample| sample.busy),
         middle(|sample| sample.load),
+        middle(|sample| sample.stolen),
     );
     // The first round only: later ones find the memory of the first.
     if let Some(idle) = samples.first().and_then(|sample| sample.idle) {
