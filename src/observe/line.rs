@@ -52,11 +52,11 @@ pub fn write(out: &mut Vec<u8>, outcome: &Outcome, second: &mut Second) {
     }
     raw(out, b",\"error\":");
     optional(out, outcome.error.as_deref());
-    raw(out, b",\"host\":");
+    raw(out, b",\"host\":\"");
     text::json_string(out, &outcome.host);
-    raw(out, b",\"method\":");
+    raw(out, b"\",\"method\":\"");
     text::json_string(out, &outcome.method);
-    raw(out, b",\"origin_ms\":");
+    raw(out, b"\",\"origin_ms\":");
     match outcome.origin {
         Some(origin) => text::json_millis(out, origin),
         None => null(out),
@@ -64,17 +64,17 @@ pub fn write(out: &mut Vec<u8>, outcome: &Outcome, second: &mut Second) {
     // One of our words, which need nothing escaped.
     raw(out, b",\"reason\":\"");
     raw(out, outcome.reason().as_bytes());
-    raw(out, b"\",\"request_id\":");
+    raw(out, b"\",\"request_id\":\"");
     text::json_string(out, &outcome.request_id);
-    raw(out, b",\"route\":");
+    raw(out, b"\",\"route\":");
     optional(out, outcome.route.as_deref());
     raw(out, b",\"shadow\":");
     optional(out, outcome.shadow.map(Shadowed::as_str));
     raw(out, b",\"status\":");
     text::number(out, outcome.status.into());
-    raw(out, b",\"target\":");
+    raw(out, b",\"target\":\"");
     text::json_string(out, shortened(&outcome.target));
-    raw(out, b",\"time\":\"");
+    raw(out, b"\",\"time\":\"");
     second.write(out, outcome.received_at);
     raw(out, b"\",\"total_ms\":");
     text::json_millis(out, outcome.total());
@@ -85,7 +85,11 @@ pub fn write(out: &mut Vec<u8>, outcome: &Outcome, second: &mut Second) {
 
 fn optional(out: &mut Vec<u8>, text: Option<&str>) {
     match text {
-        Some(text) => text::json_string(out, text),
+        Some(text) => {
+            out.push(b'"');
+            text::json_string(out, text);
+            out.push(b'"');
+        }
         None => null(out),
     }
 }

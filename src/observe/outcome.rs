@@ -258,21 +258,48 @@ impl Outcome {
     /// Back to the beginning, for another request that came `now`, which was when the measurement `started`. Texts keep
     /// their room, up to 4 KiB each.
     pub fn renew(&mut self, now: Timestamp, started: Instant) {
-        let emptied = |text: &mut String| match text.capacity() {
-            ..=MAX_KEPT => {
-                text.clear();
-                std::mem::take(text)
+        // In place, since this is done for every hit, and all by name, so that none can be forgotten.
+        let Self {
+            request_id,
+            client,
+            method,
+            host,
+            target,
+            route,
+            last_route,
+            verdict,
+            fate,
+            collapsed,
+            recalled,
+            validated,
+            stood_in,
+            ttl,
+            shadow,
+            local,
+            status,
+            bytes,
+            received_at,
+            started: began,
+            origin,
+            first_byte,
+            total,
+            error,
+        } = self;
+        for text in [request_id, method, host, target] {
+            match text.capacity() {
+                ..=MAX_KEPT => text.clear(),
+                _ => *text = String::new(),
             }
-            _ => String::new(),
-        };
-        *self = Self {
-            request_id: emptied(&mut self.request_id),
-            method: emptied(&mut self.method),
-            host: emptied(&mut self.host),
-            target: emptied(&mut self.target),
-            last_route: self.route.take().or(self.last_route.take()),
-            ..Self::begun(now, started)
-        };
+        }
+        if route.is_some() {
+            *last_route = route.take();
+        }
+        (*client, *verdict, *fate, *stood_in) = (None, None, None, None);
+        (*collapsed, *recalled, *validated) = (false, false, false);
+        (*ttl, *shadow, *local, *error) = (None, None, None, None);
+        (*status, *bytes) = (0, 0);
+        (*origin, *first_byte, *total) = (None, None, None);
+        (*received_at, *began) = (now, started);
     }
 
     /// Notes the route. An outcome that is used again and again for the same route counts it as used once: all cores
