@@ -87,9 +87,7 @@ impl<'i> Load<'i> {
         let mut events = Events::with_capacity(1024);
         let mut now = started;
         while under_way > 0 {
-            let looked = Instant::now();
-            self.look(&mut events, self.sleep)?;
-            run.idle += looked.elapsed();
+            run.idle += self.look(&mut events, self.sleep)?;
             if events.is_empty() && now.elapsed() > DRAIN {
                 return Err(format!("{under_way} responses have not come within {} s", DRAIN.as_secs()));
             }
@@ -112,8 +110,9 @@ impl<'i> Load<'i> {
     }
 
     /// Looks for what can be read, and sleeps so long at most. Where there is nothing, the origin, which is on the same core,
-    /// gets its turn at once.
-    fn look(&mut self, events: &mut Events, sleep: Duration) -> Result<(), String> {
+    /// gets its turn at once. Tells how long that took.
+    fn look(&mut self, events: &mut Events, sleep: Duration) -> Result<Duration, String> {
+        let began = Instant::now();
         match self.poll.poll(events, Some(sleep)) {
             Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error.to_string()),
             _ => {}
@@ -121,7 +120,10 @@ impl<'i> Load<'i> {
         if events.is_empty() {
             std::thread::yield_now();
         }
-        if self.interrupted.load(Ordering::Relaxed) { Err("interrupted".to_owned()) } else { Ok(()) }
+        match self.interrupted.load(Ordering::Relaxed) {
+            true => Err("interrupted".to_owned()),
+            false => Ok(began.elapsed()),
+        }
     }
 
     /// Asks `rate` times per second for `duration`, whether responses come or not. A request that is due while all connections
@@ -155,8 +157,7 @@ impl<'i> Load<'i> {
             if now > duration + DRAIN {
                 return Err(format!("the server does not keep up with {rate} requests per second"));
             }
-            self.look(&mut events, Duration::ZERO)?;
-            run.idle += started.elapsed() - now;
+            run.idle += self.look(&mut events, Duration::ZERO)?;
             for event in &events {
                 let Token(at) = event.token();
                 let connection = &mut self.connections[at];

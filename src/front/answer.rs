@@ -289,7 +289,7 @@ pub fn finish(
     output: &mut Output,
     outcome: &mut Outcome,
     (scheme, policy): (Scheme, &HeaderPolicy),
-    set: (Names, impl Fn(&str) -> bool),
+    (present, is_set): (Names, impl Fn(&str) -> bool),
     keeps: bool,
 ) {
     outcome.first_byte = Some(outcome.elapsed());
@@ -302,7 +302,13 @@ pub fn finish(
     output.put(b"\r\nServer-Timing: ");
     outcome.write_server_timing(output);
     output.put(b"\r\n");
-    policy.write(outcome.status, scheme == Scheme::Https, set, |part| output.put(part));
+    let (status, is_https) = (outcome.status, scheme == Scheme::Https);
+    match policy.lines(status, is_https, present) {
+        Some(lines) => output.put(lines.as_bytes()),
+        None => policy
+            .written(status, is_https, is_set)
+            .for_each(|(name, value)| output.field(name, value.as_bytes())),
+    }
     let connection: &[u8] =
         if keeps { b"Connection: keep-alive\r\n\r\n" } else { b"Connection: close\r\n\r\n" };
     output.put(connection);

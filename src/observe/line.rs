@@ -53,9 +53,9 @@ pub fn write(out: &mut Vec<u8>, outcome: &Outcome, second: &mut Second) {
     raw(out, b",\"error\":");
     optional(out, outcome.error.as_deref());
     raw(out, b",\"host\":\"");
-    text::json_string(out, &outcome.host);
+    text::json_text(out, &outcome.host);
     raw(out, b"\",\"method\":\"");
-    text::json_string(out, &outcome.method);
+    text::json_text(out, &outcome.method);
     raw(out, b"\",\"origin_ms\":");
     match outcome.origin {
         Some(origin) => text::json_millis(out, origin),
@@ -65,7 +65,7 @@ pub fn write(out: &mut Vec<u8>, outcome: &Outcome, second: &mut Second) {
     raw(out, b",\"reason\":\"");
     raw(out, outcome.reason().as_bytes());
     raw(out, b"\",\"request_id\":\"");
-    text::json_string(out, &outcome.request_id);
+    text::json_text(out, &outcome.request_id);
     raw(out, b"\",\"route\":");
     optional(out, outcome.route.as_deref());
     raw(out, b",\"shadow\":");
@@ -73,7 +73,7 @@ pub fn write(out: &mut Vec<u8>, outcome: &Outcome, second: &mut Second) {
     raw(out, b",\"status\":");
     text::number(out, outcome.status.into());
     raw(out, b",\"target\":\"");
-    text::json_string(out, shortened(&outcome.target));
+    text::json_text(out, shortened(&outcome.target));
     raw(out, b"\",\"time\":\"");
     second.write(out, outcome.received_at);
     raw(out, b"\",\"total_ms\":");
@@ -87,7 +87,7 @@ fn optional(out: &mut Vec<u8>, text: Option<&str>) {
     match text {
         Some(text) => {
             out.push(b'"');
-            text::json_string(out, text);
+            text::json_text(out, text);
             out.push(b'"');
         }
         None => null(out),

@@ -258,48 +258,21 @@ impl Outcome {
     /// Back to the beginning, for another request that came `now`, which was when the measurement `started`. Texts keep
     /// their room, up to 4 KiB each.
     pub fn renew(&mut self, now: Timestamp, started: Instant) {
-        // In place, since this is done for every hit, and all by name, so that none can be forgotten.
-        let Self {
-            request_id,
-            client,
-            method,
-            host,
-            target,
-            route,
-            last_route,
-            verdict,
-            fate,
-            collapsed,
-            recalled,
-            validated,
-            stood_in,
-            ttl,
-            shadow,
-            local,
-            status,
-            bytes,
-            received_at,
-            started: began,
-            origin,
-            first_byte,
-            total,
-            error,
-        } = self;
-        for text in [request_id, method, host, target] {
-            match text.capacity() {
-                ..=MAX_KEPT => text.clear(),
-                _ => *text = String::new(),
+        let emptied = |text: &mut String| match text.capacity() {
+            ..=MAX_KEPT => {
+                text.clear();
+                std::mem::take(text)
             }
-        }
-        if route.is_some() {
-            *last_route = route.take();
-        }
-        (*client, *verdict, *fate, *stood_in) = (None, None, None, None);
-        (*collapsed, *recalled, *validated) = (false, false, false);
-        (*ttl, *shadow, *local, *error) = (None, None, None, None);
-        (*status, *bytes) = (0, 0);
-        (*origin, *first_byte, *total) = (None, None, None);
-        (*received_at, *began) = (now, started);
+            _ => String::new(),
+        };
+        *self = Self {
+            request_id: emptied(&mut self.request_id),
+            method: emptied(&mut self.method),
+            host: emptied(&mut self.host),
+            target: emptied(&mut self.target),
+            last_route: self.route.take().or(self.last_route.take()),
+            ..Self::begun(now, started)
+        };
     }
 
     /// Notes the route. An outcome that is used again and again for the same route counts it as used once: all cores
@@ -376,14 +349,15 @@ impl Outcome {
 
     /// Appends what [`Outcome::cache_status`] tells.
     pub fn write_cache_status(&self, out: &mut impl Sink) {
+        out.put(b"parvis");
         out.put(match self.verdict {
-            Some(Verdict::Hit | Verdict::HitStale(_)) => b"parvis; hit",
-            Some(Verdict::Miss) => b"parvis; fwd=miss",
-            Some(Verdict::Revalidate(RevalidateReason::Expired)) => b"parvis; fwd=stale",
-            Some(Verdict::Revalidate(RevalidateReason::Client)) => b"parvis; fwd=request",
-            Some(Verdict::Pass(PassReason::Method)) => b"parvis; fwd=method",
-            Some(Verdict::Pass(_)) => b"parvis; fwd=bypass",
-            Some(Verdict::OnlyIfCached) | None => b"parvis",
+            Some(Verdict::Hit | Verdict::HitStale(_)) => b"; hit",
+            Some(Verdict::Miss) => b"; fwd=miss",
+            Some(Verdict::Revalidate(RevalidateReason::Expired)) => b"; fwd=stale",
+            Some(Verdict::Revalidate(RevalidateReason::Client)) => b"; fwd=request",
+            Some(Verdict::Pass(PassReason::Method)) => b"; fwd=method",
+            Some(Verdict::Pass(_)) => b"; fwd=bypass",
+            Some(Verdict::OnlyIfCached) | None => b"",
         });
         if self.validated {
             out.put(b"; fwd-status=304");
@@ -418,13 +392,12 @@ impl Outcome {
     pub fn write_server_timing(&self, out: &mut impl Sink) {
         out.put(b"cache;desc=\"");
         out.put(self.verdict_label().as_bytes());
+        out.put(b"\"");
         if let Some(origin) = self.origin {
-            out.put(b"\", origin;dur=");
+            out.put(b", origin;dur=");
             text::millis(out, origin);
-            out.put(b", total;dur=");
-        } else {
-            out.put(b"\", total;dur=");
         }
+        out.put(b", total;dur=");
         text::millis(out, self.until_head());
     }
 

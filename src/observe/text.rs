@@ -82,23 +82,15 @@ fn digit(number: u64) -> u8 {
 /// Appends seconds with three digits after the point.
 pub fn seconds(out: &mut impl Sink, time: Duration) {
     let millis = rounded(time, 1_000_000, time.as_secs_f64(), 1000.0);
-    if let (whole @ ..10, [hundreds, tens, ones]) = (millis / 1000, [millis / 100, millis / 10, millis]) {
-        return out.put(&[digit(whole), b'.', digit(hundreds), digit(tens), digit(ones)]);
-    }
     number(out, millis / 1000);
-    out.put(b".");
-    padded::<3>(out, millis);
+    out.put(&[b'.', digit(millis / 100), digit(millis / 10), digit(millis)]);
 }
 
 /// Appends milliseconds with one digit after the point.
 pub fn millis(out: &mut impl Sink, time: Duration) {
     let tenths = rounded(time, 100_000, time.as_secs_f64() * 1000.0, 10.0);
-    if let whole @ ..10 = tenths / 10 {
-        return out.put(&[digit(whole), b'.', digit(tenths)]);
-    }
     number(out, tenths / 10);
-    out.put(b".");
-    padded::<1>(out, tenths);
+    out.put(&[b'.', digit(tenths)]);
 }
 
 /// `time` in units of `unit` nanoseconds, rounded as `core::fmt` rounds the floating-point number that tells it, of
@@ -138,7 +130,7 @@ pub fn json_millis(out: &mut Vec<u8>, time: Duration) {
 }
 
 /// Appends what stands between the quotes of a string of JSON.
-pub fn json_string(out: &mut Vec<u8>, text: &str) {
+pub fn json_text(out: &mut Vec<u8>, text: &str) {
     // Nearly every text needs nothing escaped.
     match has_escaped(text.as_bytes()) {
         true => escaped(out, text),
@@ -194,17 +186,12 @@ pub fn address(out: &mut Vec<u8>, address: IpAddr) {
         let _ = write!(out, "{address}");
         return;
     };
-    let (mut text, mut at) = ([b'.'; "255.255.255.255.".len()], 0);
-    for part in address.octets().map(u64::from) {
-        let places = [(100, part / 100), (10, part / 10), (0, part)];
-        for (_, place) in places.into_iter().filter(|(least, _)| part >= *least) {
-            text[at] = digit(place);
-            at += 1;
+    for (at, part) in address.octets().into_iter().enumerate() {
+        if at > 0 {
+            out.push(b'.');
         }
-        // The dot is there.
-        at += 1;
+        number(out, part.into());
     }
-    out.put(&text[..at - 1]);
 }
 
 #[cfg(test)]
@@ -251,7 +238,7 @@ mod tests {
 
         #[test]
         fn so_are_strings(odd in "\\PC{0,9}[\u{0}-\u{7f}]{0,9}[\"\\\\a]{0,9}") {
-            let quoted = format!("\"{}\"", text(|out| json_string(out, &odd)));
+            let quoted = format!("\"{}\"", text(|out| json_text(out, &odd)));
             prop_assert_eq!(quoted, serde_json::json!(odd).to_string());
         }
     }
@@ -260,7 +247,7 @@ mod tests {
     fn every_character_of_ascii_is_escaped_as_the_library_does() {
         for byte in 0..128u8 {
             let odd = format!("a{}b", char::from(byte));
-            let quoted = format!("\"{}\"", text(|out| json_string(out, &odd)));
+            let quoted = format!("\"{}\"", text(|out| json_text(out, &odd)));
             assert_eq!(quoted, serde_json::json!(odd).to_string());
         }
     }

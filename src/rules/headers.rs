@@ -13,7 +13,7 @@ pub struct HeaderPolicy {
     /// Those that are written unless they are there already.
     yielding: Names,
     /// What is written where none of those is there, as lines: to clients that have come by `http`, and by `https`.
-    lines: [Vec<u8>; 2],
+    lines: [String; 2],
 }
 
 /// A field that is written.
@@ -57,9 +57,8 @@ impl HeaderPolicy {
         let yielding = names(yielding.map(|field| field.name.as_str()));
         let mut policy = Self { written, removed, gone, yielding, lines: Default::default() };
         policy.lines = [false, true].map(|is_https| {
-            let mut lines = Vec::new();
-            policy.written(200, is_https, |_| false).for_each(|field| line(field, |part| lines.extend(part)));
-            lines
+            let written = policy.written(200, is_https, |_| false);
+            written.map(|(name, value)| format!("{name}: {value}\r\n")).collect()
         });
         policy
     }
@@ -106,18 +105,9 @@ impl HeaderPolicy {
         written.iter().filter(fits).map(|field| (field.name.as_str(), field.value.as_str()))
     }
 
-    /// The same as lines, handed over part by part; `present` are the names that may be set.
-    pub fn write(
-        &self,
-        status: u16,
-        is_https: bool,
-        (present, is_set): (Names, impl Fn(&str) -> bool),
-        mut part: impl FnMut(&[u8]),
-    ) {
-        if status != 304 && !self.yielding.may_have(present) {
-            return part(&self.lines[usize::from(is_https)]);
-        }
-        self.written(status, is_https, is_set).for_each(|field| line(field, &mut part));
+    /// All of that as lines, if none of it has to yield to these names: as a rule, and at once.
+    pub fn lines(&self, status: u16, is_https: bool, present: Names) -> Option<&str> {
+        (status != 304 && !self.yielding.may_have(present)).then_some(&*self.lines[usize::from(is_https)])
     }
 }
 
@@ -126,10 +116,6 @@ fn names<'n>(names: impl Iterator<Item = &'n str>) -> Names {
         all.add(name);
         all
     })
-}
-
-fn line((name, value): (&str, &str), part: impl FnMut(&[u8])) {
-    [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"].into_iter().for_each(part);
 }
 
 /// What is done to the fields of requests before the application gets them.
@@ -187,17 +173,22 @@ pub fn is_own(name: &str) -> bool {
 mod tests {
     use super::*;
 
+    /// Of the policies below.
+    fn yields(name: &str) -> bool {
+        name.eq_ignore_ascii_case("x-frame-options") || name.eq_ignore_ascii_case("strict-transport-security")
+    }
+
     fn lines(policy: &HeaderPolicy, status: u16, is_https: bool, set: &[&str]) -> Vec<String> {
         let is_set = |name: &str| set.iter().any(|own| own.eq_ignore_ascii_case(name));
         let lines: Vec<String> = policy
             .written(status, is_https, is_set)
             .map(|(name, value)| format!("{name}: {value}"))
             .collect();
-        let present = names(set.iter().copied());
-        let mut written = Vec::new();
-        policy.write(status, is_https, (present, is_set), |part| written.extend_from_slice(part));
-        let ended: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
-        assert_eq!(String::from_utf8(written).unwrap(), ended);
+        let at_once = policy.lines(status, is_https, names(set.iter().copied()));
+        assert_eq!(at_once.is_some(), status != 304 && !set.iter().any(|name| yields(name)));
+        if let Some(at_once) = at_once {
+            assert_eq!(at_once, lines.iter().map(|line| format!("{line}\r\n")).collect::<String>());
+        }
         lines
     }
 
