@@ -10,7 +10,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use parvis::clock;
 use parvis::config::load;
 use parvis::observe::Observer;
-use parvis::observe::ids::RequestIds;
+use parvis::observe::ids;
 use parvis::observe::log::AccessLog;
 use parvis::observe::outcome::Outcome;
 use parvis::plan::Plan;
@@ -27,9 +27,9 @@ fn observer() -> (Observer, parvis::observe::log::Guard) {
 }
 
 /// A hit, written where the one before was.
-fn hit(outcome: &mut Outcome, ids: &mut RequestIds, route: &Arc<str>) {
+fn hit(outcome: &mut Outcome, route: &Arc<str>) {
     outcome.renew(clock::now(), clock::start());
-    ids.write_next(outcome.received_at, &mut outcome.request_id);
+    ids::write_next(outcome.received_at, &mut outcome.request_id);
     outcome.client = Some(IpAddr::from([203, 0, 113, 77]));
     outcome.method.push_str("GET");
     outcome.host.push_str("shop.example");
@@ -44,9 +44,9 @@ fn hit(outcome: &mut Outcome, ids: &mut RequestIds, route: &Arc<str>) {
 
 fn single(c: &mut Criterion) {
     let (observer, _guard) = observer();
-    let (mut ids, mut outcome, route) = (RequestIds::new(), Outcome::default(), Arc::from("products"));
+    let (mut outcome, route) = (Outcome::default(), Arc::from("products"));
     c.bench_function("a hit's outcome, with four looks at the clock", |b| {
-        b.iter(|| hit(black_box(&mut outcome), &mut ids, &route));
+        b.iter(|| hit(black_box(&mut outcome), &route));
     });
     c.bench_function("record, without a line", |b| {
         b.iter(|| observer.record(black_box(&outcome), false, SLOW));
@@ -60,7 +60,7 @@ fn single(c: &mut Criterion) {
     c.bench_function("request id", |b| {
         b.iter(|| {
             id.clear();
-            ids.write_next(black_box(now), &mut id);
+            ids::write_next(black_box(now), &mut id);
         });
     });
     let mut head = Vec::new();
@@ -97,9 +97,9 @@ fn together(c: &mut Criterion) {
     c.bench_function("outcome and record with a line, on all cores", |b| {
         b.iter_custom(|times| {
             let work = || {
-                let (mut ids, mut outcome) = (RequestIds::new(), Outcome::default());
+                let mut outcome = Outcome::default();
                 in_rounds(times, || {
-                    hit(&mut outcome, &mut ids, &route);
+                    hit(&mut outcome, &route);
                     observer.record(&outcome, true, SLOW);
                 })
             };

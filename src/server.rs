@@ -38,7 +38,7 @@ use crate::origin::{self, Pools};
 use crate::plan::listeners::Listener;
 use crate::plan::{LoadError, Plan};
 use crate::proxy::purge::Asker;
-use crate::proxy::{App, Live, MAX_AUDITS, MAX_LATE_PURGES, Parvis};
+use crate::proxy::{App, Blank, Live, MAX_AUDITS, MAX_LATE_PURGES, Parvis};
 use crate::rules::invalidate::Expires;
 use crate::rules::selector::Selector;
 use crate::shared::{self, Shared};
@@ -246,6 +246,7 @@ pub fn assemble(
         audits: Arc::new(Semaphore::new(MAX_AUDITS)),
         limits: Arc::default(),
         shared,
+        blank: Blank::default(),
         reloaded: Notify::new(),
     }));
     Ok((app, guard))

@@ -98,18 +98,39 @@ fn a_websocket_speaks_both_ways_however_early_it_is_accepted_and_takes_no_place(
 #[test]
 fn events_come_when_they_happen() {
     let rig = Rig::new(PASSING);
-    let gate = Gate::new();
+    let (first, second) = (Gate::new(), Gate::new());
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let reply = Reply::script().then(head).then("9\r\ndata: 1\n\n\r\n").then_wait(&gate);
+    let reply = Reply::script().then(head).then_wait(&first).then("9\r\ndata: 1\n\n\r\n").then_wait(&second);
     rig.origin.on("/events", reply.then("9\r\ndata: 2\n\n\r\n").then("0\r\n\r\n"));
     let mut client = connected(&rig.parvis);
     client
         .write_all(b"GET /events HTTP/1.1\r\nHost: shop.test\r\nAccept-Encoding: identity\r\n\r\n")
         .unwrap();
-    assert!(read_head(&mut client).contains("text/event-stream"));
+    assert!(
+        read_head(&mut client).contains("text/event-stream"),
+        "by it a browser knows that it is connected"
+    );
+    first.open();
     exactly(&mut client, b"9\r\ndata: 1\n\n\r\n");
-    gate.open();
+    second.open();
     exactly(&mut client, b"9\r\ndata: 2\n\n\r\n0\r\n\r\n");
+}
+
+#[test]
+fn a_head_does_not_wait_for_a_slow_body() {
+    let rig = Rig::new(
+        "routes:\n  - {name: passed, match: {path: /passed}, cache: {mode: off}}\n  - {name: stored, cache: {ttl: 1m}}",
+    );
+    for path in ["/passed", "/stored"] {
+        let gate = Gate::new();
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 4\r\n\r\n";
+        rig.origin.on(path, Reply::script().then(head).then_wait(&gate).then("body"));
+        let mut client = connected(&rig.parvis);
+        client.write_all(format!("GET {path} HTTP/1.1\r\nHost: shop.test\r\n\r\n").as_bytes()).unwrap();
+        assert!(read_head(&mut client).contains("Content-Length: 4"), "{path}");
+        gate.open();
+        exactly(&mut client, b"body");
+    }
 }
 
 #[test]

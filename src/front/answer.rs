@@ -13,7 +13,6 @@ use http::Version;
 use super::caller::Caller;
 use super::output::Output;
 use crate::clock::{self, Timestamp};
-use crate::observe::ids::RequestIds;
 use crate::observe::outcome::Outcome;
 use crate::observe::text::{self, Sink};
 use crate::proxy::answer::{IN_NOT_MODIFIED, ttl};
@@ -59,13 +58,11 @@ pub fn is_for_us(method: &str, target: &str) -> bool {
     matches!(method, "GET" | "HEAD") && target.starts_with('/')
 }
 
-/// What one request after the other is answered with: the room of the last one's texts, and the names to come.
+/// What one request after the other is answered with: the room of the last one's texts.
 #[derive(Default)]
 pub struct Reused {
     /// The request that is answered.
     pub outcome: Outcome,
-    /// Names requests.
-    pub ids: RequestIds,
     key: Vec<u8>,
     variant: Vec<u8>,
 }
@@ -92,7 +89,7 @@ pub fn hit(
     reused: &mut Reused,
     output: &mut Output,
 ) -> Option<Hit> {
-    let Reused { outcome, ids, key, variant } = reused;
+    let Reused { outcome, key, variant } = reused;
     let Asked { method, target, caller, started, keeps } = *asked;
     let Caller { client, envelope, .. } = caller;
     if !envelope.has_valid_host() {
@@ -108,7 +105,7 @@ pub fn hit(
         return None;
     }
     outcome.renew(now, started);
-    outcome.set_request_id(request.fields, Some(ids));
+    outcome.set_request_id(request.fields);
     describe(outcome, asked, route, &response, now);
     outcome.status = if held.is_none() { response.head.status } else { 304 };
     let page = Page { response: &response, selected: &selected, held };

@@ -57,7 +57,7 @@ impl Refused {
 /// Tells the client why it is refused, as far as it listens, and records it.
 pub async fn send(app: &App, connection: &mut Connection<'_>, why: Refused) {
     let mut outcome = Outcome::default();
-    outcome.set_request_id(Fields::default(), None);
+    outcome.set_request_id(Fields::default());
     outcome.client = Some(connection.peer);
     outcome.local = Some(why.local());
     outcome.status = why.local().status();

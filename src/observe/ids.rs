@@ -1,5 +1,7 @@
 //! Ids of requests without asking the kernel for randomness each time.
 
+use std::cell::RefCell;
+
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
@@ -7,12 +9,22 @@ use crate::clock::Timestamp;
 /// The part of an id that follows the time, without version and variant: 74 bits.
 const BITS: u32 = 74;
 
+thread_local! {
+    /// Those of this thread: a request is named without waiting for others.
+    static OWN: RefCell<Option<RequestIds>> = const { RefCell::new(None) };
+}
+
+/// Appends an id of this moment.
+pub fn write_next(now: Timestamp, into: &mut String) {
+    OWN.with_borrow_mut(|ids| ids.get_or_insert_with(RequestIds::new).write_next(now, into));
+}
+
 /// Makes ids, one after another: UUIDs of version 7 (RFC 9562 section 5.7).
 ///
 /// They are unique, not secret: who has seen some can tell the next. Ids made in the same millisecond increase, as
 /// do ids of later milliseconds. Two that make them make different ones because each begins with randomness of its own.
 #[derive(Clone, Debug)]
-pub struct RequestIds {
+struct RequestIds {
     state: [u64; 2],
     at: Timestamp,
     tail: u128,
@@ -20,13 +32,13 @@ pub struct RequestIds {
 
 impl RequestIds {
     /// Ids that begin at random: the only time that the system is asked.
-    pub fn new() -> Self {
+    fn new() -> Self {
         let (one, other) = Uuid::new_v4().as_u64_pair();
         Self { state: [one, other], at: Timestamp(u64::MAX), tail: 0 }
     }
 
     /// Appends the next id, of this moment.
-    pub fn write_next(&mut self, now: Timestamp, into: &mut String) {
+    fn write_next(&mut self, now: Timestamp, into: &mut String) {
         if now == self.at {
             self.tail += 1;
         } else {
@@ -47,12 +59,6 @@ impl RequestIds {
         // Twelve bits before the variant, the others after it.
         let (first, last) = (self.tail >> 62 & 0xfff, self.tail & ((1 << 62) - 1));
         Uuid::from_u128(millis << 80 | 0x7 << 76 | first << 64 | 0b10 << 62 | last)
-    }
-}
-
-impl Default for RequestIds {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -89,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_a_connection_increase() {
+    fn ids_of_a_thread_increase() {
         let mut ids = RequestIds::new();
         let all: Vec<_> = (0..10_000).map(|n| next(&mut ids, 1_700_000_000_000 + n / 1000)).collect();
         assert!(all.is_sorted_by(|one, next| one < next));

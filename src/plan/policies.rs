@@ -15,7 +15,7 @@ use crate::config::upstream::Server;
 use crate::rules::admission::is_of_the_exchange;
 use crate::rules::forwarding::folded;
 use crate::rules::head::{Fields, is_token};
-use crate::rules::hop;
+use crate::rules::hop::HopByHop;
 use crate::rules::identity::DEVICE_FIELD;
 use crate::rules::outgoing::is_left_out;
 use crate::rules::policy::{
@@ -277,7 +277,7 @@ fn sent_names(written: Option<&Vec<String>>, path: &Path, mistakes: &mut Mistake
             _ => "key on what the application is sent",
         };
         let is_replaced = ["cookie", "host", DEVICE_FIELD].contains(&name.as_str());
-        if is_replaced || is_left_out(name) || hop::is_hop_by_hop(name, Fields::default()) {
+        if is_replaced || is_left_out(name) || HopByHop::of(Fields::default()).has(name) {
             let message = format!("`{name}` is not sent on as it came, so pages cannot differ by it");
             mistakes.error(&path.item(index), message, remedy);
         }

@@ -4,6 +4,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderName;
+use http::header::TRANSFER_ENCODING;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
@@ -19,8 +21,8 @@ use super::wire;
 use crate::clock::{self, Timestamp};
 use crate::observe::outcome::Local;
 use crate::rules::conditional;
-use crate::rules::head::{Field, Fields};
-use crate::rules::hop;
+use crate::rules::head::{Field, Fields, Names};
+use crate::rules::hop::HopByHop;
 use crate::rules::target::Scheme;
 use crate::store::fill::{Reader, Streaming};
 use crate::store::response::{Head, StoredResponse};
@@ -64,7 +66,7 @@ pub async fn stored(
     header.insert_header("Age", freshness.age(now).as_secs())?;
     decorate(&mut header, ctx)?;
     let without_body = is_head || length == 0 || has_no_body(status);
-    send_head(session, header, without_body).await?;
+    send_head(session, header, if without_body { Body::None } else { Body::There }).await?;
     if !without_body {
         let last = extract.pieces.len() - 1;
         for (at, piece) in extract.pieces.into_iter().enumerate() {
@@ -78,13 +80,14 @@ pub async fn stored(
 pub async fn interim(session: &mut Session, ctx: &Context, head: &Head) -> Result<()> {
     let mut header = header(head.status, &head.fields())?;
     strip_tags(&mut header, ctx);
-    send_head(session, header, false).await
+    send_head(session, header, Body::ToCome).await
 }
 
 /// Takes the labels away, which are between the application and its caches.
 pub fn strip_tags(response: &mut ResponseHeader, ctx: &Context) {
     let Some(route) = ctx.route.as_ref().filter(|route| !route.cache.deliver_tags) else { return };
-    for name in &route.cache.tag_headers {
+    let present = view::names(response);
+    for name in route.cache.tag_headers.iter().filter(|name| present.may_have(Names::one(name))) {
         response.remove_header(name.as_str());
     }
 }
@@ -99,15 +102,18 @@ pub async fn streaming(
     reader: Reader,
 ) -> Result<()> {
     let is_head = session.req_header().method == "HEAD";
-    let view = view::received(session.req_header(), &ctx.client);
+    let request = session.req_header();
+    let (view, version) = (view::received(request, &ctx.client), request.version);
     // What is not stored, or not all of it, goes whole: a 304 of ours would take its cookies away.
     let keeps = response.discard.is_none() && response.for_leader.is_none();
-    let not_modified = keeps && head.with(|head| extract::not_modified(&view, &head, clock::now()));
+    let (not_modified, cut, is_worth_it) = head.with(|head| {
+        let not_modified = keeps && extract::not_modified(&view, &head, clock::now());
+        let whole = response.length.filter(|_| !not_modified);
+        let cut = whole.and_then(|length| extract::cut(&view, &head, length));
+        (not_modified, cut, encode::is_worth_it(ctx, &head, response.length))
+    });
     let etag = head.etag();
-    let held =
-        conditional::held_other(view.fields(), etag, etag).filter(|_| not_modified).map(<[u8]>::to_vec);
-    let cut = head.with(|head| extract::cut(&view, &head, response.length?)).filter(|_| !not_modified);
-    drop(view);
+    let held = conditional::held_other(view.fields(), etag, etag).filter(|_| not_modified);
     let status = match &cut {
         _ if not_modified => 304,
         Some(_) => 206,
@@ -126,21 +132,26 @@ pub async fn streaming(
         match length {
             Some(length) => header.insert_header("Content-Length", length)?,
             // HTTP/1.0 knows no chunks: there the end of the connection ends the body.
-            None if session.req_header().version == http::Version::HTTP_10 => {}
+            None if version == http::Version::HTTP_10 => {}
             None => header.insert_header("Transfer-Encoding", "chunked")?,
         }
     }
     if let Some(age) = response.age {
         header.insert_header("Age", age)?;
     }
-    let is_worth_it = head.with(|head| encode::is_worth_it(ctx, &head, response.length));
     let encoding = match is_worth_it {
-        true => encode::begin(app, session, ctx, &mut header, response.discard.is_none())?,
+        true => encode::begin(app, ctx, (&view, version), &mut header, response.discard.is_none())?,
         false => None,
     };
+    drop(view);
     decorate(&mut header, ctx)?;
     let without_body = is_head || has_no_body(status) || length == Some(0);
-    send_head(session, header, without_body).await?;
+    let body = match () {
+        () if without_body => Body::None,
+        () if encoding.is_none() && cut.is_none() && reader.has_next() => Body::There,
+        () => Body::ToCome,
+    };
+    send_head(session, header, body).await?;
     if without_body {
         return Ok(());
     }
@@ -184,9 +195,24 @@ async fn send_while_it_comes(
     }
 }
 
+/// What follows a head.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Body {
+    /// Nothing.
+    None,
+    /// A body, of which the beginning is there.
+    There,
+    /// A body that the head does not wait for.
+    ToCome,
+}
+
 /// Sends a head. What goes wrong here is the client's doing: it left, or does not read.
-async fn send_head(session: &mut Session, header: ResponseHeader, ends: bool) -> Result<()> {
+async fn send_head(session: &mut Session, header: ResponseHeader, body: Body) -> Result<()> {
     wire::keep_date(session, &header);
+    if body == Body::There {
+        wire::await_body(session);
+    }
+    let ends = body == Body::None;
     session.write_response_header(Box::new(header), ends).await.map_err(|error| error.into_down())
 }
 
@@ -249,7 +275,7 @@ pub async fn says(session: &mut Session, ctx: &mut Context, local: Local, text: 
     }
     decorate(&mut header, ctx)?;
     let is_head = session.req_header().method == "HEAD";
-    send_head(session, header, is_head).await?;
+    send_head(session, header, if is_head { Body::None } else { Body::There }).await?;
     if !is_head {
         send_body(session, Some(body.into()), true).await?;
     }
@@ -301,9 +327,6 @@ fn is_invalid_data(error: &Error) -> bool {
 
 /// Adds what every response carries: the verdict, the id, the times, and what protects a browser.
 pub fn decorate(response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
-    if response.status != 101 {
-        remove_hop_by_hop(response);
-    }
     strip_tags(response, ctx);
     let outcome = &mut ctx.outcome;
     outcome.first_byte = Some(outcome.elapsed());
@@ -315,43 +338,39 @@ pub fn decorate(response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> 
     response.insert_header("X-Processing-Time", outcome.processing_time())?;
     response.append_header("Server-Timing", outcome.server_timing())?;
     let policy = ctx.route.as_ref().map_or(&ctx.live.plan.response_headers, |route| &route.response_headers);
-    let gone: Vec<String> =
-        response.headers.keys().map(ToString::to_string).filter(|name| policy.takes_away(name)).collect();
-    for name in gone {
-        response.remove_header(name.as_str());
+    if policy.touches(view::names(response)) {
+        let gone = response.headers.keys().filter(|name| policy.takes_away(name.as_str()));
+        for name in gone.cloned().collect::<Vec<_>>() {
+            response.remove_header(&name);
+        }
     }
     let is_https = ctx.client.scheme == Scheme::Https;
     let set = |name: &str| response.headers.contains_key(name);
-    let written: Vec<(String, String)> = policy
-        .written(response.status.as_u16(), is_https, set)
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
+    let written: Vec<_> = policy.written(response.status.as_u16(), is_https, set).collect();
     for (name, value) in written {
-        response.append_header(name, value)?;
+        response.append_header(name.to_owned(), value)?;
     }
     Ok(())
 }
 
-/// What is about the origin's connection; the framing is Pingora's to set.
-fn remove_hop_by_hop(response: &mut ResponseHeader) {
-    let fields: Vec<Field<'_>> =
-        response.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    let head = Fields::new(&fields);
-    let names = fields.iter().map(|(name, _)| *name);
-    let gone: Vec<String> = names
-        .filter(|name| hop::is_hop_by_hop(name, head) && *name != "transfer-encoding")
-        .map(str::to_owned)
-        .collect();
+/// Takes away what is about the origin's connection; the framing is Pingora's to set.
+pub fn remove_hop_by_hop(response: &mut ResponseHeader) {
+    let gone: Vec<HeaderName> = {
+        let nominated = view::lines_of(response, "connection");
+        let hop_by_hop = HopByHop::of(Fields::new(&nominated));
+        let is_gone = |name: &&HeaderName| hop_by_hop.has(name.as_str()) && **name != TRANSFER_ENCODING;
+        response.headers.keys().filter(is_gone).cloned().collect()
+    };
     for name in gone {
-        response.remove_header(name.as_str());
+        response.remove_header(&name);
     }
 }
 
 fn header(status: u16, fields: &[Field<'_>]) -> Result<ResponseHeader> {
     let mut header = ResponseHeader::build(status, Some(fields.len() + 12))?;
     for (name, value) in fields {
-        let repeated = IN_NOT_MODIFIED.iter().any(|kept| kept.eq_ignore_ascii_case(name));
-        if repeated || status != 304 {
+        let is_repeated = || IN_NOT_MODIFIED.iter().any(|kept| kept.eq_ignore_ascii_case(name));
+        if status != 304 || is_repeated() {
             header.append_header((*name).to_owned(), *value)?;
         }
     }

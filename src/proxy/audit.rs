@@ -99,7 +99,7 @@ struct Audit {
 }
 
 /// Audits a hit that was served with `stored`, if the lot falls on it.
-pub fn sample(app: &App, session: &Session, ctx: &Context, stored: &Arc<StoredResponse>) {
+pub async fn sample(app: &App, session: &Session, ctx: &Context, stored: &Arc<StoredResponse>) {
     let Some(route) = ctx.route.as_ref().filter(|route| is_drawn(route.cache.audit)) else { return };
     if session.req_header().method != "GET" {
         return;
@@ -108,7 +108,7 @@ pub fn sample(app: &App, session: &Session, ctx: &Context, stored: &Arc<StoredRe
         app.observer.metrics.limit("audits");
         return;
     };
-    match Audit::new(session, ctx, route, stored, permit) {
+    match Audit::new(app, session, ctx, route, stored, permit).await {
         Ok(audit) => {
             let app = app.clone();
             tokio::spawn(async move { audit.run(&app).await });
@@ -126,7 +126,8 @@ fn is_drawn(share: f64) -> bool {
 }
 
 impl Audit {
-    fn new(
+    async fn new(
+        app: &App,
         session: &Session,
         ctx: &Context,
         route: &Arc<Route>,
@@ -136,14 +137,16 @@ impl Audit {
         let view = view::received(session.req_header(), &ctx.client);
         let ask = |request| {
             let (route, live) = (route.clone(), ctx.live.clone());
-            let order =
-                fetch::Order { request, route, live, urgency: Urgency::Background, fill: None, hash: 0 };
-            fetch::subrequest(session, order)
+            let terms = fetch::Terms { urgency: Urgency::Background, fill: None, hash: 0 };
+            fetch::subrequest(&app.blank, session, fetch::Order { request, route, live, terms })
         };
         let visitor = upstream::for_audit(&view, &route.cache, ctx)?;
         let anyone = upstream::for_anyone(&view, &route.cache, ctx)?;
         Ok(Self {
-            rounds: [[ask(visitor.clone())?, ask(anyone.clone())?], [ask(visitor)?, ask(anyone)?]],
+            rounds: [
+                [ask(visitor.clone()).await?, ask(anyone.clone()).await?],
+                [ask(visitor).await?, ask(anyone).await?],
+            ],
             live: ctx.live.clone(),
             route: route.clone(),
             stored: stored.clone(),
@@ -211,8 +214,8 @@ async fn receive(app: &App, mut handle: SubrequestHandle, mut body: Collected) -
             HttpTask::Header(response, _) if response.status.is_informational() => {}
             HttpTask::Header(response, end) => {
                 let fields = view::response_fields(&response);
-                let lent = view::lend(&fields);
-                let response = ResponseHead { status: response.status.as_u16(), fields: Fields::new(&lent) };
+                let response =
+                    ResponseHead { status: response.status.as_u16(), fields: Fields::new(&fields) };
                 head = Some(comparable(&response));
                 ends |= end;
             }

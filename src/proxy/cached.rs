@@ -25,6 +25,7 @@ use crate::rules::lookup::PassReason;
 use crate::rules::outgoing::Outgoing;
 use crate::rules::policy::{CachePolicy, QueryPolicy};
 use crate::rules::ranges;
+use crate::rules::request::Received;
 use crate::rules::route::Route;
 use crate::rules::selector::Facts;
 use crate::rules::tags::Tags;
@@ -98,12 +99,12 @@ pub async fn serve(app: &App, session: &mut Session, ctx: &mut Context) -> Resul
         let round = match (found.verdict, &found.response) {
             (Verdict::Hit, Some(response)) => {
                 answer::stored(app, session, ctx, response, now).await?;
-                audit::sample(app, session, ctx, response);
+                audit::sample(app, session, ctx, response).await;
                 Round::Served(Served::Answered)
             }
             (Verdict::HitStale(reason), Some(response)) => {
                 if reason == StaleReason::WhileRevalidate {
-                    refresh(app, session, ctx, &found);
+                    refresh(app, session, ctx, &found).await;
                 }
                 answer::stored(app, session, ctx, response, now).await?;
                 Round::Served(Served::Answered)
@@ -157,8 +158,7 @@ fn look_up(app: &App, session: &Session, ctx: &Context, route: &Route, now: Time
 }
 
 /// What a fetch for the request is known by until its head arrives.
-fn facts(session: &Session, ctx: &Context) -> Facts {
-    let view = view::received(session.req_header(), &ctx.client);
+fn facts(view: &Received<'_>, ctx: &Context) -> Facts {
     let request = view.head();
     match &ctx.route {
         Some(route) => Facts::new(&request, &route.cache.query, route.tags(&request.target.path)),
@@ -208,10 +208,13 @@ async fn share_a_fetch(
     let begun = app.store.memory.begin();
     let key = if found.as_head { found.key.of_head() } else { found.key.clone() };
     let key = fetch::fill_key(&key, &found.inputs, found.response.is_some());
-    match app.store.fills.enter(&key, || facts(session, ctx), begun) {
+    let view = view::received(session.req_header(), &ctx.client);
+    match app.store.fills.enter(&key, || facts(&view, ctx), begun) {
         Ticket::Full => pass(PassReason::FillLimit),
         Ticket::Lead(place, mut reader) => {
-            let as_stranger = lead(app, session, ctx, &found, found.as_head, Urgency::Client, place)?;
+            let urgency = Urgency::Client;
+            let as_stranger = lead(app, session, (&view, ctx), &found, found.as_head, urgency, place).await?;
+            drop(view);
             let opening = loop {
                 match reader.news().await {
                     News::Interim(head) => answer::interim(session, ctx, &head).await?,
@@ -225,7 +228,10 @@ async fn share_a_fetch(
             }
             serve_opening(app, session, ctx, opening, reader, true).await
         }
-        Ticket::Follow(reader) => follow(app, session, ctx, &found, reader, deadline).await,
+        Ticket::Follow(reader) => {
+            drop(view);
+            follow(app, session, ctx, &found, reader, deadline).await
+        }
     }
 }
 
@@ -389,17 +395,16 @@ fn share(session: &Session, ctx: &Context, found: &Found, opening: &Opening) -> 
 /// since the first: what it removed must not come back by way of a validation or a failing origin (one from now on
 /// detaches the fill). Or another fetch may have ended: then there is nothing left to fetch. Tells whether it is fetched as a
 /// stranger would.
-fn lead(
+async fn lead(
     app: &App,
     session: &Session,
-    ctx: &Context,
+    (view, ctx): (&Received<'_>, &Context),
     found: &Found,
     as_head: bool,
     urgency: Urgency,
     place: Place,
 ) -> Result<bool> {
     let Some(route) = &ctx.route else { return Ok(false) };
-    let view = view::received(session.req_header(), &ctx.client);
     let now_stored = stored_for(app, &view.head(), &found.inputs, &route.cache, &found.primary);
     let freshness = now_stored.response.as_ref().map(|response| response.freshness());
     let verdict = verdict::judge(freshness.as_ref(), &found.client, clock::now());
@@ -410,7 +415,7 @@ fn lead(
     let inputs = found.inputs.clone();
     let target =
         fetch::Target { primary: found.primary.clone(), stored: now_stored, inputs, as_head, urgency };
-    fetch::start(app, session, ctx, route, target, place)
+    fetch::start(app, session, (view, ctx), route, target, place).await
 }
 
 /// Whether a HEAD can tell that it still holds.
@@ -424,10 +429,11 @@ pub fn is_readable(request: Fields<'_>, head: &Head) -> bool {
 }
 
 /// Fetches an expired response anew while it is still served, unless that is under way already.
-fn refresh(app: &App, session: &Session, ctx: &Context, found: &Found) {
+async fn refresh(app: &App, session: &Session, ctx: &Context, found: &Found) {
     let begun = app.store.memory.begin();
-    if let Ticket::Lead(place, _) = app.store.fills.enter(&found.key, || facts(session, ctx), begun)
-        && let Err(error) = lead(app, session, ctx, found, false, Urgency::Background, place)
+    let view = view::received(session.req_header(), &ctx.client);
+    if let Ticket::Lead(place, _) = app.store.fills.enter(&found.key, || facts(&view, ctx), begun)
+        && let Err(error) = lead(app, session, (&view, ctx), found, false, Urgency::Background, place).await
     {
         tracing::error!(%error, key = %found.key, "a background refresh could not be started");
     }

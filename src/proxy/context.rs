@@ -26,7 +26,7 @@ pub enum Kind {
     /// A client's.
     Client,
     /// One of our own, for the store.
-    Fetch(Box<fetch::Order>),
+    Fetch(fetch::Terms),
 }
 
 /// One request under way.

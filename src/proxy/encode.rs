@@ -100,9 +100,8 @@ pub fn would_encode(view: &Received<'_>, version: http::Version, ctx: &Context) 
 
 /// Begins to encode the body of a pass, where that is worth it and its client accepts it.
 pub fn passed(app: &App, session: &Session, ctx: &mut Context, response: &mut ResponseHeader) -> Result<()> {
-    let owned = view::response_fields(response);
-    let lent = view::lend(&owned);
-    let head = ResponseHead { status: response.status.as_u16(), fields: Fields::new(&lent) };
+    let fields = view::response_fields(response);
+    let head = ResponseHead { status: response.status.as_u16(), fields: Fields::new(&fields) };
     // Chunks say where the body ends, whatever a length beside them says.
     let length = head.fields.text("content-length").and_then(|length| length.trim().parse().ok());
     let length = length.filter(|_| !head.fields.has("transfer-encoding"));
@@ -110,7 +109,9 @@ pub fn passed(app: &App, session: &Session, ctx: &mut Context, response: &mut Re
         return not_modified(session, ctx, response);
     }
     if is_worth_it(ctx, &head, length) {
-        ctx.encoding = begin(app, session, ctx, response, false)?;
+        let request = session.req_header();
+        let view = view::received(request, &ctx.client);
+        ctx.encoding = begin(app, ctx, (&view, request.version), response, false)?;
     }
     Ok(())
 }
@@ -119,20 +120,15 @@ pub fn passed(app: &App, session: &Session, ctx: &mut Context, response: &mut Re
 /// who refuses it as it is: all others get a form that is made once.
 pub fn begin(
     app: &App,
-    session: &Session,
     ctx: &Context,
+    (view, version): (&Received<'_>, http::Version),
     response: &mut ResponseHeader,
     is_stored: bool,
 ) -> Result<Option<Encoding>> {
     let Some(route) = &ctx.route else { return Ok(None) };
-    let owned = view::response_fields(response);
-    let says_it_varies = says_it_varies(Fields::new(&view::lend(&owned)));
-    if !says_it_varies {
-        response.append_header("Vary", "Accept-Encoding")?;
-    }
-    let request = session.req_header();
+    say_that_it_varies(response)?;
     let must_stay = matches!(response.status.as_u16(), 206 | 304);
-    let wish = wish(&view::received(request, &ctx.client), request.version, route);
+    let wish = wish(view, version, route);
     let Some(coding) = wish.codings.as_slice().first().copied() else { return Ok(None) };
     if must_stay || (is_stored && !wish.refuses_identity) {
         return Ok(None);
@@ -148,7 +144,7 @@ pub fn begin(
     if let Some(etag) = response.headers.get("etag").map(|etag| weakened(etag.as_bytes())) {
         response.insert_header("ETag", etag)?;
     }
-    if request.method == http::Method::HEAD {
+    if view.method() == "HEAD" {
         return Ok(None);
     }
     response.insert_header("Transfer-Encoding", "chunked")?;
@@ -158,6 +154,14 @@ pub fn begin(
     Ok(Some(Encoding { stream: Some(stream), _room: room }))
 }
 
+/// Tells caches that the answer depends on what its client accepts.
+fn say_that_it_varies(response: &mut ResponseHeader) -> Result<()> {
+    if !says_it_varies(Fields::new(&view::lines_of(response, "vary"))) {
+        response.append_header("Vary", "Accept-Encoding")?;
+    }
+    Ok(())
+}
+
 /// The 304 of a pass. A client that has a body which was encoded on its way knows it by a weak tag, and finds it by that
 /// (RFC 9111 section 4.3.4).
 fn not_modified(session: &Session, ctx: &Context, response: &mut ResponseHeader) -> Result<()> {
@@ -165,9 +169,7 @@ fn not_modified(session: &Session, ctx: &Context, response: &mut ResponseHeader)
         return Ok(());
     }
     // As the 200 would say (RFC 9110 section 15.4.5).
-    if !says_it_varies(Fields::new(&view::lend(&view::response_fields(response)))) {
-        response.append_header("Vary", "Accept-Encoding")?;
-    }
+    say_that_it_varies(response)?;
     let Some(etag) = response.headers.get("etag").map(|etag| etag.as_bytes().trim_ascii().to_vec()) else {
         return Ok(());
     };

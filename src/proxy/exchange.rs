@@ -77,14 +77,14 @@ async fn wait(
         ask,
         route: ctx.route_name().unwrap_or_else(|| "".into()),
         urgency: match &ctx.kind {
-            Kind::Fetch(order) => order.urgency,
+            Kind::Fetch(terms) => terms.urgency,
             Kind::Client => Urgency::Client,
         },
         deadline: ctx.began + total(ctx, pool),
     };
     let began = clock::start();
     let lease = match &ctx.kind {
-        Kind::Fetch(order) => pool.wait(wish, nobody_reads(order.fill.clone(), order.urgency)).await,
+        Kind::Fetch(terms) => pool.wait(wish, nobody_reads(terms.fill.clone(), terms.urgency)).await,
         Kind::Client => pool.wait(wish, left(session)).await,
     };
     app.observer.metrics.upstreams().waited(&pool.name, began.elapsed());
@@ -117,7 +117,7 @@ fn total(ctx: &Context, pool: &Pool) -> Duration {
 fn ask(session: &Session, ctx: &Context, pool: &Pool) -> Ask {
     let is_idempotent = session.req_header().method.is_idempotent();
     let (hash, has_body) = match &ctx.kind {
-        Kind::Fetch(order) => (order.hash, false),
+        Kind::Fetch(terms) => (terms.hash, false),
         Kind::Client => {
             let view = view::received(session.req_header(), &ctx.client);
             let head = view.head();

@@ -204,6 +204,9 @@ impl App {
             }
             self.limit_together(session, ctx, &route).await?;
         }
+        if limits.rates.is_empty() {
+            return Ok(());
+        }
         let view = view::received(session.req_header(), &ctx.client);
         if let Err(beyond) = self.rate(&route, &view.head(), client, ctx.began) {
             return Err(self.refuse(ctx, &route, beyond));

@@ -63,6 +63,7 @@ use crate::rules::identity;
 use crate::rules::invalidate::Expires;
 use crate::rules::lookup::{self, PassReason};
 use crate::rules::policy::{Mode, QueryPolicy};
+use crate::rules::request::Received;
 use crate::rules::route;
 use crate::rules::selector::Selector;
 use crate::rules::target::Scheme;
@@ -71,6 +72,7 @@ use crate::shared::Shared;
 use crate::store::Store;
 pub use context::Active;
 use context::{Context, Kind};
+pub use fetch::Blank;
 use limits::Limits;
 use shadow::Shadow;
 
@@ -116,6 +118,8 @@ pub struct Parvis {
     pub limits: Arc<Limits>,
     /// What is shared with other instances, if anything.
     pub shared: Option<Arc<Shared>>,
+    /// What subrequests are made from.
+    pub blank: Blank,
     /// Tells who looks after the pools that there are others.
     pub reloaded: Notify,
 }
@@ -147,14 +151,15 @@ impl std::ops::Deref for App {
 
 #[async_trait]
 impl ProxyHttp for App {
-    type CTX = Context;
+    // On the heap: Pingora moves it, and holds room for it in each of the futures around a request.
+    type CTX = Box<Context>;
 
-    fn new_ctx(&self) -> Context {
-        Context::new(self.live.load_full(), &self.active)
+    fn new_ctx(&self) -> Self::CTX {
+        Box::new(Context::new(self.live.load_full(), &self.active))
     }
 
     /// A subrequest of ours becomes what its order says, before anything looks at it.
-    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
         if fetch::accept_order(session, ctx)? {
             // Its reader is a fill, whose own readers have the client's timeouts.
             return Ok(());
@@ -183,11 +188,11 @@ impl ProxyHttp for App {
         Ok(())
     }
 
-    fn allow_spawning_subrequest(&self, _session: &Session, ctx: &Context) -> bool {
+    fn allow_spawning_subrequest(&self, _session: &Session, ctx: &Self::CTX) -> bool {
         matches!(ctx.kind, Kind::Client)
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
         if let Kind::Fetch(_) = ctx.kind {
             return Ok(false);
         }
@@ -195,17 +200,8 @@ impl ProxyHttp for App {
         if dialect::is_purge(session.req_header().method.as_str()) {
             return self.answer_purge(session, ctx).await.map(|()| true);
         }
-        if !view::received(session.req_header(), &ctx.client).has_valid_host() {
-            return answer::local(session, ctx, Local::BadRequest).await.map(|()| true);
-        }
-        if let Some(local) = redirect(session, ctx) {
+        if let Err(local) = route(session, ctx) {
             return answer::local(session, ctx, local).await.map(|()| true);
-        }
-        if REFUSED_METHODS.contains(&session.req_header().method.as_str()) {
-            return answer::local(session, ctx, Local::Refused).await.map(|()| true);
-        }
-        if !self.route(session, ctx) {
-            return answer::local(session, ctx, Local::NoRoute).await.map(|()| true);
         }
         if let Err(local) = self.limit(session, ctx).await {
             return answer::local(session, ctx, local).await.map(|()| true);
@@ -238,7 +234,7 @@ impl ProxyHttp for App {
         Ok(false)
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         exchange::begin(self, session, ctx).await
     }
 
@@ -249,7 +245,7 @@ impl ProxyHttp for App {
         _peer: &HttpPeer,
         number: std::os::fd::RawFd,
         _digest: Option<&Digest>,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         exchange::connected(ctx, number);
         Ok(())
@@ -259,7 +255,7 @@ impl ProxyHttp for App {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         exchange::sends(ctx, request.version);
         match ctx.kind {
@@ -279,7 +275,7 @@ impl ProxyHttp for App {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         ends: bool,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         exchange::received(ctx, body.as_ref().map_or(0, Bytes::len), ends)?;
         if ends {
@@ -292,7 +288,7 @@ impl ProxyHttp for App {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         upstream::refuse_unasked_upgrade(session.req_header(), response)?;
         if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
@@ -321,7 +317,7 @@ impl ProxyHttp for App {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         ends: bool,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         if let Some(shadow) = &mut ctx.shadow {
             shadow.body(self, body.as_deref().unwrap_or_default(), ends);
@@ -333,7 +329,7 @@ impl ProxyHttp for App {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         if session.req_header().version == http::Version::HTTP_10 {
             // It knows no chunks: there the end of the connection ends the body.
@@ -344,6 +340,9 @@ impl ProxyHttp for App {
             Kind::Client if response.status.is_informational() => answer::strip_tags(response, ctx),
             Kind::Client => {
                 encode::passed(self, session, ctx, response)?;
+                if response.status != http::StatusCode::SWITCHING_PROTOCOLS {
+                    answer::remove_hop_by_hop(response);
+                }
                 answer::decorate(response, ctx)?;
                 if ctx.encoding.is_some() {
                     // The origin's may be 1.0, which knows no chunks.
@@ -360,7 +359,7 @@ impl ProxyHttp for App {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         ends: bool,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         if let Some(encoding) = &mut ctx.encoding {
             *body = encoding.chunk(body.take(), ends)?;
@@ -372,7 +371,7 @@ impl ProxyHttp for App {
         &self,
         session: &mut Session,
         _peer: &HttpPeer,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
         error: Box<Error>,
     ) -> Box<Error> {
         exchange::not_connected(self, session, ctx, error)
@@ -383,14 +382,14 @@ impl ProxyHttp for App {
         peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
         was_reused: bool,
     ) -> Box<Error> {
         let error = error.more_context(format!("server {}", peer.address()));
         exchange::broken(self, session, ctx, error, was_reused)
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         if let Kind::Fetch(_) = ctx.kind {
             // Its readers hear of it through the fill.
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
@@ -405,7 +404,7 @@ impl ProxyHttp for App {
         FailToProxy { error_code: status, can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
         // What is left to do is between parvis and the client.
         if let Some(mut lease) = ctx.lease.take().filter(|_| error.is_some()) {
             lease.broken_off();
@@ -432,14 +431,14 @@ impl ProxyHttp for App {
     }
 
     // The access log tells of failures, once; Pingora's own lines would repeat them.
-    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Self::CTX, _error: &Error) -> bool {
         true
     }
 
     fn suppress_proxy_warn_log(
         &self,
         _session: &Session,
-        _ctx: &Context,
+        _ctx: &Self::CTX,
         _error: &Error,
         _context: ProxyWarnLogContext,
     ) -> bool {
@@ -452,18 +451,11 @@ impl App {
         ctx.client = view::client(session, &ctx.live.plan.trust);
         let view = view::received(session.req_header(), &ctx.client);
         let outcome = &mut ctx.outcome;
-        outcome.set_request_id(view.fields(), None);
+        outcome.set_request_id(view.fields());
         outcome.client = Some(ctx.client.address);
         outcome.method = view.method().to_owned();
         outcome.host = view.host().to_owned();
         outcome.target = view.path_and_query().to_owned();
-    }
-
-    fn route(&self, session: &Session, ctx: &mut Context) -> bool {
-        let view = view::received(session.req_header(), &ctx.client);
-        ctx.route = route::select(&ctx.live.plan.routes, &view.head()).cloned();
-        ctx.outcome.route = ctx.route.as_ref().map(|route| route.name.clone());
-        ctx.route.is_some()
     }
 
     fn judge(&self, session: &Session, ctx: &Context) -> std::result::Result<(), PassReason> {
@@ -490,8 +482,7 @@ impl App {
         let (Some(key), Some(route)) = (&ctx.believed_uncacheable, &ctx.route) else { return };
         let (view, now) = (view::received(session.req_header(), &ctx.client), clock::now());
         let fields = view::response_fields(response);
-        let lent = view::lend(&fields);
-        let head = ResponseHead { status: response.status.as_u16(), fields: Fields::new(&lent) };
+        let head = ResponseHead { status: response.status.as_u16(), fields: Fields::new(&fields) };
         let authorized = identity::is_authorized(view.fields(), &route.cache);
         let exchange = Exchange { requested_at: now, received_at: now, authorized };
         let max = ctx.live.plan.memory.max_object_size;
@@ -546,11 +537,28 @@ impl App {
     }
 }
 
+/// Finds the route, unless the request is not for an application. The error is the answer that it gets.
+fn route(session: &Session, ctx: &mut Context) -> std::result::Result<(), Local> {
+    let view = view::received(session.req_header(), &ctx.client);
+    if !view.has_valid_host() {
+        return Err(Local::BadRequest);
+    }
+    if let Some(local) = redirect(session, &view, ctx) {
+        return Err(local);
+    }
+    if REFUSED_METHODS.contains(&view.method()) {
+        return Err(Local::Refused);
+    }
+    let route = route::select(&ctx.live.plan.routes, &view.head()).ok_or(Local::NoRoute)?;
+    ctx.outcome.route = Some(route.name.clone());
+    ctx.route = Some(route.clone());
+    Ok(())
+}
+
 /// The answer on a listener that redirects, which tells where to. The method stays what it is (RFC 9110 section 15.4.9).
-fn redirect(session: &Session, ctx: &mut Context) -> Option<Local> {
+fn redirect(session: &Session, view: &Received<'_>, ctx: &mut Context) -> Option<Local> {
     let local = session.server_addr()?.as_inet()?;
     let port = ctx.live.plan.listener(*local)?.redirect_to_https?;
-    let view = view::received(session.req_header(), &ctx.client);
     if ctx.client.scheme == Scheme::Https || view.path_and_query().starts_with(CHALLENGES) {
         return None;
     }
@@ -578,6 +586,5 @@ fn removed_by(
     let request = view.head();
     let Some(route) = ctx.route.as_ref().filter(|_| !request.is_safe()) else { return Vec::new() };
     let named = response.map(view::response_fields).unwrap_or_default();
-    let named = view::lend(&named);
     route.removed_by(&request, Fields::new(&named), policies)
 }

@@ -114,8 +114,7 @@ impl Shadow {
         }
         self.exchange.received_at = clock::now();
         let fields = view::response_fields(response);
-        let lent = view::lend(&fields);
-        let head = ResponseHead { status, fields: Fields::new(&lent) };
+        let head = ResponseHead { status, fields: Fields::new(&fields) };
         let policy = &self.route.cache;
         let kept =
             match admission::judge(&self.facts.path, &head, policy, self.max_object_size, self.exchange) {
@@ -135,7 +134,7 @@ impl Shadow {
         self.response = Some(Coming { head, kept, body });
         let is_empty =
             |(name, value): &Field<'_>| name.eq_ignore_ascii_case("content-length") && *value == b"0";
-        if status == 204 || lent.iter().any(is_empty) {
+        if status == 204 || fields.iter().any(is_empty) {
             // No body will come.
             self.body(app, &[], true);
         }
@@ -218,7 +217,8 @@ impl Shadow {
         if kept.vary.is_empty() {
             return self.primary.clone();
         }
-        self.primary.variant(&kept.vary, Fields::new(&view::lend(&self.outgoing)))
+        let sent = self.outgoing.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+        self.primary.variant(&kept.vary, Fields::new(&sent.collect::<Vec<_>>()))
     }
 
     fn store(&self, app: &App, key: &CacheKey, coming: Coming, witness: Option<Witness>) {

@@ -191,9 +191,10 @@ fn of_fetch(
         None => path.to_owned(),
     };
     let outgoing = Outgoing::of(&head, policy);
-    let mut request = RequestHeader::build("GET", target.as_bytes(), Some(outgoing.0.len() + 8))?;
-    for (name, value) in outgoing.lend() {
-        request.append_header(name.to_owned(), value)?;
+    // Names are spelled one way, whoever asks: a page could repeat them.
+    let mut request = RequestHeader::build_no_case("GET", target.as_bytes(), Some(outgoing.0.len() + 8))?;
+    for (name, value) in &outgoing.0 {
+        request.append_header((*name).to_owned(), value.as_ref())?;
     }
     // Spelled as in the key: a page may repeat it.
     let host = normal_host(head.target.scheme, view.own_host());
@@ -203,10 +204,11 @@ fn of_fetch(
             request.insert_header("X-Forwarded-Host", host.as_ref())?;
         }
     }
-    request.insert_header("Accept-Encoding", "identity")?;
-    request.insert_header("X-Forwarded-For", forwarded_for(view, ctx))?;
-    request.insert_header("X-Forwarded-Proto", ctx.client.scheme.as_str())?;
-    request.insert_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
+    // Nothing of these has been taken over.
+    request.append_header("Accept-Encoding", "identity")?;
+    request.append_header("X-Forwarded-For", forwarded_for(view, ctx))?;
+    request.append_header("X-Forwarded-Proto", ctx.client.scheme.as_str())?;
+    request.append_header("X-Request-ID", ctx.outcome.request_id.as_str())?;
     request.append_header("Via", via(ctx.version))?;
     if let Some(expired) = expired {
         let fields = expired.head.fields();

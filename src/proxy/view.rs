@@ -7,7 +7,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 
 use crate::rules::forwarding::{self, Client, Trust};
-use crate::rules::head::{Field, Fields};
+use crate::rules::head::{Field, Fields, Names};
 use crate::rules::request::{Envelope, Received};
 use crate::rules::target::Scheme;
 
@@ -47,22 +47,25 @@ pub fn client(session: &ServerSession, trust: &Trust) -> Client {
 }
 
 /// The fields of a response, with their names as the origin wrote them.
-pub fn response_fields(response: &ResponseHeader) -> Vec<(String, Vec<u8>)> {
-    use pingora::http::HeaderNameVariant;
-    let mut fields = Vec::with_capacity(response.headers.len());
-    let collected = response.map(|name, value| {
-        let name = match name {
-            HeaderNameVariant::Case(name) => String::from_utf8_lossy(name.as_slice()).into_owned(),
-            HeaderNameVariant::Titled(name) => name.to_owned(),
-        };
-        fields.push((name, value.as_bytes().to_vec()));
-        Ok(())
-    });
-    debug_assert!(collected.is_ok(), "the closure has no error");
+pub fn response_fields(response: &ResponseHeader) -> Vec<Field<'_>> {
+    if !response.has_case() {
+        // By HTTP/2 they are in lower case.
+        return response.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    }
+    let fields = response.case_header_iter();
     fields
+        .filter_map(|(name, value)| Some((str::from_utf8(name.as_slice()).ok()?, value.as_bytes())))
+        .collect()
 }
 
-/// Lends owned fields to the rules.
-pub fn lend(fields: &[(String, Vec<u8>)]) -> Vec<Field<'_>> {
-    fields.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect()
+/// The lines of one field of a response.
+pub fn lines_of<'r>(response: &'r ResponseHeader, name: &'static str) -> Vec<Field<'r>> {
+    response.headers.get_all(name).iter().map(|value| (name, value.as_bytes())).collect()
+}
+
+/// The names that may be among the fields of a response.
+pub fn names(response: &ResponseHeader) -> Names {
+    let mut names = Names::default();
+    response.headers.keys().for_each(|name| names.add(name.as_str()));
+    names
 }

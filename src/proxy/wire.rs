@@ -5,6 +5,9 @@
 //! `Date` of a response is the moment it was made at the origin (RFC 9110 section 6.6.1), and caches behind parvis
 //! compute its age from it. So a head that passes through gets the date back that was set for it.
 //!
+//! A head whose body is there goes out together with the first bytes of that, which Pingora writes by themselves: in two pieces
+//! they would cost twice, here and at the client.
+//!
 //! Large bodies go out from files, for which it asks for the descriptor behind Pingora's stream.
 
 use std::io;
@@ -13,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
@@ -43,8 +46,10 @@ pub struct Wire {
     stream: Stream,
     /// The date of the next response head, in seconds since 1970; zero leaves the present moment.
     date: AtomicU64,
-    /// A head that is being written, and how far it has got.
-    head: Option<(Vec<u8>, usize)>,
+    /// Whether that head waits for the first bytes of its body.
+    awaits_body: AtomicBool,
+    /// The head of a response that is not all sent.
+    head: Option<Held>,
     /// What has arrived and nobody has read yet.
     pub received: BytesMut,
     /// The request that Pingora may read.
@@ -65,6 +70,20 @@ struct Lent {
     has_switched: bool,
 }
 
+/// A head that Pingora has written, and that is not all sent.
+#[derive(Debug)]
+struct Held {
+    /// The head, and what of its body has joined it.
+    bytes: Vec<u8>,
+    /// How many of them are sent.
+    sent: usize,
+    /// How many bytes their writer hears of when all are sent; `None` as long as the head waits for its body.
+    owed: Option<usize>,
+}
+
+/// The most bytes of a body that join the head before it: copying as many costs less than sending them by themselves.
+const MAX_JOINED: usize = 16 * 1024;
+
 /// The most bytes that are kept of what a client sends ahead; then they wait in the system's buffers.
 const MAX_AHEAD: usize = 64 * 1024;
 /// How much is read at once of what is sent ahead.
@@ -81,6 +100,7 @@ impl Wire {
         Self {
             stream,
             date: AtomicU64::new(0),
+            awaits_body: AtomicBool::new(false),
             head: None,
             received: BytesMut::new(),
             lent: None,
@@ -170,6 +190,7 @@ impl Wire {
     /// Lets the next reader have what is received up to `boundary`, and more if it then `may_switch` protocols.
     pub fn lend(&mut self, boundary: Boundary, may_switch: bool, least: LeastPace) {
         self.lent = Some(Lent { boundary, may_switch, has_switched: false });
+        self.awaits_body = AtomicBool::new(false);
         self.begin_exchange(least);
     }
 
@@ -196,8 +217,9 @@ impl Wire {
     }
 
     /// Ends the loan. Tells whether another request may follow: the one lent was read to its end (what is left of it would
-    /// be taken for a request), and the protocol is still the same.
+    /// be taken for a request), and the protocol is still the same. Nothing of the response is held back then.
     pub fn take_back(&mut self) -> bool {
+        debug_assert!(self.head.is_none(), "Pingora flushes what it has written");
         self.lent.take().is_some_and(|lent| lent.boundary.is_reached() && !lent.has_switched)
     }
 
@@ -257,27 +279,77 @@ impl Wire {
         }
     }
 
-    /// The head in `bytes` with the date that was set for it; `None` for anything else.
-    fn dated(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+    /// Whether these bytes are the final head of a response to the request that is lent. An interim one goes out at once.
+    fn is_final_head(&self, bytes: &[u8]) -> bool {
+        let is_lent = self.lent.as_ref().is_some_and(|lent| !lent.has_switched);
+        is_lent && bytes.starts_with(b"HTTP/1.") && bytes.get(b"HTTP/1.1 ".len()) != Some(&b'1')
+    }
+
+    /// A head with the date that was set for it.
+    fn dated(&self, bytes: &[u8]) -> Vec<u8> {
         const DATE: &[u8] = b"\r\nDate: ";
-        if self.date.load(Ordering::Relaxed) == 0 || !bytes.starts_with(b"HTTP/1.") {
-            return None;
-        }
-        // The date is that of the final head; an interim one may be written after it was set.
-        let is_interim = bytes.get(b"HTTP/1.1 ".len()) == Some(&b'1');
-        if is_interim {
-            return None;
-        }
-        let at = bytes.windows(DATE.len()).position(|window| window.eq_ignore_ascii_case(DATE))? + DATE.len();
+        let mut head = Vec::with_capacity(bytes.len() + MAX_JOINED / 8);
+        head.extend_from_slice(bytes);
         let seconds = self.date.swap(0, Ordering::Relaxed);
-        let date = httpdate::fmt_http_date(Timestamp(seconds * 1000).into());
-        // What Pingora wrote is as long; anything else is left alone.
-        if !bytes.get(at + DATE_LENGTH..)?.starts_with(b"\r\n") {
-            return None;
+        if seconds == 0 {
+            return head;
         }
-        let mut head = bytes.to_vec();
-        head[at..at + DATE_LENGTH].copy_from_slice(date.as_bytes());
-        Some(head)
+        let date = httpdate::fmt_http_date(Timestamp(seconds * 1000).into());
+        let at = bytes.windows(DATE.len()).position(|window| window.eq_ignore_ascii_case(DATE));
+        let at = at.map_or(0, |at| at + DATE.len());
+        // What Pingora wrote is as long; anything else is left alone.
+        if at > 0 && bytes.get(at + DATE_LENGTH..).is_some_and(|rest| rest.starts_with(b"\r\n")) {
+            head[at..at + DATE_LENGTH].copy_from_slice(date.as_bytes());
+        }
+        head
+    }
+
+    /// Sends the head that is held, together with the first of these bytes. Tells how many of them; `None` when no head is held.
+    fn poll_joined(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<Option<usize>>> {
+        let Some(held) = &mut self.head else { return Poll::Ready(Ok(None)) };
+        if held.owed.is_none() {
+            let before = held.bytes.len();
+            for buf in bufs {
+                let room = MAX_JOINED - (held.bytes.len() - before);
+                held.bytes.extend_from_slice(&buf[..buf.len().min(room)]);
+            }
+            held.owed = Some(held.bytes.len() - before);
+        }
+        // Its writer comes back with the same bytes until it hears of them.
+        ready!(self.poll_held(cx))?;
+        Poll::Ready(Ok(self.head.take().and_then(|held| held.owed)))
+    }
+
+    /// Sends what is held.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(mut held) = self.head.take() else { return Poll::Ready(Ok(())) };
+        let mut result = Poll::Ready(Ok(()));
+        while held.sent < held.bytes.len() && matches!(result, Poll::Ready(Ok(()))) {
+            let rest = &held.bytes[held.sent..];
+            result = match self.poll_send(cx, |stream, cx| stream.poll_write(cx, rest)) {
+                Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(more)) => {
+                    held.sent += more;
+                    Poll::Ready(Ok(()))
+                }
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Pending => Poll::Pending,
+            };
+        }
+        self.head = Some(held);
+        result
+    }
+
+    /// Sends what is held of a head that nothing follows.
+    fn poll_held_alone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_held(cx))?;
+        // Who has bytes in it has yet to hear of them.
+        self.head = self.head.take().filter(|held| held.owed.is_some());
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -299,12 +371,22 @@ pub fn keep_date(session: &Session, response: &ResponseHeader) {
     if response.status.is_informational() {
         return;
     }
-    let stream = session.as_downstream().as_http1().map(|http1| http1.stream());
-    // A subrequest has no wire.
-    let Some(wire) = stream.and_then(|stream| stream.as_any().downcast_ref::<Wire>()) else { return };
+    let Some(wire) = of(session) else { return };
     let date = response.headers.get("date").and_then(|date| date.to_str().ok()).and_then(parse_date);
     let seconds = date.map_or(0, |date| Timestamp::from(date).0 / 1000);
     wire.date.store(if seconds < END_OF_DATES { seconds } else { 0 }, Ordering::Relaxed);
+}
+
+/// Lets the head that is sent next wait for the first bytes of its body, which have to follow at once.
+pub fn await_body(session: &Session) {
+    if let Some(wire) = of(session) {
+        wire.awaits_body.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The wire of a session. A subrequest has none, nor has a request by HTTP/2.
+fn of(session: &Session) -> Option<&Wire> {
+    session.as_downstream().as_http1()?.stream().as_any().downcast_ref()
 }
 
 impl AsyncRead for Wire {
@@ -320,38 +402,40 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        this.notice_switch(buf);
-        if this.head.is_none() {
-            this.head = this.dated(buf).map(|head| (head, 0));
-        }
-        // A head goes out whole before its writer hears of it, so that it comes back with the same bytes.
-        while let Some((head, written)) = &mut this.head {
-            match ready!(Pin::new(&mut this.stream).poll_write(cx, &head[*written..]))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                more => *written += more,
-            }
-            if *written == head.len() {
-                this.head = None;
+        if this.head.is_none() && this.is_final_head(buf) {
+            let waits = this.awaits_body.swap(false, Ordering::Relaxed);
+            let owed = (!waits).then_some(buf.len());
+            this.head = Some(Held { bytes: this.dated(buf), sent: 0, owed });
+            if waits {
                 return Poll::Ready(Ok(buf.len()));
             }
         }
+        if let Some(written) = ready!(this.poll_joined(cx, &[io::IoSlice::new(buf)]))? {
+            return Poll::Ready(Ok(written));
+        }
+        this.notice_switch(buf);
         this.poll_send(cx, |stream, cx| stream.poll_write(cx, buf))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_held_alone(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_held_alone(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
-    // Pingora writes a head by itself, and the front none that needs another date.
+    // Pingora writes a head by itself, never in several pieces.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some(written) = ready!(self.poll_joined(cx, bufs))? {
+            return Poll::Ready(Ok(written));
+        }
         self.poll_send(cx, |stream, cx| stream.poll_write_vectored(cx, bufs))
     }
 
@@ -364,6 +448,7 @@ impl AsyncWrite for Wire {
 #[async_trait]
 impl Shutdown for Wire {
     async fn shutdown(&mut self) {
+        // A head that is still held is that of a response which could not be begun.
         self.stream.shutdown().await;
     }
 }
@@ -433,14 +518,21 @@ impl GetSocketDigest for Wire {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::framing::Content;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     const OWN: &str = "HTTP/1.1 200 OK\r\nX: 1\r\nDate: Tue, 24 Nov 2026 10:00:00 GMT\r\nA: b\r\n\r\n";
 
+    fn lent(near: tokio::io::DuplexStream) -> Wire {
+        let mut wire = Wire::new(Box::new(near));
+        wire.lend(Boundary::new(0, Content::Length(0)), false, LeastPace::default());
+        wire
+    }
+
     /// Writes through a pipe of three bytes, so that every write is partial.
     async fn through(date: u64, writes: &[&str]) -> String {
         let (near, mut far) = tokio::io::duplex(3);
-        let wire = Wire::new(Box::new(near));
+        let wire = lent(near);
         wire.date.store(date, Ordering::Relaxed);
         let writes: Vec<String> = writes.iter().map(|text| (*text).to_owned()).collect();
         let writing = tokio::spawn(async move {
@@ -469,5 +561,39 @@ mod tests {
         let early = early.as_str();
         let read = through(784_111_777, &[early, OWN]).await;
         assert!(read.starts_with(early) && read.contains("1994"), "{read}");
+    }
+
+    #[tokio::test]
+    async fn a_head_and_the_first_of_its_body_go_out_in_one_piece() {
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let mut wire = lent(near);
+        wire.awaits_body.store(true, Ordering::Relaxed);
+        wire.write_all(OWN.as_bytes()).await.unwrap();
+        let mut read = vec![0; 64 * 1024];
+        let nothing = tokio::time::timeout(std::time::Duration::from_millis(20), far.read(&mut read)).await;
+        assert!(nothing.is_err(), "the head waits");
+        let body = "x".repeat(MAX_JOINED + 1);
+        wire.write_all(body.as_bytes()).await.unwrap();
+        let length = far.read(&mut read).await.unwrap();
+        assert!(length >= OWN.len() + MAX_JOINED, "{length}");
+        wire.write_all(OWN.as_bytes()).await.unwrap();
+        far.read_exact(&mut read[length..OWN.len() * 2 + body.len()]).await.unwrap();
+        assert_eq!(&read[..OWN.len() * 2 + body.len()], format!("{OWN}{body}{OWN}").as_bytes(), "once");
+    }
+
+    #[tokio::test]
+    async fn a_head_whose_body_does_not_come_goes_out_with_a_flush() {
+        let (near, mut far) = tokio::io::duplex(7);
+        let mut wire = lent(near);
+        wire.awaits_body.store(true, Ordering::Relaxed);
+        let writing = tokio::spawn(async move {
+            wire.write_all(OWN.as_bytes()).await.unwrap();
+            wire.flush().await.unwrap();
+            wire
+        });
+        let mut read = vec![0; OWN.len()];
+        far.read_exact(&mut read).await.unwrap();
+        assert_eq!(read, OWN.as_bytes());
+        assert!(writing.await.unwrap().take_back());
     }
 }

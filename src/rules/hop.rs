@@ -2,11 +2,11 @@
 
 use smallvec::SmallVec;
 
-use super::head::{FieldLines, Fields};
+use super::head::{FieldLines, Fields, KnownNames};
 use super::text::same;
 
 /// Fields that are about the connection even when `Connection` forgets to name them.
-const HOP_BY_HOP: &[&str] = &[
+const HOP_BY_HOP: KnownNames = KnownNames::new(&[
     "connection",
     "keep-alive",
     "proxy-authenticate",
@@ -16,15 +16,25 @@ const HOP_BY_HOP: &[&str] = &[
     "te",
     "transfer-encoding",
     "upgrade",
-];
+]);
 
 /// Of one exchange: parvis writes its own.
-const PER_EXCHANGE: &[&str] = &["age", "content-length", "x-request-id", "x-processing-time"];
+const PER_EXCHANGE: KnownNames =
+    KnownNames::new(&["age", "content-length", "x-request-id", "x-processing-time"]);
 
-/// Whether a field is for the next hop only.
-pub fn is_hop_by_hop(name: &str, head: Fields<'_>) -> bool {
-    HOP_BY_HOP.iter().any(|hop| hop.eq_ignore_ascii_case(name))
-        || head.list("connection").any(|nominated| nominated.eq_ignore_ascii_case(name))
+/// Which fields of a head are for the next hop only.
+pub struct HopByHop<'a>(SmallVec<[&'a str; 4]>);
+
+impl<'a> HopByHop<'a> {
+    /// Those that every head may have, and those that the `Connection` of this one nominates.
+    pub fn of(head: Fields<'a>) -> Self {
+        Self(head.list("connection").filter(|member| !is_usual(member.as_bytes())).collect())
+    }
+
+    /// Whether a field of this name is among them.
+    pub fn has(&self, name: &str) -> bool {
+        HOP_BY_HOP.has(name) || self.0.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
+    }
 }
 
 /// Without these a message cannot be read, whatever `Connection` says of them.
@@ -54,8 +64,8 @@ fn is_usual(member: &[u8]) -> bool {
 }
 
 /// Whether a field of a response is stored with it (RFC 9111 section 3.1).
-pub fn is_stored(name: &str, head: Fields<'_>) -> bool {
-    !is_hop_by_hop(name, head) && !PER_EXCHANGE.iter().any(|own| own.eq_ignore_ascii_case(name))
+pub fn is_stored(name: &str, hop_by_hop: &HopByHop<'_>) -> bool {
+    !hop_by_hop.has(name) && !PER_EXCHANGE.has(name)
 }
 
 #[cfg(test)]
@@ -77,7 +87,8 @@ mod tests {
 
     #[test]
     fn what_belongs_to_the_connection_is_not_stored() {
-        let head = Fields::new(&[("Connection", b"close, X-Mine"), ("connection", b"x-other")]);
+        let fields = [("Connection", &b"close, X-Mine"[..]), ("connection", b"x-other")];
+        let hop_by_hop = HopByHop::of(Fields::new(&fields));
         for (name, stored) in [
             ("Content-Type", true),
             ("ETag", true),
@@ -90,7 +101,7 @@ mod tests {
             ("Age", false),
             ("Content-Length", false),
         ] {
-            assert_eq!(is_stored(name, head), stored, "{name}");
+            assert_eq!(is_stored(name, &hop_by_hop), stored, "{name}");
         }
     }
 }

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::cookies;
 use super::forwarding::{NOT_FETCHED_WITH, is_claim};
 use super::head::{Field, RequestHead};
-use super::hop;
+use super::hop::HopByHop;
 use super::identity::{DEVICE_FIELD, Device};
 use super::policy::{CachePolicy, FORGERY_TOKENS};
 use super::preferences;
@@ -30,7 +30,8 @@ impl<'a> Outgoing<'a> {
     pub fn of(request: &RequestHead<'a>, policy: &'a CachePolicy) -> Self {
         let fields = request.fields;
         let mut outgoing = SmallVec::new();
-        let taken = fields.lines().iter().filter(|(name, _)| is_taken(name, request, policy));
+        let hop_by_hop = HopByHop::of(fields);
+        let taken = fields.lines().iter().filter(|(name, _)| !hop_by_hop.has(name) && is_taken(name, policy));
         outgoing.extend(taken.map(|(name, value)| (*name, Cow::Borrowed(*value))));
         outgoing.extend(request.believed.iter().map(|(name, value)| (*name, Cow::Borrowed(*value))));
         let mut set = |name: &'a str, value: Option<Cow<'a, [u8]>>| {
@@ -61,13 +62,13 @@ pub fn is_left_out(name: &str) -> bool {
 }
 
 /// Whether a field goes as it is.
-fn is_taken(name: &str, request: &RequestHead<'_>, policy: &CachePolicy) -> bool {
+fn is_taken(name: &str, policy: &CachePolicy) -> bool {
     let is = |other: &str| name.eq_ignore_ascii_case(other);
     let replaced = is("cookie")
         || (is("accept-language") && !policy.preferences.languages.is_empty())
         || (is("accept") && !policy.preferences.media_types.is_empty())
         || (is(DEVICE_FIELD) && policy.identity.device);
-    !replaced && !hop::is_hop_by_hop(name, request.fields) && !is_left_out(name)
+    !replaced && !is_left_out(name)
 }
 
 #[cfg(test)]

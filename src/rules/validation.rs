@@ -3,7 +3,7 @@
 use super::conditional::opaque_tag;
 use super::freshness::parse_date;
 use super::head::{Field, Fields};
-use super::hop;
+use super::hop::{self, HopByHop};
 
 /// What became of a validation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,9 +34,10 @@ pub fn apply<'a>(stored: Fields<'a>, not_modified: Fields<'a>) -> Validation<'a>
     if names_another(stored, not_modified) {
         return Validation::OtherRepresentation;
     }
+    let hop_by_hop = HopByHop::of(not_modified);
     let updates = |name: &str| {
         not_modified.has(name)
-            && hop::is_stored(name, not_modified)
+            && hop::is_stored(name, &hop_by_hop)
             && !OF_THE_BODY.iter().any(|kept| kept.eq_ignore_ascii_case(name))
     };
     let mut merged: Vec<Field<'a>> =

@@ -386,6 +386,13 @@ impl Reader {
         news
     }
 
+    /// Whether a chunk is there that it has not read.
+    pub fn has_next(&self) -> bool {
+        let state = self.fill.state.lock();
+        let at = state.readers.get(&self.id).and_then(|next| usize::try_from(*next - state.first).ok());
+        at.and_then(|at| state.chunks.get(at)).is_some_and(|chunk| !chunk.is_empty())
+    }
+
     /// The next chunk; `None` at the end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, BrokenOff> {
         let result = self

@@ -17,7 +17,7 @@ use crate::rules::encodable::{EncodePolicy, is_encodable};
 use crate::rules::freshness::Freshness;
 use crate::rules::guard::{self, Inputs, Settled, Stored, Witness};
 use crate::rules::head::{Field, Fields, Names, ResponseHead};
-use crate::rules::hop;
+use crate::rules::hop::{self, HopByHop};
 use crate::rules::key::Vary;
 use crate::rules::request::FieldList;
 use crate::rules::selector::Facts;
@@ -44,7 +44,8 @@ pub struct Head {
 impl Head {
     /// Serialises the fields of `response` that may be stored.
     pub fn storable(response: &ResponseHead<'_>) -> Self {
-        let kept = response.fields.lines().iter().filter(|(name, _)| hop::is_stored(name, response.fields));
+        let hop_by_hop = HopByHop::of(response.fields);
+        let kept = response.fields.lines().iter().filter(|(name, _)| hop::is_stored(name, &hop_by_hop));
         Self::from_fields(response.status, kept.copied())
     }
 
@@ -58,7 +59,10 @@ impl Head {
     }
 
     /// The same head, with the fields of these names, which are in lower case, kept from clients.
-    pub fn withholding(&self, names: &[impl AsRef<str>]) -> Self {
+    pub fn withholding(self, names: &[impl AsRef<str>]) -> Self {
+        if !names.iter().any(|name| self.names.may_have(Names::one(name.as_ref()))) {
+            return self;
+        }
         let withheld =
             |(name, _): &Field<'_>| names.iter().any(|other| other.as_ref().eq_ignore_ascii_case(name));
         let all = || fields_in(&self.lines);
@@ -155,7 +159,8 @@ impl Head {
 
     /// The media type with its parameters; empty when it has none.
     pub fn content_type(&self) -> String {
-        self.with(|head| head.fields.text("content-type").unwrap_or_default().to_owned())
+        let own = fields_in(&self.lines).find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        own.and_then(|(_, value)| std::str::from_utf8(value).ok()).unwrap_or_default().to_owned()
     }
 
     /// Calls `f` with the head as the rules see it.
@@ -176,7 +181,9 @@ impl Head {
 }
 
 fn fields_in(lines: &[u8]) -> impl Iterator<Item = Field<'_>> {
-    lines.split(|byte| *byte == b'\n').filter_map(|line| {
+    let mut start = 0;
+    memchr::memchr_iter(b'\n', lines).filter_map(move |end| {
+        let line = &lines[std::mem::replace(&mut start, end + 1)..end];
         let line = line.strip_suffix(b"\r")?;
         let colon = memchr::memchr(b':', line)?;
         let name = std::str::from_utf8(&line[..colon]).ok()?;

@@ -4,6 +4,7 @@
 //! slowly, without harm to the response or to those who wait for it. What becomes of a complete response is in
 //! [`settle`]; what other instances have to do with it, in [`recall`].
 
+mod order;
 mod recall;
 mod settle;
 
@@ -15,12 +16,12 @@ use http::Method;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::HttpTask;
 use pingora::protocols::http::subrequest::server::SubrequestHandle;
-use pingora::proxy::PreparedSubrequest;
 use pingora::proxy::Session;
-use pingora::proxy::subrequest::Ctx as SubrequestCtx;
 use pingora::{Error, ErrorType, Result};
 
-use super::context::{Context, Kind};
+pub use order::{Blank, Order, Terms, accept_order, subrequest};
+
+use super::context::Context;
 use super::view;
 use super::wire::END_OF_DATES;
 use super::{App, Live, encode, exchange, upstream};
@@ -35,62 +36,20 @@ use crate::rules::identity;
 use crate::rules::key::{CacheKey, Vary};
 use crate::rules::lookup::PassReason;
 use crate::rules::policy::SetCookie;
+use crate::rules::request::Received;
 use crate::rules::route::Route;
 use crate::rules::secrets::{Secrets, Shown};
 use crate::rules::validation::{self, Validation};
 use crate::shared::lock::Held;
 use crate::shared::log::Mark;
 use crate::store::fence::Sequence;
-use crate::store::fill::{Failure, Fill, Filler, Opening, Streaming};
+use crate::store::fill::{Failure, Filler, Opening, Streaming};
 use crate::store::fills::{Lease, Place};
 use crate::store::memory::{Found, Refused};
 use crate::store::response::{Head, StoredResponse};
 
 /// How long a body may go on coming when nobody reads it any longer: it would hold a worker of the origin.
 const UNREAD_LIMIT: Duration = Duration::from_secs(30);
-
-/// What a subrequest is to do.
-pub struct Order {
-    /// The head that is sent.
-    pub request: RequestHeader,
-    /// The route of the request that caused it.
-    pub route: Arc<Route>,
-    /// The configuration of then.
-    pub live: Arc<Live>,
-    /// How urgent it is.
-    pub urgency: Urgency,
-    /// Where its response goes; `None` for an audit.
-    pub fill: Option<Arc<Fill>>,
-    /// What leads it to the same server as other requests.
-    pub hash: u64,
-}
-
-/// A subrequest with this order, and its receiving end. It runs when it is told to.
-pub fn subrequest(session: &Session, order: Order) -> Result<(PreparedSubrequest, SubrequestHandle)> {
-    let Some(spawner) = session.subrequest_spawner.as_ref() else {
-        return Error::e_explain(ErrorType::InternalError, "no spawner for subrequests");
-    };
-    let order = SubrequestCtx::builder().user_ctx(Box::new(Some(Box::new(order)))).build();
-    Ok(spawner.create_subrequest(session.as_ref(), order))
-}
-
-/// Turns a subrequest of ours into what its order says, and tells whether it was one; leaves a client's request
-/// alone.
-pub fn accept_order(session: &mut Session, ctx: &mut Context) -> Result<bool> {
-    let Some(subrequest) = session.subrequest_ctx.as_mut() else {
-        return Ok(false);
-    };
-    let order = subrequest.user_ctx_mut().and_then(|user| user.downcast_mut::<Option<Box<Order>>>());
-    let Some(order) = order.and_then(Option::take) else {
-        return Error::e_explain(ErrorType::InternalError, "a subrequest without an order");
-    };
-    // The bytes it was made from are the client's: nothing of them may reach the origin.
-    *session.req_header_mut() = order.request.clone();
-    ctx.live = order.live.clone();
-    ctx.route = Some(order.route.clone());
-    ctx.kind = Kind::Fetch(order);
-    Ok(true)
-}
 
 /// What is fetched.
 pub struct Target {
@@ -145,15 +104,14 @@ enum Next {
 
 /// Starts the fetch of `target`, for the route of the request, in a task of its own. Tells whether it is sent as a
 /// stranger would: then what it brings may not be for who caused it.
-pub fn start(
+pub async fn start(
     app: &App,
     session: &Session,
-    ctx: &Context,
+    (view, ctx): (&Received<'_>, &Context),
     route: &Arc<Route>,
     target: Target,
     place: Place,
 ) -> Result<bool> {
-    let view = view::received(session.req_header(), &ctx.client);
     let head = view.head();
     let expired = target.stored.response;
     let is_stranger = target.inputs.person().is_none();
@@ -180,8 +138,8 @@ pub fn start(
     };
     let expired = job.expired.as_deref();
     let mut request = match as_stranger {
-        true => upstream::for_stranger(&view, &route.cache, expired, ctx)?,
-        false => upstream::for_fetch(&view, &route.cache, expired, ctx)?,
+        true => upstream::for_stranger(view, &route.cache, expired, ctx)?,
+        false => upstream::for_fetch(view, &route.cache, expired, ctx)?,
     };
     if job.as_head {
         request.set_method(Method::HEAD);
@@ -190,11 +148,13 @@ pub fn start(
         request: request.clone(),
         route: route.clone(),
         live: job.live.clone(),
-        urgency: target.urgency,
-        fill: Some(job.filler.0.clone()),
-        hash: ctx.pool().map_or(0, |pool| exchange::hash(&head, &ctx.client, &pool.settings.balance)),
+        terms: Terms {
+            urgency: target.urgency,
+            fill: Some(job.filler.0.clone()),
+            hash: ctx.pool().map_or(0, |pool| exchange::hash(&head, &ctx.client, &pool.settings.balance)),
+        },
     };
-    let (subrequest, handle) = subrequest(session, order)?;
+    let (subrequest, handle) = subrequest(&app.blank, session, order).await?;
     tokio::spawn(async move {
         if job.recall(&request).await {
             job.filler.open(Opening::Recalled);
@@ -234,9 +194,11 @@ impl Job {
     fn open(&mut self, response: &ResponseHeader, request: &RequestHeader) -> Next {
         let received_at = clock::now();
         let exchange = Exchange { requested_at: self.requested_at, received_at, authorized: self.authorized };
-        let owned = dated(view::response_fields(response), received_at);
-        let lent = view::lend(&owned);
-        let head = ResponseHead { status: response.status.as_u16(), fields: Fields::new(&lent) };
+        let mut fields = view::response_fields(response);
+        let date = date(Fields::new(&fields), received_at);
+        fields.retain(|(name, _)| !name.eq_ignore_ascii_case("date"));
+        fields.push(("Date", date.as_bytes()));
+        let head = ResponseHead { status: response.status.as_u16(), fields: Fields::new(&fields) };
         if let Some(expired) = self.expired.clone() {
             if head.status == 304 {
                 let opening = self.validate(&expired, head, exchange);
@@ -531,8 +493,7 @@ impl Job {
         loop {
             match handle.rx.recv().await? {
                 HttpTask::Header(head, _) if head.status.is_informational() => {
-                    let owned = view::response_fields(&head);
-                    let fields = view::lend(&owned);
+                    let fields = view::response_fields(&head);
                     let interim = ResponseHead { status: head.status.as_u16(), fields: Fields::new(&fields) };
                     if !self.filler.interim(Head::storable(&interim).without(&["set-cookie"])) {
                         self.app.observer.metrics.limit("interim");
@@ -557,15 +518,11 @@ pub fn fill_key(key: &CacheKey, inputs: &Inputs, has_stored: bool) -> CacheKey {
     person.map_or_else(|| key.clone(), |person| key.of_person(&person))
 }
 
-/// The fields with one `Date`, in the one format that may be sent (RFC 9110 section 5.6.7): whoever receives a response
-/// without one records when it came (section 6.6.1).
-fn dated(mut fields: Vec<(String, Vec<u8>)>, received_at: Timestamp) -> Vec<(String, Vec<u8>)> {
-    let own = date_value(Fields::new(&view::lend(&fields)))
-        .filter(|date| Timestamp::from(*date).0 < END_OF_DATES * 1000);
-    let date = httpdate::fmt_http_date(own.unwrap_or_else(|| received_at.into()));
-    fields.retain(|(name, _)| !name.eq_ignore_ascii_case("date"));
-    fields.push(("Date".to_owned(), date.into_bytes()));
-    fields
+/// The `Date` of a response in the one format that may be sent (RFC 9110 section 5.6.7): whoever receives a response without
+/// one records when it came (section 6.6.1).
+fn date(response: Fields<'_>, received_at: Timestamp) -> String {
+    let own = date_value(response).filter(|date| Timestamp::from(*date).0 < END_OF_DATES * 1000);
+    httpdate::fmt_http_date(own.unwrap_or_else(|| received_at.into()))
 }
 
 fn classify(error: &Error) -> Failure {
@@ -585,15 +542,11 @@ mod tests {
 
     #[test]
     fn a_response_without_a_valid_date_gets_the_moment_it_came() {
-        let given = |lines: &[(&str, &str)]| {
-            let lines = lines.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
-            let dated = dated(lines.collect(), Timestamp(784_111_777_000));
-            Fields::new(&view::lend(&dated)).all("date").map(<[u8]>::to_vec).collect::<Vec<_>>()
-        };
-        let moment = [&b"Sun, 06 Nov 1994 08:49:37 GMT"[..]];
+        let given = |lines: &[(&str, &[u8])]| date(Fields::new(lines), Timestamp(784_111_777_000));
+        let moment = "Sun, 06 Nov 1994 08:49:37 GMT";
         assert_eq!(given(&[]), moment);
-        assert_eq!(given(&[("DATE", "yesterday")]), moment);
+        assert_eq!(given(&[("DATE", b"yesterday")]), moment);
         let own = "Mon, 07 Nov 1994 08:49:37 GMT";
-        assert_eq!(given(&[("Date", own)]), [own.as_bytes()]);
+        assert_eq!(given(&[("Date", own.as_bytes())]), own);
     }
 }

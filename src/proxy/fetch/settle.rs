@@ -62,6 +62,9 @@ impl Job {
         head: &Head,
         body: &[u8],
     ) -> Option<(Shown, DiscardReason)> {
+        if self.secrets.is_empty() {
+            return None;
+        }
         let shown = head.with(|head| self.secrets.shown_by(head.fields, body))?;
         let reason = match shown {
             Shown::Set => self.personalised(key, "secret", "it shows a cookie that it sets"),
