@@ -146,15 +146,12 @@ pub async fn streaming(
     drop(view);
     decorate(&mut header, ctx)?;
     let without_body = is_head || has_no_body(status) || length == Some(0);
-    let body = match () {
-        () if without_body => Body::None,
-        () if encoding.is_none() && cut.is_none() && reader.has_next() => Body::There,
-        () => Body::ToCome,
-    };
-    send_head(session, header, body).await?;
     if without_body {
-        return Ok(());
+        return send_head(session, header, Body::None).await;
     }
+    // An encoded one comes in chunks, before which Pingora sends the head by itself.
+    let is_there = encoding.is_none() && cut.is_none() && reader.has_next();
+    send_head(session, header, if is_there { Body::There } else { Body::ToCome }).await?;
     send_while_it_comes(session, ctx, reader, cut.unwrap_or(0..u64::MAX), encoding).await
 }
 
