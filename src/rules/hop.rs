@@ -28,7 +28,7 @@ pub struct HopByHop<'a>(SmallVec<[&'a str; 4]>);
 impl<'a> HopByHop<'a> {
     /// Those that every head may have, and those that the `Connection` of this one nominates.
     pub fn of(head: Fields<'a>) -> Self {
-        Self(head.list("connection").filter(|member| !is_usual(member.as_bytes())).collect())
+        Self(nominated(head.all("connection")))
     }
 
     /// Whether a field of this name is among them.
@@ -43,11 +43,7 @@ const OF_THE_FRAMING: &[&str] = &["connection", "content-length", "host", "trans
 /// The fields of a request that reach the next hop: those that `Connection` nominates are not there, for the key as
 /// little as for the origin. Otherwise a client could have a page stored under a value that the origin never saw.
 pub fn end_to_end(lines: FieldLines<'_>) -> FieldLines<'_> {
-    // Nearly all lines are but one member.
-    let fields = lines.all("connection").filter(|line| !is_usual(line));
-    let members = fields.filter_map(|line| std::str::from_utf8(line).ok()).flat_map(|line| line.split(','));
-    let members = members.map(str::trim).filter(|name| !is_usual(name.as_bytes()));
-    let nominated: SmallVec<[&str; 4]> = members.collect();
+    let nominated = nominated(lines.all("connection"));
     if nominated.is_empty() {
         return lines;
     }
@@ -56,6 +52,14 @@ pub fn end_to_end(lines: FieldLines<'_>) -> FieldLines<'_> {
             && !OF_THE_FRAMING.iter().any(|kept| kept.eq_ignore_ascii_case(name))
     };
     lines.filtered(|(name, _)| !is_nominated(name))
+}
+
+/// The names in these lines of `Connection`.
+fn nominated<'a>(lines: impl Iterator<Item = &'a [u8]>) -> SmallVec<[&'a str; 4]> {
+    // Nearly all lines are but one member.
+    let lines = lines.filter(|line| !is_usual(line));
+    let members = lines.filter_map(|line| std::str::from_utf8(line).ok()).flat_map(|line| line.split(','));
+    members.map(str::trim).filter(|name| !is_usual(name.as_bytes())).collect()
 }
 
 /// Whether a member of `Connection` is about the connection, and names no field that takes part.

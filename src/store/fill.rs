@@ -335,6 +335,11 @@ impl Drop for Filler {
 }
 
 impl State {
+    /// The chunk of this number, if it is held.
+    fn chunk(&self, number: u64) -> Option<&Bytes> {
+        self.chunks.get(usize::try_from(number - self.first).unwrap_or(usize::MAX))
+    }
+
     /// Lets go of the chunks that every reader has taken.
     fn let_go(&mut self) {
         let slowest = self.readers.values().copied().min().unwrap_or(u64::MAX);
@@ -389,19 +394,18 @@ impl Reader {
     /// Whether a chunk is there that it has not read.
     pub fn has_next(&self) -> bool {
         let state = self.fill.state.lock();
-        let at = state.readers.get(&self.id).and_then(|next| usize::try_from(*next - state.first).ok());
-        at.and_then(|at| state.chunks.get(at)).is_some_and(|chunk| !chunk.is_empty())
+        let next = state.readers.get(&self.id).and_then(|next| state.chunk(*next));
+        next.is_some_and(|chunk| !chunk.is_empty())
     }
 
     /// The next chunk; `None` at the end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, BrokenOff> {
         let result = self
             .until(|state, id| {
-                let next = state.readers.get_mut(&id)?;
-                let at = usize::try_from(*next - state.first).unwrap_or(usize::MAX);
-                if let Some(chunk) = state.chunks.get(at) {
-                    *next += 1;
-                    return Some(Ok(Some(chunk.clone())));
+                let next = *state.readers.get(&id)?;
+                if let Some(chunk) = state.chunk(next).cloned() {
+                    state.readers.insert(id, next + 1);
+                    return Some(Ok(Some(chunk)));
                 }
                 state.end.map(|end| if end == End::Complete { Ok(None) } else { Err(BrokenOff) })
             })
