@@ -208,6 +208,7 @@ fn an_idle_connection_ends_and_one_in_use_goes_on() {
         thread::sleep(Duration::from_millis(200));
     }
     assert!(idle.try_read_response("GET").is_none(), "it was ended without a word");
+    assert!(used.try_read_response("GET").is_none(), "so is the other one, once it is idle too");
 }
 
 #[test]

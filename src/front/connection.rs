@@ -140,6 +140,8 @@ pub struct Connection<'f> {
     repeat: Repeat,
     /// Fires no later than it has to; armed anew only when it does.
     timer: Pin<Box<Sleep>>,
+    /// Whether the timer knows whom to wake when it fires.
+    is_watched: bool,
     idle_since: Instant,
     head_began: Option<Instant>,
     /// Bytes received that are known not to end a head.
@@ -161,6 +163,7 @@ impl<'f> Connection<'f> {
             wire,
             repeat: Repeat::default(),
             timer: Box::pin(tokio::time::sleep_until((idle_since + idle_timeout).into())),
+            is_watched: false,
             idle_since,
             head_began: None,
             scanned: 0,
@@ -224,13 +227,15 @@ impl<'f> Connection<'f> {
     ) -> (usize, Option<Step>) {
         let mut repeat = std::mem::take(&mut self.repeat);
         let mut at = 0;
-        let step = loop {
+        let mut step = None;
+        while at < bytes.len() {
             let (used, next) = self.begin(cx, &bytes[at..], &mut repeat, shutdown);
             at += used;
-            if let ControlFlow::Break(step) = next {
-                break step;
+            if let ControlFlow::Break(end) = next {
+                step = end;
+                break;
             }
-        };
+        }
         self.repeat = repeat;
         (at, step)
     }
@@ -296,7 +301,7 @@ impl<'f> Connection<'f> {
         if self.head_began.is_none() {
             let now = clock::start();
             self.head_began = Some(now);
-            self.timer.as_mut().reset((now + clients.header_timeout).into());
+            self.arm_timer(now + clients.header_timeout);
         }
         None
     }
@@ -423,7 +428,12 @@ impl<'f> Connection<'f> {
 
     /// Ends a connection that waits for too long.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        // Asked once: each hit comes by here.
+        if self.is_watched && !self.timer.is_elapsed() {
+            return Poll::Pending;
+        }
         loop {
+            self.is_watched = true;
             ready!(self.timer.as_mut().poll(cx));
             let clients = self.front.app.live.load().plan.clients;
             let (due, event) = match self.head_began {
@@ -433,8 +443,13 @@ impl<'f> Connection<'f> {
             if clock::start() >= due {
                 return Poll::Ready(event);
             }
-            self.timer.as_mut().reset(due.into());
+            self.arm_timer(due);
         }
+    }
+
+    fn arm_timer(&mut self, due: Instant) {
+        self.timer.as_mut().reset(due.into());
+        self.is_watched = false;
     }
 }
 

@@ -83,15 +83,18 @@ pub fn write(out: &mut Vec<u8>, outcome: &Outcome, second: &mut Second) {
     raw(out, b"\"}\n");
 }
 
+#[inline]
 fn optional(out: &mut Vec<u8>, text: Option<&str>) {
     match text {
-        Some(text) => {
-            out.push(b'"');
-            text::json_text(out, text);
-            out.push(b'"');
-        }
+        Some(text) => quoted(out, text),
         None => null(out),
     }
+}
+
+fn quoted(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    text::json_text(out, text);
+    out.push(b'"');
 }
 
 fn null(out: &mut Vec<u8>) {
@@ -138,7 +141,7 @@ mod tests {
 
     /// What a line says, by way of the library.
     fn reference(outcome: &Outcome) -> serde_json::Value {
-        let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        let ms = |time: Duration| ((time.as_nanos() + 500) / 1000) as f64 / 1e3;
         json!({
             "bytes": outcome.bytes,
             "client": outcome.client,

@@ -342,15 +342,14 @@ impl Outcome {
 
     /// Appends what [`Outcome::cache_status`] tells.
     pub fn write_cache_status(&self, out: &mut impl Sink) {
-        out.put(b"parvis");
         out.put(match self.verdict {
-            Some(Verdict::Hit | Verdict::HitStale(_)) => b"; hit",
-            Some(Verdict::Miss) => b"; fwd=miss",
-            Some(Verdict::Revalidate(RevalidateReason::Expired)) => b"; fwd=stale",
-            Some(Verdict::Revalidate(RevalidateReason::Client)) => b"; fwd=request",
-            Some(Verdict::Pass(PassReason::Method)) => b"; fwd=method",
-            Some(Verdict::Pass(_)) => b"; fwd=bypass",
-            Some(Verdict::OnlyIfCached) | None => b"",
+            Some(Verdict::Hit | Verdict::HitStale(_)) => b"parvis; hit",
+            Some(Verdict::Miss) => b"parvis; fwd=miss",
+            Some(Verdict::Revalidate(RevalidateReason::Expired)) => b"parvis; fwd=stale",
+            Some(Verdict::Revalidate(RevalidateReason::Client)) => b"parvis; fwd=request",
+            Some(Verdict::Pass(PassReason::Method)) => b"parvis; fwd=method",
+            Some(Verdict::Pass(_)) => b"parvis; fwd=bypass",
+            Some(Verdict::OnlyIfCached) | None => b"parvis",
         });
         if self.validated {
             out.put(b"; fwd-status=304");
@@ -385,12 +384,14 @@ impl Outcome {
     pub fn write_server_timing(&self, out: &mut impl Sink) {
         out.put(b"cache;desc=\"");
         out.put(self.verdict_label().as_bytes());
-        out.put(b"\"");
-        if let Some(origin) = self.origin {
-            out.put(b", origin;dur=");
-            text::millis(out, origin);
+        match self.origin {
+            Some(origin) => {
+                out.put(b"\", origin;dur=");
+                text::millis(out, origin);
+                out.put(b", total;dur=");
+            }
+            None => out.put(b"\", total;dur="),
         }
-        out.put(b", total;dur=");
         text::millis(out, self.until_head());
     }
 

@@ -81,28 +81,28 @@ fn digit(number: u64) -> u8 {
 
 /// Appends seconds with three digits after the point.
 pub fn seconds(out: &mut impl Sink, time: Duration) {
-    let millis = rounded(time, 1_000_000, time.as_secs_f64(), 1000.0);
+    let millis = rounded(time, 1_000_000, || time.as_secs_f64(), 1000.0);
     number(out, millis / 1000);
     out.put(&[b'.', digit(millis / 100), digit(millis / 10), digit(millis)]);
 }
 
 /// Appends milliseconds with one digit after the point.
 pub fn millis(out: &mut impl Sink, time: Duration) {
-    let tenths = rounded(time, 100_000, time.as_secs_f64() * 1000.0, 10.0);
+    let tenths = rounded(time, 100_000, || time.as_secs_f64() * 1000.0, 10.0);
     number(out, tenths / 10);
     out.put(&[b'.', digit(tenths)]);
 }
 
 /// `time` in units of `unit` nanoseconds, rounded as `core::fmt` rounds the floating-point number that tells it, of
 /// which `per_unit` make one unit. That decides half a unit by where the nearest number in binary happens to lie.
-fn rounded(time: Duration, unit: u64, number: f64, per_unit: f64) -> u64 {
+fn rounded(time: Duration, unit: u64, number: impl FnOnce() -> f64, per_unit: f64) -> u64 {
     let nanos = nanos(time);
     let (whole, rest) = (nanos / unit, nanos % unit);
     if rest * 2 != unit {
         return whole + u64::from(rest * 2 > unit);
     }
     // With one rounding only, so that its sign is right.
-    let above = number.mul_add(2.0 * per_unit, -((2 * whole + 1) as f64));
+    let above = number().mul_add(2.0 * per_unit, -((2 * whole + 1) as f64));
     whole + u64::from(above > 0.0 || above == 0.0 && whole % 2 == 1)
 }
 
@@ -111,9 +111,9 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Appends milliseconds to the microsecond, as JSON writes a floating-point number.
+/// Appends milliseconds to the nearest microsecond, as JSON writes a floating-point number.
 pub fn json_millis(out: &mut Vec<u8>, time: Duration) {
-    let micros = (time.as_secs_f64() * 1e6).round() as u64;
+    let micros = nanos(time).saturating_add(500) / 1000;
     number(out, micros / 1000);
     let mut rest = micros % 1000;
     let mut digits = 3;
@@ -179,6 +179,28 @@ fn escaped(out: &mut Vec<u8>, text: &str) {
     }
 }
 
+/// The numbers of an address with a point behind each, and how long that is.
+const OCTETS: [([u8; 4], usize); 256] = {
+    let (mut octets, mut at) = ([([b'.'; 4], 0); 256], 0);
+    while at < octets.len() {
+        let (octet, mut length) = (&mut octets[at], 0);
+        let mut unit = if at < 10 {
+            1
+        } else if at < 100 {
+            10
+        } else {
+            100
+        };
+        while unit > 0 {
+            octet.0[length] = b'0' + (at / unit % 10) as u8;
+            (length, unit) = (length + 1, unit / 10);
+        }
+        octet.1 = length + 1;
+        at += 1;
+    }
+    octets
+};
+
 /// Appends an address.
 pub fn address(out: &mut Vec<u8>, address: IpAddr) {
     let IpAddr::V4(address) = address else {
@@ -186,12 +208,13 @@ pub fn address(out: &mut Vec<u8>, address: IpAddr) {
         let _ = write!(out, "{address}");
         return;
     };
-    for (at, part) in address.octets().into_iter().enumerate() {
-        if at > 0 {
-            out.push(b'.');
-        }
-        number(out, part.into());
+    let (mut text, mut end) = ([0; 16], 0);
+    for part in address.octets() {
+        let (digits, length) = OCTETS[usize::from(part)];
+        text[end..][..4].copy_from_slice(&digits);
+        end += length;
     }
+    out.extend_from_slice(&text[..end - 1]);
 }
 
 #[cfg(test)]
@@ -224,7 +247,7 @@ mod tests {
         fn times_are_written_as_the_library_writes_them(time in times()) {
             prop_assert_eq!(text(|out| seconds(out, time)), format!("{:.3}", time.as_secs_f64()));
             prop_assert_eq!(text(|out| millis(out, time)), format!("{:.1}", time.as_secs_f64() * 1000.0));
-            let micros = (time.as_secs_f64() * 1e6).round() / 1e3;
+            let micros = ((time.as_nanos() + 500) / 1000) as f64 / 1e3;
             prop_assert_eq!(text(|out| json_millis(out, time)), serde_json::json!(micros).to_string());
         }
 

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use memchr::{memchr, memchr_iter};
+use memchr::memchr_iter;
 use smallvec::SmallVec;
 
 use super::policy::QueryPolicy;
@@ -76,7 +76,7 @@ impl<'a> Target<'a> {
     /// static files, so it is never answered from the store.
     pub fn is_ambiguous(&self) -> bool {
         let mut rest = self.path.as_bytes();
-        if memchr(b'.', rest).is_none() {
+        if text::find(rest, b'.').is_none() {
             return false;
         }
         loop {
@@ -100,30 +100,34 @@ impl<'a> Target<'a> {
     /// The query as part of the key: parameters that the policy excludes left out, the rest in normal spelling
     /// and order. An empty query equals none.
     pub fn key_query(&self, policy: &QueryPolicy) -> Option<String> {
-        let kept = self.key_parameters(policy);
+        let mut kept = Parameters::new();
+        self.key_parameters(policy, &mut kept);
         (!kept.is_empty()).then(|| kept.join("&"))
     }
 
     /// Appends `?` and [`Self::key_query`], or nothing where there is none.
     pub fn write_key_query(&self, policy: &QueryPolicy, buffer: &mut Vec<u8>) {
-        let mut mark = b'?';
-        for parameter in self.key_parameters(policy) {
+        let (mut mark, mut kept) = (b'?', Parameters::new());
+        self.key_parameters(policy, &mut kept);
+        for parameter in &kept {
             buffer.push(std::mem::replace(&mut mark, b'&'));
             buffer.extend_from_slice(parameter.as_bytes());
         }
     }
 
-    fn key_parameters(&self, policy: &QueryPolicy) -> Parameters<'a> {
+    /// Adds those of the query that are in the key, in their order there. Into a place that the caller has, since they take
+    /// more of it than it is worth to move.
+    fn key_parameters(&self, policy: &QueryPolicy, kept: &mut Parameters<'a>) {
+        let Some(query) = self.query else { return };
         // Looked at once as a whole: nearly all are spelled so.
-        let is_normal = is_normal(self.query.unwrap_or_default());
+        let is_normal = is_normal(query);
         let normal = |each: &'a str| if is_normal { each.into() } else { normal_encoding(each) };
         let normal = self.parameters().map(normal);
-        let mut kept: Parameters<'a> = normal.filter(|each| policy.keeps(parameter_name(each))).collect();
+        kept.extend(normal.filter(|each| policy.keeps(parameter_name(each))));
         if policy.sort {
             // Stable: equal names keep their order, which may carry meaning.
             kept.sort_by(|one, other| by_meaning(parameter_name(one), parameter_name(other)));
         }
-        kept
     }
 
     /// The query to send to the origin: as received, but for the parameters that are not in the key. A stored page
@@ -159,7 +163,7 @@ fn separator(path: &[u8]) -> usize {
 
 /// The order of names as the origin reads them: `a%5B%5D` is `a[]`.
 fn by_meaning(one: &str, other: &str) -> Ordering {
-    let is_encoded = |name: &str| memchr(b'%', name.as_bytes()).is_some();
+    let is_encoded = |name: &str| text::find(name.as_bytes(), b'%').is_some();
     if is_encoded(one) || is_encoded(other) {
         return decoded_bytes(one.as_bytes()).cmp(decoded_bytes(other.as_bytes()));
     }
@@ -265,7 +269,8 @@ fn is_normal(text: &str) -> bool {
         }
         None => true,
     };
-    text.is_ascii() && memchr_iter(b'%', text.as_bytes()).all(is_as_it_should_be)
+    let Some(first) = text::find(text.as_bytes(), b'%') else { return text.is_ascii() };
+    text.is_ascii() && memchr_iter(b'%', &text.as_bytes()[first..]).all(|at| is_as_it_should_be(first + at))
 }
 
 /// Whether a byte never needs encoding (RFC 3986 section 2.3).

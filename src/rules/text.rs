@@ -5,10 +5,41 @@
 
 use memchr::memchr;
 
+/// A one in each of eight bytes.
+const EACH: u64 = 0x0101_0101_0101_0101;
+
+/// The highest bit of each of eight bytes.
+const HIGHEST: u64 = 0x80 * EACH;
+
+/// The longest text that is looked through here; in longer ones the library is faster.
+const MAX_SHORT: usize = 64;
+
+/// Where a byte is first.
+#[inline]
+pub fn find(text: &[u8], byte: u8) -> Option<usize> {
+    let Some(end) = text.last_chunk().filter(|_| text.len() <= MAX_SHORT) else {
+        return if text.len() < 8 { text.iter().position(|each| *each == byte) } else { memchr(byte, text) };
+    };
+    // The lowest bit that is set is that of the first such byte; those above it may be of others (`zeros`).
+    let first = |word: &[u8; 8]| match zeros(u64::from_le_bytes(*word) ^ (u64::from(byte) * EACH)) {
+        0 => None,
+        found => Some(found.trailing_zeros() as usize / 8),
+    };
+    let mut words = text.as_chunks().0.iter().enumerate();
+    let in_words = words.find_map(|(at, word)| first(word).map(|found| at * 8 + found));
+    // The last eight may overlap those before, where it is not.
+    in_words.or_else(|| first(end).map(|found| text.len() - 8 + found))
+}
+
+/// Marks of eight bytes those that are zero by their highest bit; and ones above such a byte, too.
+fn zeros(bytes: u64) -> u64 {
+    bytes.wrapping_sub(EACH) & !bytes & HIGHEST
+}
+
 /// What stands before the first `separator` and what behind it; `None` without one. `separator` is ASCII.
 #[inline]
 pub fn cut(text: &str, separator: u8) -> Option<(&str, &str)> {
-    let at = memchr(separator, text.as_bytes())?;
+    let at = find(text.as_bytes(), separator)?;
     Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
@@ -63,12 +94,11 @@ fn same_bytes(one: &[u8], other: &[u8]) -> bool {
 
 /// Eight bytes with their ASCII letters in lower case.
 fn lower(bytes: u64) -> u64 {
-    const EACH: u64 = 0x0101_0101_0101_0101;
     // No sum exceeds a byte. Its highest bit tells whether the seven others are at least `A`, and more than `Z`.
     let seven = bytes & (0x7f * EACH);
     let from_a = seven + (0x80 - b'A' as u64) * EACH;
     let behind_z = seven + (0x7f - b'Z' as u64) * EACH;
-    let is_upper = from_a & !behind_z & !bytes & (0x80 * EACH);
+    let is_upper = from_a & !behind_z & !bytes & HIGHEST;
     bytes | is_upper >> 2
 }
 
@@ -99,6 +129,12 @@ mod tests {
             let length = text.len().min(8);
             bytes[..length].copy_from_slice(&text[..length]);
             prop_assert_eq!(beginning(&text), u64::from_le_bytes(bytes));
+        }
+
+        #[test]
+        fn a_byte_is_found_where_the_library_finds_it(text in "[a\u{1}`é]{0,80}", byte in "[abc\u{1}`]") {
+            let byte = byte.as_bytes()[0];
+            prop_assert_eq!(find(text.as_bytes(), byte), memchr(byte, text.as_bytes()));
         }
 
         #[test]
