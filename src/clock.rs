@@ -41,8 +41,53 @@ pub fn now() -> Timestamp {
     SystemTime::now().into()
 }
 
+/// How long one reading of the wall clock serves.
+const SERVES: Duration = Duration::from_millis(10);
+
+/// A reading of the wall clock, for as many moments as come soon after it: one look at a clock less for each of them. A
+/// correction of the system clock is seen ten milliseconds later.
+#[derive(Debug)]
+pub struct Reading {
+    at: Instant,
+    time: Timestamp,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self { at: start(), time: now() }
+    }
+}
+
+impl Reading {
+    /// The wall-clock time of a moment that has just been measured.
+    pub fn time_of(&mut self, moment: Instant) -> Timestamp {
+        let since = moment.saturating_duration_since(self.at);
+        if since < SERVES {
+            return self.time.plus(since);
+        }
+        *self = Self { at: moment, time: now() };
+        self.time
+    }
+}
+
 /// The start of a measurement; `elapsed()` ends it.
 #[allow(clippy::disallowed_methods)]
 pub fn start() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reading_serves_for_ten_milliseconds() {
+        let after = Duration::from_millis;
+        let mut reading = Reading { at: start(), time: Timestamp(7) };
+        let at = reading.at;
+        assert_eq!([0, 3, 9].map(|ms| reading.time_of(at + after(ms)).0), [7, 10, 16]);
+        let anew = reading.time_of(at + after(10));
+        assert!(anew > Timestamp(1_700_000_000_000));
+        assert_eq!(reading.time_of(at + after(12)), anew.plus(after(2)));
+    }
 }

@@ -63,6 +63,7 @@ pub fn is_for_us(method: &str, target: &str) -> bool {
 pub struct Reused {
     /// The request that is answered.
     pub outcome: Outcome,
+    clock: clock::Reading,
     key: Vec<u8>,
     variant: Vec<u8>,
 }
@@ -89,7 +90,7 @@ pub fn hit(
     reused: &mut Reused,
     output: &mut Output,
 ) -> Option<Hit> {
-    let Reused { outcome, key, variant } = reused;
+    let Reused { outcome, clock, key, variant } = reused;
     let Asked { method, target, caller, started, keeps } = *asked;
     let Caller { client, envelope, .. } = caller;
     if !envelope.has_valid_host() {
@@ -97,7 +98,7 @@ pub fn hit(
     }
     let request = envelope.head(method, target);
     let route = route(live, caller, &request)?;
-    let now = clock::now();
+    let now = clock.time_of(started);
     let response = look_up(app, &request, client, route, now, (key, variant))?;
     let selected = select(app, caller, &request, route, &response)?;
     let held = held(&request, &response, &selected);

@@ -39,7 +39,9 @@ impl Output {
 
 impl Sink for Output {
     fn put(&mut self, bytes: &[u8]) {
-        self.is_cut |= self.bytes.try_extend_from_slice(bytes).is_err();
+        if self.bytes.try_extend_from_slice(bytes).is_err() {
+            self.is_cut = true;
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use crate::clock::Timestamp;
 
@@ -28,24 +29,30 @@ struct RequestIds {
     state: [u64; 2],
     at: Timestamp,
     tail: u128,
+    /// The last one as text.
+    text: [u8; Hyphenated::LENGTH],
 }
+
+/// How many characters of an id follow its last hyphen.
+const LAST: usize = 12;
 
 impl RequestIds {
     /// Ids that begin at random: the only time that the system is asked.
     fn new() -> Self {
         let (one, other) = Uuid::new_v4().as_u64_pair();
-        Self { state: [one, other], at: Timestamp(u64::MAX), tail: 0 }
+        Self { state: [one, other], at: Timestamp(u64::MAX), tail: 0, text: [0; Hyphenated::LENGTH] }
     }
 
     /// Appends the next id, of this moment.
     fn write_next(&mut self, now: Timestamp, into: &mut String) {
-        if now == self.at {
-            self.tail += 1;
-        } else {
-            self.at = now;
-            self.tail = self.random();
+        let is_next = now == self.at;
+        self.tail = if is_next { self.tail + 1 } else { self.random() };
+        self.at = now;
+        // The next one of a millisecond differs in its last digits as a rule.
+        if !(is_next && count_up(&mut self.text[Hyphenated::LENGTH - LAST..])) {
+            self.id().hyphenated().encode_lower(&mut self.text);
         }
-        into.push_str(self.id().hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+        into.push_str(str::from_utf8(&self.text).expect("digits and hyphens"));
     }
 
     /// Half of what fits, at most: so there is room to count up.
@@ -60,6 +67,21 @@ impl RequestIds {
         let (first, last) = (self.tail >> 62 & 0xfff, self.tail & ((1 << 62) - 1));
         Uuid::from_u128(millis << 80 | 0x7 << 76 | first << 64 | 0b10 << 62 | last)
     }
+}
+
+/// Writes the next number over one in hexadecimal digits; `false` if that needs one digit more.
+fn count_up(digits: &mut [u8]) -> bool {
+    for digit in digits.iter_mut().rev() {
+        *digit = match *digit {
+            b'f' => b'0',
+            b'9' => b'a',
+            other => other + 1,
+        };
+        if *digit != b'0' {
+            return true;
+        }
+    }
+    false
 }
 
 /// The next number of SplitMix64, which comes by every number once before it repeats one.
@@ -99,8 +121,23 @@ mod tests {
         let mut ids = RequestIds::new();
         let all: Vec<_> = (0..10_000).map(|n| next(&mut ids, 1_700_000_000_000 + n / 1000)).collect();
         assert!(all.is_sorted_by(|one, next| one < next));
-        let mut full = RequestIds { state: [u64::MAX; 2], at: Timestamp(7), tail: (1 << (BITS - 1)) - 1 };
-        assert!((0..10).map(|_| next(&mut full, 7)).is_sorted_by(|one, next| one < next));
+    }
+
+    #[test]
+    fn the_next_of_a_millisecond_is_one_more() {
+        for tail in [0, 0x9e, (1 << 48) - 3, (1 << 62) - 3, (1 << (BITS - 1)) - 3] {
+            let mut ids = RequestIds::new();
+            next(&mut ids, 7);
+            ids.tail = tail;
+            ids.id().hyphenated().encode_lower(&mut ids.text);
+            let mut before = ids.id().to_string();
+            for more in 1..20 {
+                let id = next(&mut ids, 7);
+                let whole = RequestIds { tail: tail + more, ..ids.clone() }.id().to_string();
+                assert!(id == whole && id > before, "{before} {id} {whole}");
+                before = id;
+            }
+        }
     }
 
     #[test]

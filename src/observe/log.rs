@@ -126,7 +126,7 @@ impl AccessLog {
         });
         let (tell_end, ended) = channel();
         let ending = Ending { shared: shared.clone(), in_hand: 0, _tell: tell_end };
-        let (taken, chunk) = (vec![], Chunk::default());
+        let (taken, chunk) = (vec![], vec![]);
         let writer = Writer { taken, chunk, out, midway: false, failing: false, ending };
         let thread = thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run())?;
         let writer = thread.thread().clone();
@@ -188,20 +188,14 @@ impl Drop for Guard {
 struct Writer<W> {
     /// What was taken from the stripes, each with how many of its lines are written.
     taken: Vec<(Lines, usize)>,
-    /// Lines in their order, on their way to the output.
-    chunk: Chunk,
+    /// Room for lines of several threads in their order.
+    chunk: Vec<u8>,
     out: W,
     /// Whether the output has got only a part of a line.
     midway: bool,
     /// Whether the last attempt failed.
     failing: bool,
     ending: Ending,
-}
-
-#[derive(Default)]
-struct Chunk {
-    text: Vec<u8>,
-    lines: u64,
 }
 
 /// Tells that there is no writer any longer, however it ended.
@@ -271,34 +265,60 @@ impl<W: Write> Writer<W> {
 
     /// Writes what was taken in the order in which the requests ended.
     fn write_out(&mut self) {
-        loop {
-            let waiting = self.taken.iter_mut().filter(|(lines, written)| *written < lines.marks.len());
-            let Some((lines, written)) = waiting.min_by_key(|(lines, written)| lines.marks[*written].ended)
-            else {
-                break;
-            };
-            let begin = written.checked_sub(1).map_or(0, |last| lines.marks[last].at);
-            self.chunk.text.extend_from_slice(&lines.text[begin..lines.marks[*written].at]);
-            self.chunk.lines += 1;
-            *written += 1;
-            if self.chunk.text.len() >= CHUNK {
-                self.hand_over();
-            }
+        let mut taken = std::mem::take(&mut self.taken);
+        let mut waiting = taken.iter().filter(|(lines, _)| !lines.marks.is_empty());
+        match (waiting.next(), waiting.next()) {
+            // Often all are of one thread, and in their order as they are.
+            (Some((lines, _)), None) => self.write_straight(lines),
+            _ => self.write_merged(&mut taken),
         }
-        self.hand_over();
+        self.taken = taken;
         match self.out.flush() {
             Ok(()) => {}
             Err(error) => self.tell(&error),
         }
     }
 
-    /// Hands a chunk to the output. What it does not take is lost, so that it cannot hold up what comes later.
-    fn hand_over(&mut self) {
-        let Chunk { mut text, lines } = std::mem::take(&mut self.chunk);
+    fn write_straight(&mut self, lines: &Lines) {
+        let (mut begin, mut count) = (0, 0);
+        for mark in &lines.marks {
+            count += 1;
+            if mark.at - begin >= CHUNK || mark.at == lines.text.len() {
+                self.hand_over(&lines.text[begin..mark.at], count);
+                (begin, count) = (mark.at, 0);
+            }
+        }
+    }
+
+    fn write_merged(&mut self, taken: &mut [(Lines, usize)]) {
+        let (mut chunk, mut count) = (std::mem::take(&mut self.chunk), 0);
+        loop {
+            let waiting = taken.iter_mut().filter(|(lines, written)| *written < lines.marks.len());
+            let next = waiting.min_by_key(|(lines, written)| lines.marks[*written].ended);
+            if let Some((lines, written)) = &next {
+                let begin = written.checked_sub(1).map_or(0, |last| lines.marks[last].at);
+                chunk.extend_from_slice(&lines.text[begin..lines.marks[*written].at]);
+                count += 1;
+            }
+            if chunk.len() >= CHUNK || next.is_none() {
+                self.hand_over(&chunk, std::mem::take(&mut count));
+                chunk.clear();
+            }
+            match next {
+                Some((_, written)) => *written += 1,
+                None => break,
+            }
+        }
+        chunk.shrink_to(2 * CHUNK);
+        self.chunk = chunk;
+    }
+
+    /// Hands some lines to the output. What it does not take is lost, so that it cannot hold up what comes later.
+    fn hand_over(&mut self, text: &[u8], lines: u64) {
         // A line that was broken off must not take the next one with it.
         let result = match self.midway {
-            true => self.hand_over_all(b"\n").and_then(|()| self.hand_over_all(&text)),
-            false => self.hand_over_all(&text),
+            true => self.hand_over_all(b"\n").and_then(|()| self.hand_over_all(text)),
+            false => self.hand_over_all(text),
         };
         match result {
             Ok(()) => self.failing = false,
@@ -309,9 +329,6 @@ impl<W: Write> Writer<W> {
             }
         }
         self.ending.in_hand -= lines;
-        text.clear();
-        text.shrink_to(2 * CHUNK);
-        self.chunk.text = text;
     }
 
     /// An error comes with the bytes that were taken before it.
