@@ -99,7 +99,7 @@ struct Audit {
 }
 
 /// Audits a hit that was served with `stored`, if the lot falls on it.
-pub async fn sample(app: &App, session: &Session, ctx: &Context, stored: &Arc<StoredResponse>) {
+pub fn sample(app: &App, session: &Session, ctx: &Context, stored: &Arc<StoredResponse>) {
     let Some(route) = ctx.route.as_ref().filter(|route| is_drawn(route.cache.audit)) else { return };
     if session.req_header().method != "GET" {
         return;
@@ -108,7 +108,7 @@ pub async fn sample(app: &App, session: &Session, ctx: &Context, stored: &Arc<St
         app.observer.metrics.limit("audits");
         return;
     };
-    match Audit::new(app, session, ctx, route, stored, permit).await {
+    match Audit::new(app, session, ctx, route, stored, permit) {
         Ok(audit) => {
             let app = app.clone();
             tokio::spawn(async move { audit.run(&app).await });
@@ -126,7 +126,7 @@ fn is_drawn(share: f64) -> bool {
 }
 
 impl Audit {
-    async fn new(
+    fn new(
         app: &App,
         session: &Session,
         ctx: &Context,
@@ -143,10 +143,7 @@ impl Audit {
         let visitor = upstream::for_audit(&view, &route.cache, ctx)?;
         let anyone = upstream::for_anyone(&view, &route.cache, ctx)?;
         Ok(Self {
-            rounds: [
-                [ask(visitor.clone()).await?, ask(anyone.clone()).await?],
-                [ask(visitor).await?, ask(anyone).await?],
-            ],
+            rounds: [[ask(visitor.clone())?, ask(anyone.clone())?], [ask(visitor)?, ask(anyone)?]],
             live: ctx.live.clone(),
             route: route.clone(),
             stored: stored.clone(),

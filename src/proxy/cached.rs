@@ -99,12 +99,12 @@ pub async fn serve(app: &App, session: &mut Session, ctx: &mut Context) -> Resul
         let round = match (found.verdict, &found.response) {
             (Verdict::Hit, Some(response)) => {
                 answer::stored(app, session, ctx, response, now).await?;
-                audit::sample(app, session, ctx, response).await;
+                audit::sample(app, session, ctx, response);
                 Round::Served(Served::Answered)
             }
             (Verdict::HitStale(reason), Some(response)) => {
                 if reason == StaleReason::WhileRevalidate {
-                    refresh(app, session, ctx, &found).await;
+                    refresh(app, session, ctx, &found);
                 }
                 answer::stored(app, session, ctx, response, now).await?;
                 Round::Served(Served::Answered)
@@ -213,7 +213,7 @@ async fn share_a_fetch(
         Ticket::Full => pass(PassReason::FillLimit),
         Ticket::Lead(place, mut reader) => {
             let urgency = Urgency::Client;
-            let as_stranger = lead(app, session, (&view, ctx), &found, found.as_head, urgency, place).await?;
+            let as_stranger = lead(app, session, (&view, ctx), &found, found.as_head, urgency, place)?;
             drop(view);
             let opening = loop {
                 match reader.news().await {
@@ -395,7 +395,7 @@ fn share(session: &Session, ctx: &Context, found: &Found, opening: &Opening) -> 
 /// since the first: what it removed must not come back by way of a validation or a failing origin (one from now on
 /// detaches the fill). Or another fetch may have ended: then there is nothing left to fetch. Tells whether it is fetched as a
 /// stranger would.
-async fn lead(
+fn lead(
     app: &App,
     session: &Session,
     (view, ctx): (&Received<'_>, &Context),
@@ -415,7 +415,7 @@ async fn lead(
     let inputs = found.inputs.clone();
     let target =
         fetch::Target { primary: found.primary.clone(), stored: now_stored, inputs, as_head, urgency };
-    fetch::start(app, session, (view, ctx), route, target, place).await
+    fetch::start(app, session, (view, ctx), route, target, place)
 }
 
 /// Whether a HEAD can tell that it still holds.
@@ -429,11 +429,11 @@ pub fn is_readable(request: Fields<'_>, head: &Head) -> bool {
 }
 
 /// Fetches an expired response anew while it is still served, unless that is under way already.
-async fn refresh(app: &App, session: &Session, ctx: &Context, found: &Found) {
+fn refresh(app: &App, session: &Session, ctx: &Context, found: &Found) {
     let begun = app.store.memory.begin();
     let view = view::received(session.req_header(), &ctx.client);
     if let Ticket::Lead(place, _) = app.store.fills.enter(&found.key, || facts(&view, ctx), begun)
-        && let Err(error) = lead(app, session, (&view, ctx), found, false, Urgency::Background, place).await
+        && let Err(error) = lead(app, session, (&view, ctx), found, false, Urgency::Background, place)
     {
         tracing::error!(%error, key = %found.key, "a background refresh could not be started");
     }

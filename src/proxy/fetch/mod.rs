@@ -104,7 +104,7 @@ enum Next {
 
 /// Starts the fetch of `target`, for the route of the request, in a task of its own. Tells whether it is sent as a
 /// stranger would: then what it brings may not be for who caused it.
-pub async fn start(
+pub fn start(
     app: &App,
     session: &Session,
     (view, ctx): (&Received<'_>, &Context),
@@ -154,7 +154,7 @@ pub async fn start(
             hash: ctx.pool().map_or(0, |pool| exchange::hash(&head, &ctx.client, &pool.settings.balance)),
         },
     };
-    let (subrequest, handle) = subrequest(&app.blank, session, order).await?;
+    let (subrequest, handle) = subrequest(&app.blank, session, order)?;
     tokio::spawn(async move {
         if job.recall(&request).await {
             job.filler.open(Opening::Recalled);

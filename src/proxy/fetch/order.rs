@@ -5,7 +5,9 @@
 //! shortest head there is, and get their own by their order.
 
 use std::io::Cursor;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context as Task, Poll, Waker};
 
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
@@ -13,7 +15,6 @@ use pingora::protocols::http::subrequest::server::SubrequestHandle;
 use pingora::proxy::subrequest::Ctx as SubrequestCtx;
 use pingora::proxy::{PreparedSubrequest, Session};
 use pingora::{Error, ErrorType, Result};
-use tokio::sync::OnceCell;
 
 use crate::origin::queue::Urgency;
 use crate::proxy::Live;
@@ -44,19 +45,15 @@ pub struct Terms {
 }
 
 /// The session that subrequests are made from.
-#[derive(Default)]
-pub struct Blank(OnceCell<ServerSession>);
+pub struct Blank(ServerSession);
 
-impl Blank {
-    const HEAD: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
-
-    async fn session(&self) -> Result<&ServerSession> {
-        let read = async || {
-            let mut session = ServerSession::new_http1(Box::new(Cursor::new(Self::HEAD.to_vec())));
-            session.read_request().await?;
-            Ok(session)
-        };
-        self.0.get_or_try_init(read).await
+impl Default for Blank {
+    fn default() -> Self {
+        const HEAD: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+        let mut session = ServerSession::new_http1(Box::new(Cursor::new(HEAD.to_vec())));
+        let read = pin!(session.read_request()).poll(&mut Task::from_waker(Waker::noop()));
+        assert!(matches!(read, Poll::Ready(Ok(true))), "the head is well-formed, and in memory");
+        Self(session)
     }
 }
 
@@ -65,7 +62,7 @@ impl Blank {
 /// # Errors
 ///
 /// Where `session` may have none.
-pub async fn subrequest(
+pub fn subrequest(
     blank: &Blank,
     session: &Session,
     order: Order,
@@ -74,7 +71,7 @@ pub async fn subrequest(
         return Error::e_explain(ErrorType::InternalError, "no spawner for subrequests");
     };
     let order = SubrequestCtx::builder().user_ctx(Box::new(Some(order))).build();
-    Ok(spawner.create_subrequest(blank.session().await?, order))
+    Ok(spawner.create_subrequest(&blank.0, order))
 }
 
 /// Turns a subrequest of ours into what its order says, and tells whether it was one; leaves a client's request
