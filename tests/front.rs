@@ -212,6 +212,25 @@ fn an_idle_connection_ends_and_one_in_use_goes_on() {
 }
 
 #[test]
+fn a_connection_that_has_had_its_turn_ends_when_it_is_idle() {
+    let rig = Rig::new(IMPATIENT);
+    rig.origin.on("/", Reply::ok("x"));
+    rig.get("/");
+    // With them a task has taken 128 steps, and is told by all that it waits for that it is the turn of others.
+    const HITS: usize = 127;
+    let begin = |_| {
+        let mut connection = rig.parvis.client().connect();
+        connection.write(get("/").repeat(HITS).as_bytes());
+        connection
+    };
+    // Of many, some are there before they are looked at for the first time.
+    for mut connection in (0..50).map(begin).collect::<Vec<_>>() {
+        (0..HITS).for_each(|_| assert_eq!(connection.read_response("GET").verdict(), "hit"));
+        assert!(connection.try_read_response("GET").is_none(), "it was ended without a word");
+    }
+}
+
+#[test]
 fn a_client_that_reads_slowly_gets_all_of_a_large_hit() {
     let rig = Rig::new(MINUTE);
     let body: String = (0..400_000).map(|n| format!("{n:07}\n")).collect();

@@ -9,7 +9,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::{ControlFlow, Range};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -429,12 +429,12 @@ impl<'f> Connection<'f> {
     /// Ends a connection that waits for too long.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         // Asked once: each hit comes by here.
-        if self.is_watched && !self.timer.is_elapsed() {
+        if std::mem::replace(&mut self.is_watched, true) && !self.timer.is_elapsed() {
             return Poll::Pending;
         }
         loop {
-            self.is_watched = true;
-            ready!(self.timer.as_mut().poll(cx));
+            // Unconstrained: asked when it is the turn of others, it would not note whom to wake.
+            ready!(pin!(coop::unconstrained(self.timer.as_mut())).poll(cx));
             let clients = self.front.app.live.load().plan.clients;
             let (due, event) = match self.head_began {
                 Some(began) => (began + clients.header_timeout, Event::Refuse(Refused::TooSlow)),

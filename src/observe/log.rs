@@ -268,7 +268,7 @@ impl<W: Write> Writer<W> {
         let mut taken = std::mem::take(&mut self.taken);
         let mut waiting = taken.iter().filter(|(lines, _)| !lines.marks.is_empty());
         match (waiting.next(), waiting.next()) {
-            // Often all are of one thread, and in their order as they are.
+            // Often all are in one stripe, in their order.
             (Some((lines, _)), None) => self.write_straight(lines),
             _ => self.write_merged(&mut taken),
         }
@@ -280,13 +280,13 @@ impl<W: Write> Writer<W> {
     }
 
     fn write_straight(&mut self, lines: &Lines) {
-        let (mut begin, mut count) = (0, 0);
-        for mark in &lines.marks {
-            count += 1;
-            if mark.at - begin >= CHUNK || mark.at == lines.text.len() {
-                self.hand_over(&lines.text[begin..mark.at], count);
-                (begin, count) = (mark.at, 0);
-            }
+        let (mut begin, mut marks) = (0, lines.marks.as_slice());
+        while !marks.is_empty() {
+            let count = marks.partition_point(|mark| mark.at - begin < CHUNK) + 1;
+            let (some, rest) = marks.split_at(count.min(marks.len()));
+            let end = some.last().map_or(begin, |last| last.at);
+            self.hand_over(&lines.text[begin..end], some.len() as u64);
+            (begin, marks) = (end, rest);
         }
     }
 

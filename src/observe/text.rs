@@ -184,13 +184,7 @@ const OCTETS: [([u8; 4], usize); 256] = {
     let (mut octets, mut at) = ([([b'.'; 4], 0); 256], 0);
     while at < octets.len() {
         let (octet, mut length) = (&mut octets[at], 0);
-        let mut unit = if at < 10 {
-            1
-        } else if at < 100 {
-            10
-        } else {
-            100
-        };
+        let mut unit = [1, 10, 100][(at >= 10) as usize + (at >= 100) as usize];
         while unit > 0 {
             octet.0[length] = b'0' + (at / unit % 10) as u8;
             (length, unit) = (length + 1, unit / 10);
