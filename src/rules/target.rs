@@ -269,7 +269,7 @@ fn is_normal(text: &str) -> bool {
         }
         None => true,
     };
-    let first = text::find(text.as_bytes(), b'%').unwrap_or(text.len());
+    let Some(first) = text::find(text.as_bytes(), b'%') else { return text.is_ascii() };
     text.is_ascii() && memchr_iter(b'%', &text.as_bytes()[first..]).all(|at| is_as_it_should_be(first + at))
 }
 
