@@ -188,7 +188,7 @@ impl Drop for Guard {
 struct Writer<W> {
     /// What was taken from the stripes, each with how many of its lines are written.
     taken: Vec<(Lines, usize)>,
-    /// Room for lines of several threads in their order.
+    /// Room for lines of several stripes in their order.
     chunk: Vec<u8>,
     out: W,
     /// Whether the output has got only a part of a line.
@@ -279,6 +279,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
+    /// Hands the lines of one stripe over as they lie there, in pieces that end with a line.
     fn write_straight(&mut self, lines: &Lines) {
         let (mut begin, mut marks) = (0, lines.marks.as_slice());
         while !marks.is_empty() {
@@ -290,6 +291,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
+    /// Hands the lines of several over in the order of their ends.
     fn write_merged(&mut self, taken: &mut [(Lines, usize)]) {
         let (mut chunk, mut count) = (std::mem::take(&mut self.chunk), 0);
         loop {
