@@ -33,7 +33,7 @@ const MAX_THREADS: usize = 4;
 /// How much less than requests they are worth to the scheduler, from 0 to 19.
 const NICE: i32 = 10;
 
-/// The most forms at a time that are made while their client waits.
+/// The most clients that wait for forms, since they refuse the identity form.
 const MAX_AT_ONCE: usize = 4;
 
 /// The most memory, in KiB, that bodies which are encoded on their way take together ([`codec::Stream::memory`]).
@@ -117,7 +117,9 @@ struct Shared {
 /// Makes encoded forms.
 pub struct Encoder {
     shared: Arc<Shared>,
-    at_once: Semaphore,
+    at_once: Arc<Semaphore>,
+    /// For these clients one form is made after the other: the next one may find there what it wants.
+    in_turn: Arc<tokio::sync::Mutex<()>>,
     stream_memory: Arc<Semaphore>,
 }
 
@@ -139,7 +141,8 @@ impl Encoder {
         };
         Self {
             shared: Arc::new(shared),
-            at_once: Semaphore::new(MAX_AT_ONCE),
+            at_once: Arc::new(Semaphore::new(MAX_AT_ONCE)),
+            in_turn: Arc::default(),
             stream_memory: Arc::new(Semaphore::new(MAX_STREAM_MEMORY)),
         }
     }
@@ -179,9 +182,15 @@ impl Encoder {
     /// Makes a quick form for a client that refuses the identity form, and waits for it. `None` when too many wait already.
     pub async fn make_now(&self, stored: &StoredResponse, coding: Coding) -> Option<Arc<Form>> {
         let forms = stored.forms.clone()?;
-        let _place = self.at_once.try_acquire().ok()?;
+        let place = self.at_once.clone().try_acquire_owned().ok()?;
+        let turn = self.in_turn.clone().lock_owned().await;
         let (shared, source) = (self.shared.clone(), Source::of(stored));
-        let made = tokio::task::spawn_blocking(move || shared.make_now(&forms, &source, coding)).await;
+        let make = move || {
+            // Until it is made: its client may be gone before.
+            let _held = (place, turn);
+            shared.make_now(&forms, &source, coding)
+        };
+        let made = tokio::task::spawn_blocking(make).await;
         // An encoder that panics has said so.
         made.ok().flatten()
     }
@@ -504,5 +513,15 @@ mod tests {
         let (encoder, stored) = self::encoder(0, text());
         let form = encoder.make_now(&stored, Coding::Gzip).await.unwrap();
         assert_eq!(stored.form(Coding::Gzip).unwrap().body, form.body, "it is kept");
+    }
+
+    #[tokio::test]
+    async fn of_those_who_refuse_the_identity_form_one_has_the_form_made() {
+        let (encoder, stored) = encoder(0, text());
+        let make = || encoder.make_now(&stored, Coding::Brotli);
+        let (first, second) = tokio::join!(make(), make());
+        let kept = stored.form(Coding::Brotli).unwrap();
+        assert_eq!(first.unwrap().body, kept.body);
+        assert!(Arc::ptr_eq(&second.unwrap(), &kept), "it found what the first one had made");
     }
 }
