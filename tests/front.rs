@@ -212,6 +212,22 @@ fn an_idle_connection_ends_and_one_in_use_goes_on() {
 }
 
 #[test]
+fn a_head_in_two_pieces_leaves_the_idle_timeout_as_it_is() {
+    let patient = "clients: {header_timeout: 10m, idle_timeout: 1s}\nroutes: [{name: all, cache: {ttl: 1m}}]";
+    let rig = Rig::new(patient);
+    rig.origin.on("/", Reply::ok("x"));
+    rig.get("/");
+    let request = get("/");
+    let (begin, end) = request.split_at(10);
+    let mut connection = rig.parvis.client().connect();
+    connection.write(begin.as_bytes());
+    thread::sleep(Duration::from_millis(100));
+    connection.write(end.as_bytes());
+    assert_eq!(connection.read_response("GET").verdict(), "hit");
+    assert!(connection.try_read_response("GET").is_none(), "it was ended without a word");
+}
+
+#[test]
 fn a_connection_that_has_had_its_turn_ends_when_it_is_idle() {
     let rig = Rig::new(IMPATIENT);
     rig.origin.on("/", Reply::ok("x"));
@@ -249,14 +265,6 @@ fn a_client_that_reads_slowly_gets_all_of_a_large_hit() {
     assert!(rig.parvis.access_log().iter().all(|line| line["bytes"] == body.len()));
 }
 
-/// How many bodies are kept in files.
-fn files(parvis: &Parvis) -> usize {
-    let open = std::fs::read_dir(format!("/proc/{}/fd", parvis.pid())).expect("its descriptors");
-    // One may be closed in between.
-    let names = open.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
-    names.filter(|name| name.to_string_lossy().starts_with("/memfd:parvis-body")).count()
-}
-
 #[test]
 fn a_large_page_that_is_asked_for_often_is_sent_from_a_file() {
     let rig = Rig::new(MINUTE);
@@ -271,7 +279,7 @@ fn a_large_page_that_is_asked_for_often_is_sent_from_a_file() {
             assert!(rig.parvis.read_of_files() - before < body.len() as u64, "there is no file yet");
         }
     }
-    eventually("there is a file", || files(&rig.parvis) == 1);
+    eventually("there is a file", || rig.parvis.body_files() == 1);
     let before = rig.parvis.read_of_files();
     let mut connection = rig.parvis.client().connect();
     connection.write(get("/large").repeat(3).as_bytes());
@@ -295,7 +303,7 @@ fn a_large_page_that_is_asked_for_often_is_sent_from_a_file() {
     assert_eq!(of_large.count(), 13);
     drop(connection);
     assert_eq!(rig.parvis.client().send("PURGE", "/large", &[("Host", "shop.test")], b"").status, 200);
-    eventually("the file goes with its page", || files(&rig.parvis) == 0);
+    eventually("the file goes with its page", || rig.parvis.body_files() == 0);
 }
 
 #[test]
@@ -306,7 +314,7 @@ fn a_client_that_leaves_in_the_middle_of_a_file_is_told_of() {
     for _ in 0..10 {
         rig.get("/large");
     }
-    eventually("there is a file", || files(&rig.parvis) == 1);
+    eventually("there is a file", || rig.parvis.body_files() == 1);
     let mut connection = rig.parvis.client().connect();
     // More than the system's buffers hold.
     connection.write(get("/large").repeat(20).as_bytes());

@@ -285,6 +285,8 @@ fn nobody_is_connected_through() {
     let rig = Rig::new(PASSING);
     let mut client = connected(&rig.parvis);
     client.write_all(b"CONNECT shop.test:443 HTTP/1.1\r\nHost: shop.test:443\r\n\r\n").unwrap();
-    assert!(read_head(&mut client).starts_with("HTTP/1.1 405 "));
+    let refusal = read_head(&mut client);
+    assert!(refusal.starts_with("HTTP/1.1 405 ") && refusal.contains("\r\nAllow: GET, "), "{refusal}");
+    eventually("it is logged", || rig.parvis.access_log().iter().any(|line| line["status"] == 405));
     assert!(rig.origin.all_received().is_empty());
 }

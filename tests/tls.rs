@@ -163,6 +163,8 @@ fn the_front_answers_hits_by_http_2() {
     eventually("all are logged", || secure.parvis.access_log().len() == 7);
     let line = &secure.parvis.access_log()[3];
     assert_eq!((&line["target"], &line["bytes"]), (&"/large".into(), &1_000_000.into()), "{line}");
+    (0..20).for_each(|_| assert_eq!(client.get("/large").text(), large));
+    assert_eq!(secure.parvis.body_files(), 0, "none could be sent");
 }
 
 #[test]

@@ -160,7 +160,7 @@ impl Page {
     ) -> Option<usize> {
         let Head { method, target, .. } = head;
         let (started, mut output) = (clock::start(), Output::default());
-        let asked = Asked { method, target, caller, started, keeps: caller.keeps };
+        let asked = Asked { method, target, caller, started, keeps: caller.keeps, takes_files: true };
         let hit = answer::hit(&self.app, live, &asked, reused, &mut output)?;
         reused.outcome.finish();
         self.app.observer.record(&reused.outcome, live.plan.access_log, live.plan.slow_request);

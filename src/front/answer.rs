@@ -51,6 +51,8 @@ pub struct Asked<'r> {
     pub started: Instant,
     /// Whether another request may follow on the connection.
     pub keeps: bool,
+    /// Whether a body can be sent from a file: on a plain connection of HTTP/1.
+    pub takes_files: bool,
 }
 
 /// Whether a request of this method and target may be answered here. A target in absolute form is rare.
@@ -91,7 +93,7 @@ pub fn hit(
     output: &mut Output,
 ) -> Option<Hit> {
     let Reused { outcome, clock, key, variant } = reused;
-    let Asked { method, target, caller, started, keeps } = *asked;
+    let Asked { method, target, caller, started, keeps, takes_files } = *asked;
     let Caller { client, envelope, .. } = caller;
     if !envelope.has_valid_host() {
         return None;
@@ -122,7 +124,8 @@ pub fn hit(
             0..=COPIED => output.put(whole),
             _ => {
                 body = whole.clone();
-                file = app.store.file(&response, &selected);
+                // Only then: it is charged like the body once more.
+                file = if takes_files { app.store.file(&response, &selected) } else { None };
             }
         }
     }

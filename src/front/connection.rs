@@ -67,6 +67,9 @@ pub struct Loan {
 impl Loan {
     /// The loan of `head`, whose bytes are `received`. What Pingora would refuse without a log line is refused here.
     fn new(head: &Head<'_>, received: &[u8]) -> Result<Self, Refused> {
+        if head.method == "CONNECT" {
+            return Err(Refused::Method);
+        }
         if let Err(error) = head.target.parse::<http::Uri>() {
             tracing::debug!(%error, "a target cannot be read");
             let is_long = head.target.len() > MAX_TARGET;
@@ -276,7 +279,10 @@ impl<'f> Connection<'f> {
         shutdown: &ShutdownWatch,
     ) -> (usize, ControlFlow<Option<Step>>) {
         self.scanned = 0;
-        self.head_began = None;
+        if self.head_began.take().is_some() {
+            // It was set to when the head had to be there, which may be later than the end of what is idle.
+            self.arm_timer(clock::start() + live.plan.clients.idle_timeout);
+        }
         if place.len() > live.plan.clients.max_header_size {
             return (0, ControlFlow::Break(refuse(Refused::TooLarge)));
         }
@@ -331,11 +337,13 @@ impl<'f> Connection<'f> {
         // An error means that who would tell of an end is gone.
         let is_ending = !matches!(shutdown.has_changed(), Ok(false));
         let keeps = caller.keeps && !is_ending;
-        let (asked, mut output) = (Asked { method, target, caller, started, keeps }, Output::default());
+        let takes_files = self.wire.is_plain();
+        let asked = Asked { method, target, caller, started, keeps, takes_files };
+        let mut output = Output::default();
         REUSED.with_borrow_mut(|reused| {
             let Hit { body, file } = answer::hit(&self.front.app, live, &asked, reused, &mut output)?;
             self.idle_since = started;
-            let file = file.filter(|_| self.wire.is_plain()).map(|file| Sending { file, length: body.len() });
+            let file = file.map(|file| Sending { file, length: body.len() });
             if let Some(unsent) = self.write(cx, output.whole()?, body, file, !keeps) {
                 let outcome = Box::new(std::mem::take(&mut reused.outcome));
                 return Some(Some(Step::Unfinished(Unfinished { unsent, outcome })));

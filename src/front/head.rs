@@ -89,6 +89,8 @@ pub enum Refused {
     TooLarge,
     /// It took too long.
     TooSlow,
+    /// Nobody is connected through.
+    Method,
 }
 
 impl From<Malformed> for Refused {

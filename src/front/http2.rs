@@ -74,7 +74,7 @@ fn hit(front: &Front, session: &ServerSession) -> Option<Answer> {
     let live = front.app.live.load();
     let client = view::client(session, &live.plan.trust);
     let caller = &Caller::of(client, view::envelope(request, &client), true);
-    let asked = Asked { method, target, caller, started, keeps: true };
+    let asked = Asked { method, target, caller, started, keeps: true, takes_files: false };
     let mut output = Output::default();
     REUSED.with_borrow_mut(|reused| {
         let Hit { body, .. } = answer::hit(&front.app, &live, &asked, reused, &mut output)?;

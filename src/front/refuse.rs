@@ -16,6 +16,7 @@ use super::output::Output;
 use crate::observe::outcome::{Local, Outcome};
 use crate::observe::text::Sink;
 use crate::proxy::App;
+use crate::proxy::answer::ALLOWED;
 use crate::rules::framing::Malformed;
 use crate::rules::head::{Fields, Names};
 use crate::rules::target::Scheme;
@@ -33,6 +34,7 @@ impl Refused {
             Self::Malformed(_) => Local::BadRequest,
             Self::TooLarge => Local::HeadTooLarge,
             Self::TooSlow => Local::HeadTooSlow,
+            Self::Method => Local::Refused,
         }
     }
 
@@ -41,13 +43,14 @@ impl Refused {
             Self::Malformed(why) => why.explain(),
             Self::TooLarge => "its head is too large",
             Self::TooSlow => "its head took too long",
+            Self::Method => "its method is refused",
         }
     }
 
     /// The limit that was reached.
     fn limit(self) -> Option<&'static str> {
         match self {
-            Self::Malformed(_) => None,
+            Self::Malformed(_) | Self::Method => None,
             Self::TooLarge => Some("max_header_size"),
             Self::TooSlow => Some("header_timeout"),
         }
@@ -77,6 +80,9 @@ pub async fn send(app: &App, connection: &mut Connection<'_>, why: Refused) {
     output.field("Content-Type", b"text/plain; charset=utf-8");
     output.field("Content-Length", body.len().to_string().as_bytes());
     output.field("Cache-Control", b"no-store");
+    if why == Refused::Method {
+        output.field("Allow", ALLOWED.as_bytes());
+    }
     output.field("Date", httpdate::fmt_http_date(outcome.received_at.into()).as_bytes());
     let live = app.live.load();
     let scheme = if connection.wire.has_tls() { Scheme::Https } else { Scheme::Http };

@@ -34,6 +34,12 @@ pub const PIECE: usize = 16 * 1024;
 pub const IN_NOT_MODIFIED: &[&str] =
     &["cache-control", "content-location", "date", "etag", "expires", "last-modified", "vary"];
 
+/// What the error for a refused method names (RFC 9110 section 15.5.6).
+pub const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// What is said of an answer that is about one request only.
+const NOT_STORED: [Field<'static>; 1] = [("Cache-Control", b"no-store")];
+
 /// Answers with a stored response, in the part and under the conditions that the client asked for.
 pub async fn stored(
     app: &App,
@@ -51,7 +57,8 @@ pub async fn stored(
     let extract = Extract::of(response, &selected, Fields::new(&fields), &view);
     drop(view);
     let status = extract.status;
-    let mut header = header(status, &fields)?;
+    // What the page says of itself is not about this answer: a cache that took it for the page would give it to others.
+    let mut header = if status == 416 { header(status, &NOT_STORED)? } else { header(status, &fields)? };
     if status == 206 {
         // A stored one is a slip of the origin; parts have their own (RFC 9110 section 15.3.7).
         header.remove_header("Content-Range");
@@ -265,7 +272,7 @@ pub async fn says(session: &mut Session, ctx: &mut Context, local: Local, text: 
     header.insert_header("Content-Length", body.len())?;
     header.insert_header("Cache-Control", "no-store")?;
     if matches!(local, Local::Refused | Local::MaxForwards) {
-        header.insert_header("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")?;
+        header.insert_header("Allow", ALLOWED)?;
     }
     for (name, value) in &ctx.told {
         header.insert_header(*name, value.as_str())?;

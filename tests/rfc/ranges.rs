@@ -33,6 +33,18 @@ fn a_part_is_cut_from_a_complete_stored_response() {
 }
 
 #[test]
+fn a_range_that_there_is_not_is_no_answer_for_others() {
+    let rig = Rig::new(ROUTES);
+    let fields = [("ETag", "\"1\""), ("Last-Modified", MODIFIED), ("Vary", "Accept")];
+    let refused = again_with(&rig, digits(&fields), &[], &[("Range", "bytes=10-")]);
+    assert_eq!((refused.status, refused.verdict()), (416, "hit"));
+    assert_eq!(refused.field("cache-control").as_deref(), Some("no-store"));
+    for name in ["etag", "last-modified", "vary", "content-type"] {
+        assert_eq!(refused.field(name), None, "{name} is the page's");
+    }
+}
+
+#[test]
 fn several_parts_come_in_one_multipart_body() {
     let rig = Rig::new(ROUTES);
     let several = [("Range", "bytes=0-1, -2")];
@@ -101,6 +113,14 @@ fn a_range_from_the_beginning_stores_the_whole() {
         assert_eq!(rig.get_with(&path, &[("Range", "bytes=-2")]).text(), "89");
         assert_eq!(rig.origin.count(&path), 1);
     }
+    let path = new_path();
+    rig.origin.on(&path, digits(&[("Last-Modified", MODIFIED), ("Date", DATE)]));
+    let of_a_date = rig.get_with(&path, &[("Range", "bytes=0-1"), ("If-Range", MODIFIED)]);
+    assert_eq!(
+        (of_a_date.status, of_a_date.text().as_str()),
+        (200, "0123456789"),
+        "a date is that of all forms"
+    );
     let path = new_path();
     rig.origin.on(&path, Reply::ok("").field("Cache-Control", "max-age=60").chunked(&["01234", "56789"]));
     let unknown = rig.get_with(&path, &[("Range", "bytes=0-1")]);

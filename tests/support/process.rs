@@ -141,6 +141,14 @@ impl Parvis {
         read.parse().expect("a number")
     }
 
+    /// How many bodies are kept in files.
+    pub fn body_files(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("its descriptors");
+        // One may be closed in between.
+        let names = open.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        names.filter(|name| name.to_string_lossy().starts_with("/memfd:parvis-body")).count()
+    }
+
     /// What the process occupies in memory, in bytes.
     pub fn resident_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("its status");
