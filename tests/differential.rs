@@ -286,7 +286,7 @@ fn comparable(response: &Response, date: &str) -> (u16, Vec<(String, String)>, V
         }
     }
     // The last line of what parvis says by itself.
-    if let Some(at) = memchr::memmem::find(&body, b"request id: ") {
+    if let Some(at) = memchr::memmem::rfind(&body, b"request id: ") {
         body.truncate(at);
     }
     (response.status, fields, body)

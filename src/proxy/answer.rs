@@ -58,7 +58,7 @@ pub async fn stored(
     drop(view);
     let status = extract.status;
     // What the page says of itself is not about this answer: a cache that took it for the page would give it to others.
-    let mut header = if status == 416 { header(status, &NOT_STORED)? } else { header(status, &fields)? };
+    let mut header = header(status, if status == 416 { &NOT_STORED } else { &fields })?;
     if status == 206 {
         // A stored one is a slip of the origin; parts have their own (RFC 9110 section 15.3.7).
         header.remove_header("Content-Range");
