@@ -166,10 +166,11 @@ fn nobody_who_asks_after_an_answered_write_sees_what_was_before_it() {
         written.fetch_add(1, Ordering::SeqCst);
         Reply::status(204, "")
     });
-    let (answered, reads) = (AtomicU64::new(0), AtomicU64::new(0));
+    let answered = AtomicU64::new(0);
+    let served = |verdict| rig.parvis.metric("parvis_requests_total", &format!("verdict=\"{verdict}\""));
     std::thread::scope(|scope| {
         for reader in 0..6 {
-            let (rig, answered, reads) = (&rig, &answered, &reads);
+            let (rig, answered) = (&rig, &answered);
             scope.spawn(move || {
                 let mut connection = rig.parvis.client().connect();
                 for n in reader.. {
@@ -184,7 +185,6 @@ fn nobody_who_asks_after_an_answered_write_sees_what_was_before_it() {
                         "{path}: {seen} after {known} was answered: {}",
                         response.cache_status()
                     );
-                    reads.fetch_add(1, Ordering::SeqCst);
                     if known == WRITES {
                         break;
                     }
@@ -197,9 +197,14 @@ fn nobody_who_asks_after_an_answered_write_sees_what_was_before_it() {
             assert_eq!(writer.read_response("POST").status, 204);
             answered.store(n, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(n % 5));
+            // Most writes meet fetches under way. That some meet what is stored must not depend on the machine. Not
+            // after the last write, when the readers leave.
+            if n % 10 == 5 {
+                let (hits, stale) = (served("hit"), served("stale"));
+                eventually("pages were served from the store", || {
+                    served("hit") > hits && served("stale") > stale
+                });
+            }
         }
     });
-    let hits = rig.parvis.metric("parvis_requests_total", "verdict=\"hit\"");
-    let stale = rig.parvis.metric("parvis_requests_total", "verdict=\"stale\"");
-    assert!(hits > 0.0 && stale > 0.0, "{hits} hits, {stale} stale of {}", reads.load(Ordering::SeqCst));
 }
