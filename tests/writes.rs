@@ -132,16 +132,8 @@ fn all_variants_and_spellings_of_the_target_go() {
     }
 }
 
-/// The promise under load: whoever asks after a write was answered never sees what was before it, whatever
-/// fetches, refreshes, validations and variants are under way.
-#[test]
-fn nobody_who_asks_after_an_answered_write_sees_what_was_before_it() {
-    const WRITES: u64 = 150;
-    let rig = Rig::new(
-        "routes:
-  - {name: reads, match: {methods: [GET]}, cache: {ttl: 5m, stale_while_revalidate: 1h, tags: [all]}}
-  - {name: writes, purge_on_success: [{tags: [all]}]}",
-    );
+/// Three pages that say how often `/write` was asked: fresh, stale when they come, and stale with validation due.
+fn count_writes(rig: &Rig) {
     let current = Arc::new(AtomicU64::new(0));
     for path in ["/fresh", "/stale", "/validated"] {
         let current = current.clone();
@@ -161,11 +153,23 @@ fn nobody_who_asks_after_an_answered_write_sees_what_was_before_it() {
                 .field("Vary", "Accept-Language")
         });
     }
-    let written = current.clone();
     rig.origin.on_each("/write", move |_| {
-        written.fetch_add(1, Ordering::SeqCst);
+        current.fetch_add(1, Ordering::SeqCst);
         Reply::status(204, "")
     });
+}
+
+/// The promise under load: whoever asks after a write was answered never sees what was before it, whatever
+/// fetches, refreshes, validations and variants are under way.
+#[test]
+fn nobody_who_asks_after_an_answered_write_sees_what_was_before_it() {
+    const WRITES: u64 = 150;
+    let rig = Rig::new(
+        "routes:
+  - {name: reads, match: {methods: [GET]}, cache: {ttl: 5m, stale_while_revalidate: 1h, tags: [all]}}
+  - {name: writes, purge_on_success: [{tags: [all]}]}",
+    );
+    count_writes(&rig);
     let answered = AtomicU64::new(0);
     let served = |verdict| rig.parvis.metric("parvis_requests_total", &format!("verdict=\"{verdict}\""));
     std::thread::scope(|scope| {
