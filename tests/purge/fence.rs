@@ -174,7 +174,7 @@ fn a_purge_finds_what_was_stored_under_rules_that_come_back() {
 /// nothing that was there before it.
 #[test]
 fn nobody_sees_what_a_purge_has_removed_while_it_is_being_carried_out() {
-    const PAGES: u64 = 1500;
+    const PAGES: u64 = 1100;
     let rig = Rig::new("routes: [{name: all, cache: {ttl: 5m, tags: [t]}}]");
     let version = Arc::new(AtomicU64::new(0));
     for n in 0..PAGES {
