@@ -1,9 +1,9 @@
 //! The threads that make encoded forms, away from the requests.
 //!
 //! Few, and of low priority: a form saves bytes, and may come a moment later when requests need the processors. Quick forms
-//! come first; what is asked for often is encoded once more with all effort when nothing else is to be done. A form of what
-//! has been purged or replaced meanwhile is given up, and one that comes late undoes nothing: it is put in its place only
-//! where its response is still stored, under the lock that purges take.
+//! come first, also while another is under way; what is asked for often is encoded once more with all effort when nothing
+//! else is to be done. A form of what has been purged or replaced meanwhile is given up, and one that comes late undoes
+//! nothing: it is put in its place only where its response is still stored, under the lock that purges take.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -225,7 +225,7 @@ impl Shared {
             tracing::warn!(%error, "encoding has the priority of requests");
         }
         while let Some(job) = self.next() {
-            self.make(&job, |forms, source| self.encoded(forms, source, &job));
+            self.carry_out(&job);
         }
     }
 
@@ -245,11 +245,28 @@ impl Shared {
         }
     }
 
+    fn carry_out(&self, job: &Job) {
+        self.make(job, |forms, source| self.encoded(forms, source, job));
+    }
+
     /// Encodes a body; `None` when nobody wants it any longer.
     fn encoded(&self, forms: &Forms, source: &Source, job: &Job) -> std::io::Result<Option<Vec<u8>>> {
         let padding = if forms.is_padded() { random_padding() } else { 0 };
-        let goes_on = || !self.is_closed.load(Ordering::Relaxed) && self.memory.holds(forms);
+        let goes_on = || {
+            if job.level == Level::Strongest {
+                self.carry_out_quick_ones();
+            }
+            !self.is_closed.load(Ordering::Relaxed) && self.memory.holds(forms)
+        };
         codec::encode(job.coding, job.level, &source.body, padding, goes_on)
+    }
+
+    /// In the middle of a strongest form: it may take seconds, for which the clients of other pages would get the identity form.
+    fn carry_out_quick_ones(&self) {
+        let next = || self.queues.lock().waiting[Level::Quick.index()].pop_front();
+        while let Some(job) = next() {
+            self.carry_out(&job);
+        }
     }
 
     /// Makes a form and puts it in its place, where it is better than what is there.
@@ -424,6 +441,26 @@ mod tests {
     }
 
     #[test]
+    fn a_quick_form_does_not_wait_for_a_strongest_one() {
+        // There is no thread: what is made is made in the middle of the strongest form.
+        let (encoder, stored) = encoder(0, text());
+        let other = Arc::new(page("/b", text()).encodable(&policy(), None));
+        encoder.shared.memory.insert(&key("/b"), other.clone(), encoder.shared.memory.begin(), MANY).unwrap();
+        for coding in Coding::ALL {
+            encoder.want(&other, coding);
+        }
+        let job = |level| Job { forms: Arc::downgrade(forms(&stored)), coding: Coding::Gzip, level };
+        encoder.shared.carry_out(&job(Level::Quick));
+        assert_eq!(
+            Coding::ALL.map(|coding| other.form(coding).is_some()),
+            [false; 3],
+            "a quick one ends first"
+        );
+        encoder.shared.carry_out(&job(Level::Strongest));
+        assert_eq!(Coding::ALL.map(|coding| other.form(coding).is_some()), [true; 3]);
+    }
+
+    #[test]
     fn forms_are_charged_and_what_is_validated_keeps_them() {
         let (encoder, stored) = encoder(0, text());
         let memory = encoder.shared.memory.clone();
@@ -476,8 +513,7 @@ mod tests {
     fn what_does_not_become_smaller_is_remembered() {
         let (encoder, stored) = encoder(0, noise());
         let shared = &encoder.shared;
-        let job = job(&stored, Coding::Zstd);
-        shared.make(&job, |forms, source| shared.encoded(forms, source, &job));
+        shared.carry_out(&job(&stored, Coding::Zstd));
         assert!(stored.form(Coding::Zstd).is_none() && forms(&stored).ask(Coding::Zstd).is_none());
     }
 
