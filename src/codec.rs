@@ -23,6 +23,10 @@ const WINDOW_ON_THE_WAY: u32 = 18;
 /// See [`brotli()`].
 const LEAST_WINDOW_OF_BROTLI: u32 = 17;
 
+/// How much brotli's strongest level weighs at once, as a power of two, in place of four times as much: that would take 14 MiB
+/// more with bodies above half a MiB, for forms smaller by 0.2 to 0.3 %.
+const BLOCK_OF_BROTLI: i32 = 16;
+
 /// How much is encoded between two looks at whether it is still wanted, in bytes.
 const STEP: usize = 64 << 10;
 
@@ -148,6 +152,7 @@ fn brotli(level: u8, window: u32, length: usize, padding: u8) -> io::Result<Comp
         quality: level.into(),
         // It fits in one byte: see the constants.
         lgwin: i32::try_from(window).unwrap_or(18),
+        lgblock: BLOCK_OF_BROTLI,
         size_hint: length,
         ..BrotliEncoderParams::default()
     };
