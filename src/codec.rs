@@ -23,8 +23,8 @@ const WINDOW_ON_THE_WAY: u32 = 18;
 /// See [`brotli()`].
 const LEAST_WINDOW_OF_BROTLI: u32 = 17;
 
-/// How much brotli's strongest level weighs at once, as a power of two, in place of four times as much: that would take 14 MiB
-/// more with bodies above half a MiB, for forms smaller by 0.2 to 0.3 %.
+/// How much brotli weighs at once, as a power of two. It is what its middle levels do anyway; four times as much, which the
+/// strongest would, takes 14 MiB more with bodies above half a MiB, for forms smaller by 0.2 to 0.3 %.
 const BLOCK_OF_BROTLI: i32 = 16;
 
 /// How much is encoded between two looks at whether it is still wanted, in bytes.

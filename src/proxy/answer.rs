@@ -116,8 +116,9 @@ pub async fn streaming(
     let (not_modified, cut, is_worth_it) = head.with(|head| {
         let not_modified = keeps && extract::not_modified(&view, &head, clock::now());
         let whole = response.length.filter(|_| !not_modified);
-        let cut = whole.and_then(|length| extract::cut(&view, &head, length));
-        (not_modified, cut, encode::is_worth_it(ctx, &head, response.length))
+        let is_worth_it = encode::is_worth_it(ctx, &head, response.length);
+        let cut = whole.and_then(|length| extract::cut(&view, &head, length, is_worth_it));
+        (not_modified, cut, is_worth_it)
     });
     let etag = head.etag();
     let held = conditional::held_other(view.fields(), etag, etag).filter(|_| not_modified);

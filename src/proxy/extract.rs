@@ -49,12 +49,11 @@ impl Extract {
         if view.method() != "GET" || head.status != 200 {
             return whole();
         }
-        // A date is that of all forms, and the client may have a part of one that it had.
-        let may_have_form = selected.wanted.is_some() && view.fields().has("if-range");
+        let (has_tag, is_dated) = (names_a_tag(view.fields()), is_dated(view.fields()));
         match ranges::part(view.fields(), fields, body.len() as u64) {
             // Of an encoded form only by its tag, as whoever selects it sees to; and several parts of one would have no
             // place to say that they are encoded.
-            _ if (selected.form.is_some() || may_have_form) && !names_a_tag(view.fields()) => whole(),
+            _ if selected.form.is_some() && !has_tag || selected.wanted.is_some() && is_dated => whole(),
             Part::Several(_) if selected.form.is_some() => whole(),
             Part::Whole => whole(),
             Part::Unsatisfiable => {
@@ -80,6 +79,11 @@ fn names_a_tag(request: Fields<'_>) -> bool {
     request.first("if-range").is_some_and(|condition| condition.trim_ascii().starts_with(b"\""))
 }
 
+/// Whether a part is asked for on the condition of a date, which is that of all forms: the client may have a part of another.
+fn is_dated(request: Fields<'_>) -> bool {
+    request.has("if-range") && !names_a_tag(request)
+}
+
 /// Whether the client already has the response. Conditions are about a representation that there is (RFC 9110
 /// section 13.2.1).
 pub fn not_modified(view: &Received<'_>, head: &ResponseHead<'_>, received_at: Timestamp) -> bool {
@@ -87,11 +91,10 @@ pub fn not_modified(view: &Received<'_>, head: &ResponseHead<'_>, received_at: T
 }
 
 /// Which bytes of a body of `length` that is still on its way the client gets; `None` for all. Several ranges are
-/// sent whole, and so is what has no such bytes: both could be told only once it is there.
-pub fn cut(view: &Received<'_>, head: &ResponseHead<'_>, length: u64) -> Option<Range<u64>> {
-    // A date is that of all forms, and the client may have a part of an encoded one.
-    let is_dated = view.fields().has("if-range") && !names_a_tag(view.fields());
-    if view.method() != "GET" || head.status != 200 || is_dated {
+/// sent whole, and so is what has no such bytes: both could be told only once it is there. `has_forms` is whether others may
+/// get it encoded.
+pub fn cut(view: &Received<'_>, head: &ResponseHead<'_>, length: u64, has_forms: bool) -> Option<Range<u64>> {
+    if view.method() != "GET" || head.status != 200 || has_forms && is_dated(view.fields()) {
         return None;
     }
     match ranges::part(view.fields(), head.fields, length) {
